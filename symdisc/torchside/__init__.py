@@ -1,0 +1,1 @@
+"""Everything that imports torch: capture, interpretation, linearisation, kernels, witnesses."""

@@ -1,0 +1,150 @@
+"""A torch model to an operator graph: non-strict ``torch.export``, then functionalised, with mixed operators taken apart."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import operator
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from symdisc.errors import CaptureError
+from symdisc.opgraph import Literal, Op, OpGraph, Ref
+from symdisc.torchside.decompose import TABLE
+
+__all__ = ["Capture", "capture", "tie_groups"]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """The operator graph of a model together with the tensors it was traced with.
+
+    ``tensors`` maps value names (parameters, buffers, lifted constants) to tensors, ``example`` the user's inputs.
+    """
+
+    graph: OpGraph
+    tensors: dict[str, torch.Tensor]
+    example: tuple[torch.Tensor, ...]
+
+    @property
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Canonical state_dict name -> tensor, each tied tensor once, in order of registration."""
+        return {self.graph.parameters[v]: self.tensors[v] for v in self.graph.parameters
+                if self.graph.parameters[v] not in self.graph.aliases}
+
+
+def tie_groups(model: nn.Module) -> dict[str, str]:
+    """Every state_dict name of a parameter or buffer -> the first registered name of the same tensor."""
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for source in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+        for name, tensor in source:
+            names[name] = first.setdefault(id(tensor), name)
+    return names
+
+
+def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Capture:
+    """Trace ``model(*example, **kwargs)`` in the mode (eval or train) that it is in.
+
+    Raises CaptureError when torch.export cannot follow the model; the reason is in the message.
+    """
+    canonical = tie_groups(model)
+    tensors_by_name = {**dict(model.named_parameters(remove_duplicate=False)),
+                       **dict(model.named_buffers(remove_duplicate=False))}
+    program = _export(model, tuple(example), kwargs or {})
+    signature = program.graph_signature
+    parameters = {v: canonical.get(n, n) for v, n in signature.inputs_to_parameters.items()}
+    buffers = {v: canonical.get(n, n) for v, n in signature.inputs_to_buffers.items()}
+    lifted = {**signature.inputs_to_lifted_tensor_constants}
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
+    ops: list[Op] = []
+    outputs: tuple[str, ...] = ()
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            value = node.meta.get("val")
+            if isinstance(value, torch.Tensor):
+                shapes[node.name], dtypes[node.name] = tuple(value.shape), _dtype(value.dtype)
+        elif node.op == "call_function":
+            ops.append(_op(node))
+        elif node.op == "output":
+            wanted = {o.arg.name for o in signature.output_specs if o.kind.name == "USER_OUTPUT" and hasattr(o.arg, "name")}
+            outputs = tuple(n.name for n in _flat(node.args) if n.name in wanted and _is_float(n))
+    tensors = {v: tensors_by_name.get(n, program.state_dict.get(n)) for v, n in
+               {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items()}
+    for v, n in signature.inputs_to_buffers.items():
+        if tensors.get(v) is None:
+            tensors[v] = program.constants[n]
+    for v, n in lifted.items():
+        tensors[v] = program.constants[n]
+    inputs = tuple(n for n in signature.user_inputs if isinstance(n, str) and n in shapes)
+    aliases = {n: c for n, c in canonical.items() if n != c}
+    flat = [t for t in torch.utils._pytree.tree_leaves((tuple(example), kwargs or {})) if isinstance(t, torch.Tensor)]
+    graph = OpGraph(tuple(ops), inputs, parameters, buffers, tuple(lifted), tuple(dict.fromkeys(outputs)), shapes, dtypes,
+                    aliases, model.training)
+    return Capture(graph, {k: v.detach() for k, v in tensors.items() if v is not None}, tuple(flat))
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    noise = io.StringIO()  # a guard failure prints the partial graph
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stderr(noise):
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, args, kwargs, strict=False)
+            return program.run_decompositions(dict(TABLE))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CaptureError(
+            f"torch.export cannot trace {type(model).__name__}: {reason} "
+            "(check that the example inputs fit the model, and replace data-dependent control flow)"
+        ) from error
+
+
+def _op(node: torch.fx.Node) -> Op:
+    value = node.meta.get("val")
+    shape, dtype = (tuple(int(s) for s in value.shape), _dtype(value.dtype)) if isinstance(value, torch.Tensor) else (None, "")
+    target = "getitem" if node.target is operator.getitem else str(node.target)
+    stack = node.meta.get("nn_module_stack") or {}
+    module = list(stack.values())[-1][0] if stack else ""
+    return Op(node.name, target, tuple(_arg(a) for a in node.args),
+              tuple((k, _arg(v)) for k, v in sorted(node.kwargs.items())), shape, dtype, _clean(module))
+
+
+def _clean(path: str) -> str:
+    return path.replace("L['self'].", "").replace("L['self']", "")
+
+
+def _arg(a: Any) -> Any:
+    if isinstance(a, torch.fx.Node):
+        return Ref(a.name)
+    if isinstance(a, (list, tuple)):
+        return tuple(_arg(x) for x in a)
+    if isinstance(a, torch.dtype):
+        return Literal("dtype", _dtype(a))
+    if isinstance(a, torch.device):
+        return Literal("device", str(a))
+    if isinstance(a, (torch.layout, torch.memory_format)):
+        return Literal("layout" if isinstance(a, torch.layout) else "memory_format", str(a).removeprefix("torch."))
+    if isinstance(a, torch.SymInt):
+        return int(a)
+    if a is None or isinstance(a, (bool, int, float, str)):
+        return a
+    return Literal("other", repr(a))
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _flat(arg: Any) -> list[torch.fx.Node]:
+    return [a for a in torch.utils._pytree.tree_leaves(arg) if isinstance(a, torch.fx.Node)]
+
+
+def _is_float(node: torch.fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())

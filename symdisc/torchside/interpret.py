@@ -1,0 +1,72 @@
+"""Run (parts of) an operator graph on torch tensors."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from symdisc.errors import UnknownOperator
+from symdisc.opgraph import Literal, Op, OpGraph, Ref
+
+__all__ = ["ancestors", "call", "evaluate", "resolve"]
+
+
+@lru_cache(maxsize=None)
+def resolve(target: str) -> Callable[..., Any]:
+    """The torch callable named by ``aten.add.Tensor``, ``getitem`` or ``namespace.name.overload``."""
+    if target == "getitem":
+        return operator.getitem
+    parts = target.split(".")
+    try:
+        found: Any = getattr(getattr(torch.ops, parts[0]), parts[1])
+        return getattr(found, parts[2]) if len(parts) > 2 else found
+    except AttributeError:
+        if hasattr(operator, parts[-1]):
+            return getattr(operator, parts[-1])
+        raise UnknownOperator(f"operator {target} is not registered; import the package that defines it") from None
+
+
+def _value(arg: Any, env: Mapping[str, Any], dtype: torch.dtype | None) -> Any:
+    if isinstance(arg, Ref):
+        return env[arg.name]
+    if isinstance(arg, tuple):
+        return [_value(a, env, dtype) for a in arg]
+    if isinstance(arg, Literal):
+        if arg.kind == "dtype":
+            found = getattr(torch, arg.text)
+            return dtype if dtype is not None and found.is_floating_point else found
+        if arg.kind == "device":
+            return torch.device("cpu") if arg.text.startswith("meta") else torch.device(arg.text)
+        if arg.kind in ("layout", "memory_format"):
+            return getattr(torch, arg.text)
+    return arg
+
+
+def call(op: Op, env: Mapping[str, Any], dtype: torch.dtype | None = None) -> Any:
+    """The result of one operator; every floating dtype literal is replaced by ``dtype`` when given."""
+    kwargs = {k: _value(v, env, dtype) for k, v in op.kwargs}
+    return resolve(op.target)(*[_value(a, env, dtype) for a in op.args], **kwargs)
+
+
+def ancestors(graph: OpGraph, wanted: Iterable[str], given: Iterable[str] = ()) -> tuple[Op, ...]:
+    """The operators needed for ``wanted`` when the values ``given`` are supplied, in order."""
+    stop, need = set(given), set(wanted) - set(given)
+    chosen = []
+    for op in reversed(graph.ops):
+        if op.name in need:
+            chosen.append(op)
+            need.update(n for n in op.inputs if n not in stop)
+    return tuple(reversed(chosen))
+
+
+def evaluate(ops: Iterable[Op], env: Mapping[str, Any], wanted: Iterable[str], dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """Run ``ops`` in order from ``env``; returns the values of ``wanted``."""
+    values = dict(env)
+    for op in ops:
+        if op.name not in env:
+            values[op.name] = call(op, values, dtype)
+    return {name: values[name] for name in wanted}
