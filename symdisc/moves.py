@@ -1,0 +1,121 @@
+"""How a group element acts on named parameters, as data: moves are recorded in the catalog, run by ``torchside.kernels``.
+
+A *factor* of the group carries one array (matrices, scales, translations, permutations). Each move says what that array
+does along one axis of one parameter. All moves of a factor read the parameters as they were before the factor acted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Index", "Move", "Through"]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Positions along an axis: entry (copy, block, element) sits at ``start + copy*c + block*b + element*e``.
+
+    When no such strides exist, ``table`` holds the positions themselves, flattened in that order.
+    """
+
+    copies: int
+    blocks: int
+    size: int
+    start: int = 0
+    strides: tuple[int, int, int] = (0, 0, 0)
+    table: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, positions: np.ndarray) -> Index:
+        """From an integer array [copies, blocks, size]."""
+        p = np.asarray(positions, dtype=np.int64)
+        copies, blocks, size = p.shape
+        start = int(p[0, 0, 0])
+        strides = tuple(int(np.take(p, 1, a).flat[0] - p.flat[0]) if p.shape[a] > 1 else 0 for a in range(3))
+        found = cls(copies, blocks, size, start, strides)  # type: ignore[arg-type]
+        if np.array_equal(found.positions(), p):
+            return found
+        return cls(copies, blocks, size, 0, (0, 0, 0), tuple(int(v) for v in p.ravel()))
+
+    def positions(self) -> np.ndarray:
+        """[copies, blocks, size] integers."""
+        if self.table is not None:
+            return np.asarray(self.table, dtype=np.int64).reshape(self.copies, self.blocks, self.size)
+        c, b, e = np.ogrid[: self.copies, : self.blocks, : self.size]
+        return self.start + c * self.strides[0] + b * self.strides[1] + e * self.strides[2]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Index:
+        table = None if d["table"] is None else tuple(d["table"])
+        return cls(d["copies"], d["blocks"], d["size"], d["start"], tuple(d["strides"]), table)
+
+
+@dataclass(frozen=True)
+class Through:
+    """A linear map that a translation passes before it is absorbed: contraction with a weight, or a gain.
+
+    ``kind`` is "dense" (contract ``axis`` of the weight at ``index`` with the translation, keep ``keep``, sum the other
+    axes) or "gain" (multiply entrywise by the parameter).
+    """
+
+    kind: str
+    parameter: str
+    axis: int = 0
+    keep: int = 0
+    index: Index | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "parameter": self.parameter, "axis": self.axis, "keep": self.keep,
+                "index": None if self.index is None else self.index.to_dict()}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Through:
+        index = None if d["index"] is None else Index.from_dict(d["index"])
+        return cls(d["kind"], d["parameter"], d["axis"], d["keep"], index)
+
+
+@dataclass(frozen=True)
+class Move:
+    """One parameter's part in a symmetry.
+
+    kind "matmul": along ``axis`` the sub-vectors at ``index`` are multiplied by ``rep`` ("g" or "g^-T") of their block;
+    with ``gain`` the matrix is conjugated, ``diag(gain) rep diag(gain)^-1`` (power +1) or its inverse (power -1).
+    kind "scale": entries at ``index`` are multiplied by ``s**power`` of their unit.
+    kind "affine_scale": as scale, but acts on ``value + offset`` (a running variance scales together with eps).
+    kind "add": ``power * t`` is added at ``index``, broadcast over the other axes, after passing ``through``.
+    kind "outer": ``t``, shaped as the parameter with ``axis`` cut to 1, is added at every position of ``index``.
+    kind "permute": units at ``index`` are permuted.
+    """
+
+    kind: str
+    parameter: str
+    axis: int
+    index: Index
+    rep: str = "g"
+    power: float = 1.0
+    gain: str | None = None
+    gain_power: int = 1
+    offset: float = 0.0
+    through: tuple[Through, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "parameter": self.parameter, "axis": self.axis, "index": self.index.to_dict(),
+                "rep": self.rep, "power": self.power, "gain": self.gain, "gain_power": self.gain_power,
+                "offset": self.offset, "through": [t.to_dict() for t in self.through]}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Move:
+        return cls(d["kind"], d["parameter"], d["axis"], Index.from_dict(d["index"]), d["rep"], d["power"], d["gain"],
+                   d["gain_power"], d["offset"], tuple(Through.from_dict(t) for t in d["through"]))
+
+
+def parameters_of(moves: Sequence[Move]) -> tuple[str, ...]:
+    """Names of the parameters that a list of moves changes, in order, once each."""
+    return tuple(dict.fromkeys(m.parameter for m in moves))
