@@ -90,8 +90,13 @@ class Move:
     kind "scale": entries at ``index`` are multiplied by ``s**power`` of their unit.
     kind "affine_scale": as scale, but acts on ``value + offset`` (a running variance scales together with eps).
     kind "add": ``power * t`` is added at ``index``, broadcast over the other axes, after passing ``through``.
-    kind "outer": ``t``, shaped as the parameter with ``axis`` cut to 1, is added at every position of ``index``.
+    kind "outer": ``t``, shaped as the parameter with ``axis`` cut to 1, is added at every position of ``index``; with
+    ``gain`` it is divided there by the gain.
+    kind "outer_bias": ``-t * sum(shift / gain)`` is added, ``extra = (shift,)``: what an "outer" with gain did to constants.
+    kind "bn_shift": ``gain * mean * rsqrt(var + offset) * (s**power - 1)`` is added, ``extra = (mean, var)``.
+    kind "recentre": ``s**power`` scales the distance from ``extra = (centre,)``.
     kind "permute": units at ``index`` are permuted.
+    ``rows`` = (first, last + 1) restricts a move to some positions of axis 0 (one group of a grouped kernel).
     """
 
     kind: str
@@ -104,16 +109,20 @@ class Move:
     gain_power: int = 1
     offset: float = 0.0
     through: tuple[Through, ...] = ()
+    rows: tuple[int, int] | None = None
+    extra: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "parameter": self.parameter, "axis": self.axis, "index": self.index.to_dict(),
                 "rep": self.rep, "power": self.power, "gain": self.gain, "gain_power": self.gain_power,
-                "offset": self.offset, "through": [t.to_dict() for t in self.through]}
+                "offset": self.offset, "through": [t.to_dict() for t in self.through],
+                "rows": None if self.rows is None else list(self.rows), "extra": list(self.extra)}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Move:
         return cls(d["kind"], d["parameter"], d["axis"], Index.from_dict(d["index"]), d["rep"], d["power"], d["gain"],
-                   d["gain_power"], d["offset"], tuple(Through.from_dict(t) for t in d["through"]))
+                   d["gain_power"], d["offset"], tuple(Through.from_dict(t) for t in d["through"]),
+                   None if d["rows"] is None else tuple(d["rows"]), tuple(d["extra"]))
 
 
 def parameters_of(moves: Sequence[Move]) -> tuple[str, ...]:
