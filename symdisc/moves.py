@@ -62,7 +62,8 @@ class Through:
     """A linear map that a translation passes before it is absorbed: contraction with a weight, or a gain.
 
     ``kind`` is "dense" (contract ``axis`` of the weight at ``index`` with the translation, keep ``keep``, sum the other
-    axes) or "gain" (multiply entrywise by the parameter).
+    axes), "gain" (multiply by the flat parameter at ``index``, plus ``offset``), "rsqrt" (multiply by
+    ``(parameter[index] + offset) ** -1/2``) or "scale" (multiply by ``offset``).
     """
 
     kind: str
@@ -70,21 +71,23 @@ class Through:
     axis: int = 0
     keep: int = 0
     index: Index | None = None
+    offset: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "parameter": self.parameter, "axis": self.axis, "keep": self.keep,
-                "index": None if self.index is None else self.index.to_dict()}
+                "index": None if self.index is None else self.index.to_dict(), "offset": self.offset}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Through:
         index = None if d["index"] is None else Index.from_dict(d["index"])
-        return cls(d["kind"], d["parameter"], d["axis"], d["keep"], index)
+        return cls(d["kind"], d["parameter"], d["axis"], d["keep"], index, d["offset"])
 
 
 @dataclass(frozen=True)
 class Move:
     """One parameter's part in a symmetry.
 
+    ``axis`` -1 means the flattened parameter.
     kind "matmul": along ``axis`` the sub-vectors at ``index`` are multiplied by ``rep`` ("g" or "g^-T") of their block;
     with ``gain`` the matrix is conjugated, ``diag(gain) rep diag(gain)^-1`` (power +1) or its inverse (power -1).
     kind "scale": entries at ``index`` are multiplied by ``s**power`` of their unit.

@@ -1,0 +1,1 @@
+"""Named families of symmetries, found by propagation over the folded graph: dense groups, scalings, translations."""

@@ -1,0 +1,120 @@
+"""BatchNorm in eval mode: scalings that would move the running mean are re-expressed in the parameters alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from symdisc.families.classes import Classes
+from symdisc.moves import Index, Move, parameters_of
+from symdisc.spaces import ShiftUse
+from symdisc.symmetry import Symmetry
+
+__all__ = ["split_buffers", "unused"]
+
+
+def split_buffers(classes: Classes, symmetries: list[Symmetry]) -> list[Symmetry]:
+    """Each scaling that moves a running mean becomes one on parameters alone (and one on statistics that is not counted)."""
+    result = []
+    for s in symmetries:
+        if s.family == "scale" and s.note == "moves running statistics":
+            result += _split(classes, s)
+        else:
+            result.append(s)
+    return result
+
+
+def _split(classes: Classes, s: Symmetry) -> list[Symmetry]:
+    graph = classes.graph
+    buffers = set(graph.buffers.values())
+    mean = next(m for m in s.moves if m.parameter in buffers)
+    sub = next(u for u in classes.facts.shifts if u.parameter == mean.parameter)
+    found = _affine_after(classes, sub)
+    statistic = _statistics(s, mean, found)
+    if len([m for m in s.moves if m.parameter in buffers]) > 1 or found is None:
+        return [replace(s, counts=False)]
+    variance, eps, gain, shift = found
+    bias = [m for m in s.moves if m.kind == "scale" and _adds_before(classes, m.parameter, sub)]
+    moves = [m for m in s.moves if m.parameter not in buffers and m not in bias]
+    if bias:
+        moves += [Move("recentre", m.parameter, m.axis, m.index, power=m.power, extra=(mean.parameter,)) for m in bias]
+    elif gain is not None and shift is not None and _powers(s, mean.parameter) == {1.0}:
+        gain_move = next((m for m in s.moves if m.parameter == gain), None)
+        if gain_move is None:
+            return [replace(s, counts=False)]
+        moves = [m for m in moves if m.parameter != shift]
+        if any(m.parameter == shift for m in s.moves):
+            return [replace(s, counts=False)]
+        moves.append(Move("bn_shift", shift, -1, mean.index, power=gain_move.power, gain=gain, offset=eps,
+                          extra=(mean.parameter, variance)))
+    else:
+        return [replace(s, counts=False)]
+    ordered = tuple(sorted(moves, key=lambda m: (m.parameter, m.axis)))
+    counted = replace(s, name="scale traded through BatchNorm", moves=ordered, parameters=parameters_of(ordered), note="",
+                      assumptions=("eval mode: running statistics are constants",))
+    return [counted, *statistic]
+
+
+def _powers(s: Symmetry, parameter: str) -> set[float]:
+    return {m.power for m in s.moves if m.parameter == parameter}
+
+
+def _statistics(s: Symmetry, mean: Move, found: tuple[str, float, str | None, str | None] | None) -> list[Symmetry]:
+    """The scaling that training itself would follow: weights and running statistics together, gain untouched."""
+    if found is None:
+        return []
+    variance, eps, gain, _ = found
+    moves = [m for m in s.moves if m.parameter != gain]
+    moves.append(Move("affine_scale", variance, -1, mean.index, power=2.0 * mean.power, offset=eps))
+    ordered = tuple(sorted(moves, key=lambda m: (m.parameter, m.axis)))
+    return [replace(s, name="scale of weights and running statistics", moves=ordered, parameters=parameters_of(ordered),
+                    counts=False, note="moves running statistics; not counted among the parameter dimensions")]
+
+
+def _adds_before(classes: Classes, parameter: str, sub: ShiftUse) -> bool:
+    """The bias of the layer whose output the running mean is subtracted from."""
+    op = classes.graph.by_name[sub.op]
+    return any(isinstance(u, ShiftUse) and not u.buffer and u.op == op.inputs[0] for u in classes.uses.get(parameter, ()))
+
+
+def _affine_after(classes: Classes, sub: ShiftUse) -> tuple[str, float, str | None, str | None] | None:
+    """(running variance, eps, gain, shift) of the normalisation that begins with subtracting the running mean."""
+    from symdisc.families.translations import Translations
+
+    graph = classes.graph
+    users = [u for u in graph.users.get(sub.op, ()) if u.name in graph.live]
+    if len(users) != 1 or users[0].packet != "aten.mul":
+        return None
+    other = next((n for n in users[0].inputs if n != sub.op), None)
+    variance = Translations(classes)._variance(other) if other else None
+    if variance is None:
+        return None
+    gain = shift = None
+    value = users[0].name
+    for _ in range(2):
+        after = [u for u in graph.users.get(value, ()) if u.name in graph.live]
+        if len(after) != 1:
+            break
+        for use in (*classes.facts.gains, *classes.facts.shifts):
+            if use.op == after[0].name and not getattr(use, "buffer", False):
+                if isinstance(use, ShiftUse):
+                    shift = use.parameter
+                else:
+                    gain = use.parameter
+                value = after[0].name
+    return variance[0], variance[1], gain, shift
+
+
+def unused(classes: Classes) -> list[Symmetry]:
+    """Parameters that reach no output may be anything."""
+    from symdisc.families.naming import describe_affine
+
+    found = []
+    for name in classes.graph.unused:
+        shape = classes.shape(name)
+        count = int(np.prod(shape))
+        move = Move("outer", name, -1, Index.of(np.zeros((1, 1, 1), dtype=np.int64)))
+        found.append(describe_affine("unused parameter", "free", count, shape, (move,), (name,), [name.rsplit(".", 1)[0]],
+                                     r"\partial f / \partial \theta = 0", r"\theta \mapsto \theta + t"))
+    return found

@@ -1,0 +1,122 @@
+"""Units identified by residual adds become classes; what is frozen, killed, rotated is asked per class."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from symdisc.opgraph import OpGraph
+from symdisc.spaces import DATA, DenseUse, Facts, GainUse, ShiftUse
+
+__all__ = ["Classes", "components"]
+
+
+def components(n: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Component number of each of ``n`` vertices joined by ``pairs``; the component of vertex 0 is 0."""
+    if pairs:
+        a, b = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+    else:
+        a = b = np.zeros(0, dtype=np.int64)
+    graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+class Classes:
+    """Facts seen through the identification of units. Class 0 is raw data."""
+
+    def __init__(self, graph: OpGraph, facts: Facts) -> None:
+        self.graph, self.facts = graph, facts
+        self.of = components(facts.units, facts.same)
+        self.count = int(self.of.max()) + 1
+        self.data = int(self.of[DATA])
+        self._freeze_unrecorded()
+
+    def __call__(self, units: np.ndarray) -> np.ndarray:
+        """Class numbers of an array of units (padding counts as data)."""
+        return np.asarray(self.of[np.where(units < 0, 0, units)])
+
+    @cached_property
+    def fixed(self) -> np.ndarray:
+        """Boolean per class: no scaling."""
+        mask = np.zeros(self.count, dtype=bool)
+        mask[self.data] = True
+        for units, _ in self.facts.fixed:
+            mask[self(units)] = True
+        return mask
+
+    @cached_property
+    def killers(self) -> dict[int, str]:
+        """Class -> the operator that forbids mixing (the first found); rotations by constants are kept apart."""
+        found: dict[int, str] = {self.data: "data"}
+        for units, why in self.facts.killed:
+            if why != "constant factor per unit":
+                for c in np.unique(self(units)).tolist():
+                    found.setdefault(c, why)
+        return found
+
+    @cached_property
+    def rotated(self) -> np.ndarray:
+        mask = np.zeros(self.count, dtype=bool)
+        for units in self.facts.rotated:
+            mask[self(units)] = True
+        return mask
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+    @cached_property
+    def uses(self) -> dict[str, list[DenseUse | GainUse | ShiftUse]]:
+        """Everything that each parameter does."""
+        found: dict[str, list[DenseUse | GainUse | ShiftUse]] = {}
+        for use in (*self.facts.dense, *self.facts.gains, *self.facts.shifts):
+            found.setdefault(use.parameter, []).append(use)
+        return found
+
+    def shape(self, parameter: str) -> tuple[int, ...]:
+        graph = self.graph
+        for table in (graph.parameters, graph.buffers):
+            for value, name in table.items():
+                if name == parameter:
+                    return graph.shapes[value]
+        raise KeyError(parameter)
+
+    def coordinates(self, use: ShiftUse | GainUse, axis: int) -> np.ndarray:
+        """Position along ``axis`` of each element that a gain or shift uses."""
+        shape = self.shape(use.parameter)
+        stride = int(np.prod(shape[axis + 1:], dtype=np.int64))
+        return (use.elements // stride) % shape[axis] if shape else np.zeros_like(use.elements)
+
+    def _freeze_unrecorded(self) -> None:
+        """A parameter that also acts in a way that was not recorded freezes everything that it is recorded to touch."""
+        graph = self.graph
+        recorded = {(u.parameter, u.op) for u in (*self.facts.dense, *self.facts.gains, *self.facts.shifts)}
+        for value, name in graph.parameters.items():
+            for op in self._meetings(value):
+                if (name, op) not in recorded:
+                    for use in self.uses.get(name, []):
+                        units = use.units if isinstance(use, ShiftUse) else np.concatenate(
+                            [v for v in (use.outs, use.ins) if v is not None])
+                        why = f"{name} is used in another way"
+                        self.facts.fixed.append((units[units >= 0], why))
+                        self.facts.killed.append((units[units >= 0], why))
+        self.uses  # noqa: B018  (cached after the facts are complete)
+
+    def _meetings(self, value: str) -> set[str]:
+        """Operators at which a parameter, possibly re-laid-out, meets activations or data; written constants included."""
+        found: set[str] = set()
+        frontier = [value]
+        written = {s.op for s in self.facts.shifts}
+        while frontier:
+            name = frontier.pop()
+            if name in written:
+                found.add(name)
+                continue
+            for op in self.graph.users.get(name, ()):
+                if op.name not in self.graph.live:
+                    continue
+                if self.graph.is_activation(op.name):
+                    found.add(op.name)
+                else:
+                    frontier.append(op.name)
+        return found

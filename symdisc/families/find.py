@@ -1,0 +1,34 @@
+"""All named continuous symmetries of a folded graph."""
+
+from __future__ import annotations
+
+from symdisc.families.batchnorm import split_buffers, unused
+from symdisc.families.classes import Classes
+from symdisc.families.dense import Space, find_spaces
+from symdisc.families.emit import emit_dense, emit_torus
+from symdisc.families.invisible import Invisible
+from symdisc.families.torus import solve_torus
+from symdisc.families.translations import Translations
+from symdisc.opgraph import OpGraph
+from symdisc.spaces import Facts
+from symdisc.symmetry import Symmetry
+
+__all__ = ["find_families"]
+
+
+def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes, list[Space]]:
+    """Dense groups first, then the scalings they do not contain, then everything additive."""
+    classes = Classes(graph, facts)
+    spaces = find_spaces(classes)
+    mixed = {c for s in spaces if s.family in ("gl", "complex") for c in s.places}
+    torus = solve_torus(classes, mixed)
+    found = emit_dense(classes, spaces)
+    found += split_buffers(classes, emit_torus(classes, torus))
+    invisible = Invisible(classes)
+    writers = invisible.writers()
+    along_one = {p: s.dimension for s in writers for p in s.parameters}
+    found += Translations(classes).find(along_one)
+    found += writers
+    found += invisible.readers(along_one)
+    found += unused(classes)
+    return found, classes, spaces

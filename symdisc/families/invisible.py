@@ -1,0 +1,165 @@
+"""Directions that an operator cannot see: 1 before a centring norm or a softmax, 1/gamma after a centring norm."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from symdisc.families.classes import Classes
+from symdisc.families.naming import describe_affine
+from symdisc.moves import Index, Move, parameters_of
+from symdisc.opgraph import Op, Ref
+from symdisc.spaces import DenseUse
+from symdisc.symmetry import Symmetry
+
+__all__ = ["Invisible"]
+
+PASS = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout"))
+MOVES = frozenset(f"aten.{n}" for n in ("view", "_unsafe_view", "reshape", "transpose", "permute", "unsqueeze", "squeeze", "slice",
+                                        "select", "expand", "flatten", "stack", "cat")) | PASS
+
+
+class Invisible:
+    """Finds writers whose constant-along-1 part is unseen, and readers that see a vector orthogonal to 1/gamma."""
+
+    def __init__(self, classes: Classes) -> None:
+        self.classes, self.graph, self.facts = classes, classes.graph, classes.facts
+        self.unseen = lru_cache(maxsize=None)(self._unseen)
+
+    def single(self, parameter: str) -> bool:
+        return len(self.classes.uses.get(parameter, ())) == 1
+
+    # --- writers ------------------------------------------------------------------------------------------------------
+    def _unseen(self, value: str) -> bool:
+        """Adding any multiple of 1 along the last axis, different at each place, changes nothing downstream."""
+        if value in self.graph.outputs:
+            return False
+        shape = self.graph.shape(value)
+        if not shape:
+            return False
+        return all(self._blind(op, value, shape) for op in self.graph.users.get(value, ()) if op.name in self.graph.live)
+
+    def _blind(self, op: Op, value: str, shape: tuple[int, ...]) -> bool:
+        if op.packet == "aten.layer_norm":
+            return tuple(op.args[1]) == shape[-1:]
+        if op.packet in ("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax"):
+            return bool(op.args[1] % len(shape) == len(shape) - 1)
+        if op.packet in ("aten.add", "aten.sub"):
+            if op.packet == "aten.sub" and self._centres(op, value):
+                return True
+            names = [a.name for a in op.args[:2] if isinstance(a, Ref)]
+            return (op.shape or ())[-1:] == shape[-1:] and names.count(value) == 1 and self.unseen(op.name)
+        if op.packet == "aten.mean":
+            users = self.graph.users.get(op.name, ())
+            return bool(users) and all(u.packet == "aten.sub" and self._centres(u, value) for u in users)
+        if op.packet in MOVES and op.inputs == (value,):
+            kept = (op.shape or ())[-1:] == shape[-1:] and self._same_vector(value, op.name)
+            return kept and self.unseen(op.name)
+        return False
+
+    def _centres(self, op: Op, value: str) -> bool:
+        """op = value - mean(value over the last axis)."""
+        second = self.graph.by_name.get(op.args[1].name) if isinstance(op.args[1], Ref) else None
+        if second is None or second.packet != "aten.mean" or second.inputs != (value,) or op.inputs[0] != value:
+            return False
+        rank = len(self.graph.shape(value) or ())
+        dims = second.args[1] if len(second.args) > 1 else dict(second.kwargs).get("dim", ())
+        return [d % rank for d in (dims if isinstance(dims, tuple) else (dims,))] == [rank - 1]
+
+    def _same_vector(self, a: str, b: str) -> bool:
+        """Both values carry the same set of units along their last axis."""
+        la, lb = self.facts.labels.get(a), self.facts.labels.get(b)
+        if not isinstance(la, np.ndarray) or not isinstance(lb, np.ndarray):
+            return False
+        ra = np.unique(la.reshape(-1, la.shape[-1]), axis=0)
+        rb = np.unique(lb.reshape(-1, lb.shape[-1]), axis=0)
+        return ra.shape == rb.shape and bool((ra == rb).all()) or {tuple(r) for r in rb.tolist()} <= {tuple(r) for r in ra.tolist()}
+
+    def writers(self) -> list[Symmetry]:
+        """Parameters that may write any multiple of 1."""
+        found = []
+        for use in self.facts.dense:
+            if use.outs is not None and use.rows is None and self.single(use.parameter) and self._whole(use.value, len(use.outs)):
+                found.append(self._outer(use.parameter, use.out_axis, use.module))
+        for shift in self.facts.shifts:
+            shape = self.classes.shape(shift.parameter)
+            if (not shift.buffer and shape and self.single(shift.parameter) and len(shift.elements) == int(np.prod(shape))
+                    and shift.value in self.graph.by_name and self._whole(shift.value, shape[shift.axis])):
+                found.append(self._outer(shift.parameter, shift.axis, shift.module))
+        return found
+
+    def _whole(self, value: str, size: int) -> bool:
+        shape = self.graph.shape(value) or ()
+        op = self.graph.by_name[value]
+        return shape[-1:] == (size,) and size > 1 and "conv" not in op.packet and self.unseen(value)
+
+    def _outer(self, parameter: str, axis: int, module: str) -> Symmetry:
+        shape = self.classes.shape(parameter)
+        cut = tuple(1 if a == axis else s for a, s in enumerate(shape))
+        move = Move("outer", parameter, axis, Index.of(np.arange(shape[axis])[None, None, :]))
+        count = int(np.prod(cut))
+        return describe_affine("direction that is centred away", "outer", count, cut, (move,), (parameter,), [module],
+                               r"f(x + c\mathbf{1}) = f(x)", r"W \mapsto W + \mathbf{1} a^\top")
+
+    # --- readers ------------------------------------------------------------------------------------------------------
+    def readers(self, taken: dict[str, int]) -> list[Symmetry]:
+        """Weights that read a centred vector: the part along 1/gamma meets a constant, which the bias absorbs."""
+        found = []
+        for use in self.facts.dense:
+            if use.ins is None or use.rows is not None or not self.single(use.parameter) or "conv" in self.graph.by_name[use.op].packet:
+                continue
+            chain = self._centred_source(use.source)
+            if chain is None or not self._aligned(use, chain[2]):
+                continue
+            symmetry = self._reader(use, chain[0], chain[1], use.parameter in taken)
+            if symmetry is not None:
+                found.append(symmetry)
+        return found
+
+    def _aligned(self, use: DenseUse, value: str) -> bool:
+        labels = self.facts.labels.get(value)
+        assert use.ins is not None
+        return isinstance(labels, np.ndarray) and labels.shape[-1] == len(use.ins) and bool(
+            (self.classes(labels.reshape(-1, labels.shape[-1])[0]) == self.classes(use.ins)).all())
+
+    def _centred_source(self, value: str) -> tuple[str | None, str | None, str] | None:
+        """(gain, shift, value) when ``value`` = gain * centred + shift, each optional."""
+        start, gain, shift = value, None, None
+        while True:
+            op = self.graph.by_name.get(value)
+            if op is None:
+                return None
+            if op.packet == "aten.layer_norm" and len(op.args[1]) == 1:
+                return gain, shift, start
+            acts = [n for n in op.inputs if self.graph.is_activation(n)]
+            others = [n for n in op.inputs if n not in acts]
+            if len(acts) != 1 or len(op.inputs) > 2:
+                return None
+            if op.packet == "aten.add" and others and others[0] in self.graph.parameters and shift is None and gain is None:
+                shift = self.graph.parameters[others[0]]
+            elif op.packet == "aten.mul" and others and others[0] in self.graph.parameters and gain is None:
+                gain = self.graph.parameters[others[0]]
+                if len(self.classes.shape(gain)) != 1:
+                    return None
+            elif op.packet not in MOVES:
+                return None
+            value = acts[0]
+
+    def _reader(self, use: DenseUse, gain: str | None, shift: str | None, taken: bool) -> Symmetry | None:
+        shape = self.classes.shape(use.parameter)
+        cut = tuple(1 if a == use.in_axis else s for a, s in enumerate(shape))
+        index = Index.of(np.arange(shape[use.in_axis])[None, None, :])
+        moves = [Move("outer", use.parameter, use.in_axis, index, gain=gain)]
+        if shift is not None:
+            bias = next((s for s in self.facts.shifts if s.op == use.op), None)
+            if bias is None or not self.single(bias.parameter):
+                return None
+            moves.append(Move("outer_bias", bias.parameter, 0, Index.of(np.arange(shape[use.out_axis])[None, None, :]),
+                              power=-1.0, gain=gain, extra=(shift,)))
+        count = int(np.prod(cut)) - (1 if taken else 0)
+        family = "outer0" if taken else "outer"
+        return describe_affine("direction that a centred vector lacks", family, count, cut, tuple(moves), parameters_of(moves),
+                               [use.module], r"\mathbf{1}^\top \hat x = 0",
+                               r"W \mapsto W + a (1/\gamma)^\top,\; b \mapsto b - a \textstyle\sum \beta/\gamma",
+                               ("the norm's gain has no zero entry",) if gain else ())

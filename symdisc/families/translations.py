@@ -1,0 +1,327 @@
+"""Translations: what one bias adds, something downstream takes away or cannot see."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from symdisc.families.classes import Classes
+from symdisc.families.naming import describe_affine
+from symdisc.moves import Index, Move, Through, parameters_of
+from symdisc.opgraph import Op, Ref
+from symdisc.spaces import DenseUse, GainUse, ShiftUse
+from symdisc.symmetry import Symmetry
+
+__all__ = ["Translations"]
+
+Current = dict[int, int]  # class -> index into the translation vector at this point
+KEEPS = frozenset(f"aten.{n}" for n in (
+    "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",
+    "_to_copy", "to", "type_as", "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "contiguous", "flatten",
+    "cat", "stack", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d", "index", "index_select", "repeat", "repeat_interleave", "roll", "flip", "unflatten",
+)) | {"getitem"}
+
+
+class Translations:
+    """Searches, for each parameter that is added, for a way to undo a constant added to it."""
+
+    def __init__(self, classes: Classes) -> None:
+        self.classes = classes
+        self.graph, self.facts = classes.graph, classes.facts
+        self.order = {op.name: i for i, op in enumerate(self.graph.ops)}
+        self.dense: dict[str, list[DenseUse]] = defaultdict(list)
+        self.shift: dict[str, list[ShiftUse]] = defaultdict(list)
+        self.gain: dict[str, GainUse] = {g.op: g for g in self.facts.gains}
+        for d in self.facts.dense:
+            self.dense[d.op].append(d)
+        for s in self.facts.shifts:
+            self.shift[s.op].append(s)
+        self.depth = 0
+
+    def single(self, parameter: str) -> bool:
+        return len(self.classes.uses.get(parameter, ())) == 1
+
+    # --- origins ------------------------------------------------------------------------------------------------------
+    def find(self, invisible: dict[str, int]) -> list[Symmetry]:
+        """One symmetry per origin; ``invisible`` names parameters whose shift along 1 is free by itself already."""
+        found = []
+        for shift in self.facts.shifts:
+            if shift.buffer or not self.single(shift.parameter) or shift.op not in self.order:
+                continue
+            origin = self._as_writer(shift)
+            if origin is None:
+                continue
+            whole = self._from(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible)
+            if whole is not None:
+                found.append(whole)
+                continue
+            for part in self._parts(origin[1]):  # a fused bias: queries, keys and values each have a fate of their own
+                found.append(self._from(shift.parameter, shift.axis, origin[0][part], origin[1][part], shift.value, shift.module,
+                                        invisible))
+        for use in self.facts.dense:
+            if use.ins is None and use.outs is not None and self.single(use.parameter):
+                vec = self.classes(use.outs)
+                found.append(self._from(use.parameter, use.out_axis, np.arange(len(vec)), vec, use.value, use.module, invisible))
+        return [s for s in found if s is not None]
+
+    def _parts(self, vec: np.ndarray) -> list[np.ndarray]:
+        """Positions grouped by the kinds of vectors that the classes take part in."""
+        groups: dict[frozenset[tuple[str, int]], list[int]] = defaultdict(list)
+        for p, c in enumerate(vec.tolist()):
+            groups[frozenset(self.roles.get(c, ()))].append(p)
+        return [np.array(g) for g in groups.values()] if len(groups) > 1 else []
+
+    @cached_property
+    def roles(self) -> dict[int, set[tuple[str, int]]]:
+        """Class -> the operators' sides on which it appears, heads not told apart."""
+        found: dict[int, set[tuple[str, int]]] = defaultdict(set)
+        for dual in self.facts.duals:
+            for side, units in enumerate((dual.left, dual.right)):
+                for c in np.unique(self.classes(units)).tolist():
+                    found[c].add((dual.op, side))
+        for ins, outs, op in self.facts.elementwise:
+            for c in np.unique(self.classes(np.concatenate([ins, outs]))).tolist():
+                found[c].add((op, 0))
+        for _, a, b, _ in self.facts.sums:
+            for side, units in ((2, a), (3, b)):
+                for c in np.unique(self.classes(units)).tolist():
+                    found[c].add(("product", side))
+        return found
+
+    def _as_writer(self, shift: ShiftUse) -> tuple[np.ndarray, np.ndarray] | None:
+        """(positions along the axis, classes), if every unit sits at one position and every position is written."""
+        where = self.classes.coordinates(shift, shift.axis)
+        pairs = np.unique(np.stack([where, self.classes(shift.units)]), axis=1)
+        shape = self.classes.shape(shift.parameter)
+        whole = len(shift.elements) == int(np.prod(shape))
+        if not whole or len(np.unique(pairs[0])) != pairs.shape[1] or len(np.unique(pairs[1])) != pairs.shape[1]:
+            return None
+        return pairs[0], pairs[1]
+
+    def _from(self, parameter: str, axis: int, positions: np.ndarray, vec: np.ndarray, value: str, module: str,
+              invisible: dict[str, int]) -> Symmetry | None:
+        current = {int(c): i for i, c in enumerate(vec)}
+        if self.classes.data in current:
+            return None
+        self.origin, self.start = parameter, self.order.get(value, -1)
+        self.depth = 0
+        moves = self.push(value, current, ())
+        if moves is None:
+            return None
+        n = len(vec)
+        first = Move("add", parameter, axis, Index.of(positions[None, None, :]))
+        all_moves = (first, *moves)
+        names = parameters_of(all_moves)
+        overlap = all(p in invisible for p in names) and bool(moves)
+        family = "translation0" if overlap else "translation"
+        count = n - 1 if overlap else n
+        if not count:
+            return None
+        name = "bias without effect" if not moves else "translation traded between parameters"
+        return describe_affine(name, family, count, (n,), all_moves, names, [module],
+                               r"f(x + t) = f(x)" if not moves else r"W (x + t) + (b - W t) = W x + b",
+                               r",\; ".join(rf"\texttt{{{p.replace('_', chr(92) + '_')}}} \mapsto \cdot + L_{{{k}}} t"
+                                            for k, p in enumerate(names)))
+
+    # --- pushing forward ----------------------------------------------------------------------------------------------
+    def push(self, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        """Moves that undo the translation ``current`` of ``value`` for all its users, or None."""
+        if value in self.graph.outputs or self.depth > 4000:
+            return None
+        labels = self.facts.labels.get(value)
+        if isinstance(labels, np.ndarray) and not self._touched(labels, current):
+            return []
+        moves: list[Move] = []
+        for op in self.graph.users.get(value, ()):
+            if op.name not in self.graph.live:
+                continue
+            self.depth += 1
+            part = self._cross(op, value, current, chain)
+            if part is None:
+                return None
+            moves += part
+        return moves
+
+    def _touched(self, labels: np.ndarray, current: Current) -> bool:
+        return any(int(c) in current for c in np.unique(self.classes(labels)))
+
+    def _cross(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        if op.packet in KEEPS and list(op.inputs).count(value) == 1:
+            return self.push(op.name, current, chain)
+        rule = getattr(self, "_" + op.packet.removeprefix("aten."), None)
+        return None if rule is None else rule(op, value, current, chain)
+
+    def _add(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        names = [a.name for a in op.args[:2] if isinstance(a, Ref)]
+        if names.count(value) != 1 or op.kwargs or (op.packet == "aten.sub" and names[0] != value):
+            return None
+        for other in (*([n for n in names if n != value]), op.name):
+            move = self._absorbed_by(other, op, current, chain)
+            if move is not None:
+                return [move]
+        return self.push(op.name, current, chain)
+
+    def _sub(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        second = op.args[1].name if isinstance(op.args[1], Ref) else ""
+        mean = self.graph.by_name.get(second)
+        if mean is not None and mean.packet == "aten.mean" and mean.inputs == (value,):
+            return [] if self._mean_over_data(mean) else None
+        return self._add(op, value, current, chain)
+
+    def _mean_over_data(self, op: Op) -> bool:
+        before, after = self.facts.labels.get(op.inputs[0]), self.facts.labels.get(op.name)
+        return before is not None and after is not None and set(np.unique(before)) == set(np.unique(after))
+
+    def _mean(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        users = self.graph.users.get(op.name, ())
+        if all(u.packet == "aten.sub" and u.inputs == (value, op.name) for u in users):
+            return []  # the subtraction answers for it
+        return self.push(op.name, current, chain) if self._mean_over_data(op) else None
+
+    def _avg_pool2d(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        padding = op.args[3] if len(op.args) > 3 else 0
+        return self.push(op.name, current, chain) if padding in (0, (0,), (0, 0), ()) else None
+
+    def _linear(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        uses = self.dense.get(op.name, [])
+        if len(uses) != 1 or uses[0].source != value or uses[0].padded:
+            return None
+        use = uses[0]
+        assert use.ins is not None and use.outs is not None
+        positions: list[list[int]] = [[] for _ in range(max(current.values()) + 1)]
+        for p, c in enumerate(self.classes(use.ins).tolist()):
+            if c in current:
+                positions[current[c]].append(p)
+        if len({len(p) for p in positions}) != 1 or not positions[0]:
+            return None
+        index = Index.of(np.array(positions).T[:, None, :])
+        longer = (*chain, Through("dense", use.parameter, use.in_axis, use.out_axis, index))
+        after = {int(c): i for i, c in enumerate(self.classes(use.outs))}
+        for bias in self.shift.get(op.name, []):
+            if bias.parameter != self.origin and self.single(bias.parameter):
+                return [self._take(bias, after, longer)]
+        return None if len(after) != len(use.outs) else self.push(op.name, after, longer)
+
+    _addmm = _linear
+    _conv1d = _linear
+    _conv2d = _linear
+    _conv3d = _linear
+    _matmul_dense = _linear
+
+    def _mul(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        use = self.gain.get(op.name)
+        if use is not None:
+            ins, outs = self.classes(use.ins), self.classes(use.outs)
+            order = [(current[int(i)], int(e), int(o)) for i, e, o in zip(ins, use.elements, outs, strict=True) if int(i) in current]
+            if len(order) != len(current) or len({k for k, _, _ in order}) != len(current):
+                return None
+            order.sort()
+            index = Index.of(np.array([e for _, e, _ in order])[None, None, :])
+            return self.push(op.name, {o: k for k, _, o in order},
+                             (*chain, Through("gain", use.parameter, index=index, offset=use.offset)))
+        number = next((a for a in op.args[:2] if isinstance(a, (int, float))), None)
+        if number is not None:
+            return self.push(op.name, current, (*chain, Through("scale", "", offset=float(number))))
+        other = next((n for n in op.inputs if n != value), None)
+        variance = self._variance(other) if other else None
+        if variance is None:
+            return None
+        vec = np.arange(len(current))
+        return self.push(op.name, current, (*chain, Through("rsqrt", variance[0], index=Index.of(vec[None, None, :]),
+                                                            offset=variance[1])))
+
+    def _variance(self, name: str) -> tuple[str, float] | None:
+        """``rsqrt(var + eps)`` of a running variance, re-laid-out."""
+        op = self.graph.by_name.get(name)
+        while op is not None and op.packet in KEEPS:
+            op = self.graph.by_name.get(op.inputs[0])
+        if op is None or op.packet != "aten.rsqrt":
+            return None
+        total = self.graph.by_name.get(op.inputs[0])
+        if total is None or total.packet != "aten.add" or total.inputs[0] not in self.graph.buffers:
+            return None
+        return self.graph.buffers[total.inputs[0]], float(total.args[1])
+
+    def _scaled_dot_product_attention(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        roles = [i for i, a in enumerate(op.args[:4]) if isinstance(a, Ref) and a.name == value]
+        if roles == [1]:
+            return []  # the same vector added to all keys adds a constant to each row of scores
+        return self.push(op.name, current, chain) if roles == [2] else None
+
+    def _matmul(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        if self.dense.get(op.name):
+            return self._linear(op, value, current, chain)
+        left, right = (a.name if isinstance(a, Ref) else "" for a in op.args[:2])
+        if value == right and value != left:
+            if any(d.op == op.name for d in self.facts.duals):
+                return [] if self._ends_in_softmax(op.name) else None
+            return self.push(op.name, current, chain) if self._is_softmax(left) else None
+        return None
+
+    _bmm = _matmul
+
+    def _ends_in_softmax(self, value: str) -> bool:
+        """Every user passes scores on (scaled, masked) to a softmax over the last axis."""
+        for op in self.graph.users.get(value, ()):
+            if op.packet in ("aten.softmax", "aten._softmax"):
+                rank = len(op.shape or ())
+                if op.args[1] % rank != rank - 1:
+                    return False
+            elif op.packet in ("aten.mul", "aten.div", "aten.add", "aten.clone", "aten._to_copy", "aten.to") and op.inputs[0] == value:
+                if any(self.graph.is_activation(n) for n in op.inputs if n != value) or not self._ends_in_softmax(op.name):
+                    return False
+            else:
+                return False
+        return value not in self.graph.outputs
+
+    def _is_softmax(self, value: str) -> bool:
+        op = self.graph.by_name.get(value)
+        while op is not None and op.packet in ("aten.clone", "aten._to_copy", "aten.to", "aten.dropout", "aten.expand", "aten.view"):
+            op = self.graph.by_name.get(op.inputs[0])
+        if op is None or op.packet not in ("aten.softmax", "aten._softmax"):
+            return False
+        rank = len(op.shape or ())
+        return bool(op.args[1] % rank == rank - 1)
+
+    # --- absorbing ----------------------------------------------------------------------------------------------------
+    def _absorbed_by(self, value: str, at: Op, current: Current, chain: tuple[Through, ...]) -> Move | None:
+        """A later parameter that is added to ``value`` and to nothing else takes the translation away."""
+        op = self.graph.by_name.get(value)
+        if op is None or self.order[op.name] <= self.start:
+            return None
+        if value != at.name and [u.name for u in self.graph.users.get(value, ()) if u.name in self.graph.live] != [at.name]:
+            return None
+        if value in self.graph.outputs:
+            return None
+        for shift in self.shift.get(op.name, []):
+            if not shift.buffer and shift.parameter != self.origin and self.single(shift.parameter):
+                writer = self._as_writer(shift)
+                if writer is not None and set(writer[1].tolist()) == set(current):
+                    return self._take(shift, current, chain)
+        for use in self.dense.get(op.name, []):
+            if use.ins is None and use.outs is not None and self.single(use.parameter) and use.parameter != self.origin:
+                vec = self.classes(use.outs)
+                if set(vec.tolist()) == set(current):
+                    order = np.argsort([current[int(c)] for c in vec])
+                    return Move("add", use.parameter, use.out_axis, Index.of(order[None, None, :]), power=-1.0, through=chain)
+        if value != at.name and (op.packet in KEEPS or op.packet == "aten.add"):
+            for name in op.inputs:
+                move = self._absorbed_by(name, op, current, chain) if name in self.graph.by_name else None
+                if move is not None:
+                    return move
+        return None
+
+    def _take(self, shift: ShiftUse, current: Current, chain: tuple[Through, ...]) -> Move:
+        where = self.classes.coordinates(shift, shift.axis)
+        position = {current[int(c)]: int(w) for w, c in zip(where, self.classes(shift.units), strict=True) if int(c) in current}
+        index = Index.of(np.array([position[k] for k in sorted(position)])[None, None, :])
+        return Move("add", shift.parameter, shift.axis, index, power=-1.0, through=chain)
+
+
+def kernel_users(graph: Any, value: str) -> list[Op]:
+    """Live users of a value."""
+    return [u for u in graph.users.get(value, ()) if u.name in graph.live]

@@ -1,0 +1,252 @@
+"""Fold an operator graph: number the units of every activation and record what operators and parameters do to them.
+
+Layout operators (view, permute, slice, cat, expand, ...) are executed by torch on integer tensors of unit numbers, so that
+any reshaping is followed exactly. The other operators add facts (``symdisc.spaces.Facts``). An operator that is not known
+freezes the units that it touches and is reported: incomplete, never wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from symdisc.opgraph import Op, OpGraph, Ref, refs
+from symdisc.spaces import DATA, PAD, Facts, ShiftUse
+from symdisc.torchside import foldrules
+from symdisc.torchside.capture import Capture
+from symdisc.torchside.interpret import call
+
+__all__ = ["Folder", "fold"]
+
+LAYOUT = frozenset(f"aten.{n}" for n in (
+    "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",
+    "_to_copy", "to", "type_as", "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "repeat", "flip", "roll",
+    "narrow", "contiguous", "unfold", "diagonal", "flatten", "movedim", "tile", "pixel_shuffle", "pixel_unshuffle", "expand_as",
+    "unflatten", "index", "index_select", "gather", "repeat_interleave", "swapaxes", "lift_fresh_copy", "view_as", "neg",
+    "masked_fill", "tril", "triu", "positive", "dropout", "constant_pad_nd", "pad", "copy",
+)) | {"getitem"}
+
+
+def fold(capture: Capture) -> Facts:
+    """Facts about the units of a captured model. Works on meta tensors: only shapes are needed."""
+    folder = Folder(capture)
+    folder.run()
+    return folder.facts
+
+
+class Folder:
+    """The state of folding: labels of activations, facts so far, constants evaluated where they have values."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.graph: OpGraph = capture.graph
+        self.capture = capture
+        self.facts = Facts()
+        self.labels: dict[str, Tensor] = {}
+        self.tuples: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
+        self._elements: dict[str, tuple[str, Tensor, float] | None] = {}
+
+    # --- running --------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        self._fixed_values()
+        for op in self.graph.ops:
+            if op.name in self.graph.live and self.graph.is_activation(op.name):
+                self.step(op)
+        for out in self.graph.outputs:
+            if out in self.labels:
+                self.facts.fixed.append((self.units(self.labels[out]), "output"))
+                self.facts.killed.append((self.units(self.labels[out]), "output"))
+        self.facts.labels = {k: v.numpy() for k, v in self.labels.items()}
+
+    def step(self, op: Op) -> None:
+        rule: Callable[[Folder, Op], None] | None = foldrules.RULES.get(op.packet)
+        if op.packet in LAYOUT and self._layout(op):
+            return
+        if rule is None:
+            rule = foldrules.elementwise
+        rule(self, op)
+
+    def _layout(self, op: Op) -> bool:
+        """Run a layout operator on the unit numbers; False if an index operand is itself an activation."""
+        names = list(dict.fromkeys(op.inputs))
+        movable = set(refs(op.args[:1])) if op.packet != "aten.copy" else set(names)
+        if any(self.graph.is_activation(n) and n not in movable for n in names):
+            return False
+        env: dict[str, Any] = {}
+        for name in names:
+            env[name] = self.operand(name) if name in movable else self.values.get(name)
+            if env[name] is None:
+                return False
+        if op.packet in ("aten.constant_pad_nd", "aten.pad"):
+            op = _with_pad_value(op)
+        if op.packet in ("aten.clone", "aten.alias", "aten.detach", "aten._to_copy", "aten.to", "aten.type_as", "aten.contiguous",
+                         "aten.neg", "aten.masked_fill", "aten.positive", "aten.dropout"):
+            self.labels[op.name] = env[op.inputs[0]]
+            return True
+        result = call(op, env)
+        if isinstance(result, Tensor):
+            self.labels[op.name] = result
+        else:
+            self.tuples[op.name] = result
+            self.labels[op.name] = result  # type: ignore[assignment]
+        return True
+
+    # --- operands -------------------------------------------------------------------------------------------------
+    def operand(self, name: str) -> Any:
+        """Unit numbers of any value: activations as recorded, raw data and constants DATA, parameters as written constants."""
+        if name in self.labels:
+            return self.labels[name]
+        if self.graph.varies(name):
+            return self.written(name)
+        shape = self.graph.shape(name)
+        return None if shape is None else torch.full(shape, DATA, dtype=torch.int64)
+
+    def written(self, name: str) -> Tensor | None:
+        """Units for a parameter that enters as an activation (a class token): one per element, recorded as a shift."""
+        found = self.elements(name)
+        if found is None:
+            return None
+        parameter, index, _ = found
+        flat, inverse = torch.unique(index, return_inverse=True)
+        units = self.facts.fresh(len(flat))
+        shape = self.graph.shapes[self.value_of(parameter)]
+        self.facts.shifts.append(ShiftUse(parameter, name, "", len(shape) - 1, flat.numpy(), units, name, table=True))
+        self.labels[name] = torch.from_numpy(units)[inverse].reshape(index.shape)
+        return self.labels[name]
+
+    def value_of(self, parameter: str) -> str:
+        return next(v for v in (*self.graph.parameters, *self.graph.buffers)
+                    if {**self.graph.parameters, **self.graph.buffers}[v] == parameter)
+
+    def elements(self, name: str, buffers: bool = False) -> tuple[str, Tensor, float] | None:
+        """If a value is a re-laid-out parameter: its state_dict name, the flat element at each place, a constant added."""
+        if name not in self._elements:
+            self._elements[name] = self._find_elements(name)
+        found = self._elements[name]
+        if found is not None and not buffers and found[0] in self.graph.buffers.values():
+            return None
+        return found
+
+    def _find_elements(self, name: str) -> tuple[str, Tensor, float] | None:
+        graph = self.graph
+        known = graph.parameters.get(name) or graph.buffers.get(name)
+        if known is not None:
+            shape = graph.shapes[name]
+            return known, torch.arange(int(np.prod(shape))).reshape(shape), 0.0
+        op = graph.by_name.get(name)
+        if op is None or not op.inputs:
+            return None
+        inner = self._find_elements(op.inputs[0]) if len(set(op.inputs)) == 1 or op.packet in LAYOUT else None
+        if inner is None:
+            return None
+        parameter, index, offset = inner
+        if op.packet == "aten.add" and len(op.args) == 2 and isinstance(op.args[1], (int, float)):
+            return parameter, index, offset + float(op.args[1])
+        if op.packet in LAYOUT and op.packet not in ("aten.neg", "aten.masked_fill", "aten.tril", "aten.triu"):
+            env = {n: self.values.get(n) for n in op.inputs}
+            env[op.inputs[0]] = index
+            if any(v is None for v in env.values()):
+                return None
+            if op.packet in ("aten._to_copy", "aten.to", "aten.type_as"):
+                return inner
+            result = call(op, env)
+            return (parameter, result, offset) if isinstance(result, Tensor) else None
+        return None
+
+    def _fixed_values(self) -> None:
+        """Evaluate everything that does not depend on parameters, where tensors have values."""
+        graph, tensors = self.graph, self.capture.tensors
+        example = dict(zip(graph.inputs, self.capture.example, strict=False))
+        self.values = {n: t for n, t in {**tensors, **example}.items()
+                       if n not in graph.parameters and not t.is_meta}
+        for op in graph.ops:
+            if graph.varies(op.name) or op.name not in graph.live:
+                continue
+            if all(n in self.values for n in op.inputs):
+                try:
+                    self.values[op.name] = call(op, self.values)
+                except (RuntimeError, TypeError, ValueError):
+                    continue  # a constant that cannot be evaluated here is treated as unknown
+
+    # --- facts ----------------------------------------------------------------------------------------------------
+    @staticmethod
+    def units(labels: Tensor) -> np.ndarray:
+        found = torch.unique(labels).numpy()
+        return found[found > PAD]
+
+    def unite(self, a: Tensor, b: Tensor) -> None:
+        """Elementwise identification (residual add); broadcasting as torch does."""
+        pairs = torch.stack(torch.broadcast_tensors(a, b)).reshape(2, -1)
+        pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs[0] > PAD) & (pairs[1] > PAD)]
+        if pairs.shape[1]:
+            pairs = torch.unique(pairs, dim=1)
+            self.facts.same.append((pairs[0].numpy(), pairs[1].numpy()))
+
+    def freeze(self, labels: Tensor, why: str) -> None:
+        """No scaling and no mixing of these units."""
+        units = self.units(labels)
+        self.facts.fixed.append((units, why))
+        self.facts.killed.append((units, why))
+
+    def kill(self, labels: Tensor, why: str) -> None:
+        """No mixing of these units (scalings may survive)."""
+        self.facts.killed.append((self.units(labels), why))
+
+    def vector(self, labels: Tensor, axis: int) -> Tensor:
+        """Units along one axis, [size]; units at different places of the other axes are identified."""
+        moved = labels.movedim(axis, -1).reshape(-1, labels.shape[axis])
+        first = moved[0]
+        if moved.shape[0] > 1:
+            rows = torch.unique(moved, dim=0)
+            if rows.shape[0] > 1:
+                first = rows.max(0).values
+                self.unite(first.expand_as(rows), rows)
+        return first
+
+    def vectors(self, labels: Tensor) -> Tensor:
+        """Distinct rows of units along the last axis, [rows, size]."""
+        return torch.unique(labels.reshape(-1, labels.shape[-1]), dim=0)
+
+    def fresh_like(self, key: Tensor) -> Tensor:
+        """New units, one for each distinct value (or distinct column of values) of ``key`` [k, ...]."""
+        flat = key.reshape(key.shape[0], -1)
+        distinct, inverse = torch.unique(flat, dim=1, return_inverse=True)
+        units = torch.from_numpy(self.facts.fresh(distinct.shape[1]))
+        return units[inverse].reshape(key.shape[1:])
+
+    def varying_axes(self, labels: Tensor) -> list[int]:
+        """Axes along which the unit changes: the feature axes."""
+        return [a for a in range(labels.dim()) if labels.shape[a] > 1
+                and not bool((labels == labels.narrow(a, 0, 1)).all())]
+
+    def uniform(self, labels: Tensor, other: str | float | int) -> bool:
+        """A factor is the same for all units (it may differ between tokens or samples)."""
+        if not isinstance(other, str):
+            return True
+        axes = self.varying_axes(labels)
+        shape = self.graph.shape(other) or ()
+        full = (1,) * (labels.dim() - len(shape)) + tuple(shape)
+        if all(full[a] == 1 for a in axes):
+            return True
+        value = self.values.get(other)
+        if value is None or not isinstance(value, Tensor):
+            return False
+        value = value.reshape(full)
+        return all(full[a] == 1 or bool((value == value.narrow(a, 0, 1)).all()) for a in axes)
+
+
+def _with_pad_value(op: Op) -> Op:
+    """Padding with zeros writes PAD; padding with anything else writes DATA."""
+    args = list(op.args)
+    value = args[2] if len(args) > 2 and op.packet == "aten.constant_pad_nd" else 0
+    mark = PAD if not value else DATA
+    return Op(op.name, "aten.constant_pad_nd.default", (args[0], args[1], mark), (), op.shape, op.dtype, op.module)
+
+
+def reference(arg: Any) -> str | None:
+    """The name behind an argument, if it is a value of the graph."""
+    return arg.name if isinstance(arg, Ref) else None

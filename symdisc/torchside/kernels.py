@@ -1,0 +1,173 @@
+"""Run moves on tensors: the kernels that transform real weights, in the weight's dtype, on its device.
+
+Matrices and scales are made in float64 and cast once; low-precision weights (bfloat16, float16) are transformed in float32
+and cast back once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from symdisc.moves import Move, Through
+
+__all__ = ["inverse_array", "run_moves"]
+
+
+def run_moves(moves: tuple[Move, ...], array: np.ndarray, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """New tensors for the parameters that a factor changes; all moves read ``state`` as it is."""
+    changed: dict[str, Tensor] = {}
+    for move in moves:
+        before = changed.get(move.parameter, state[move.parameter])
+        changed[move.parameter] = _run(move, array, before, state)
+    return changed
+
+
+def _compute(t: Tensor) -> Tensor:
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
+
+
+def _run(move: Move, array: np.ndarray, before: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    work = _compute(before).clone(memory_format=torch.contiguous_format)
+    flat = work.reshape(-1) if move.axis == -1 else work
+    axis = 0 if move.axis == -1 else move.axis
+    view = flat if move.rows is None else flat[move.rows[0]:move.rows[1]]
+    result = _KERNELS[move.kind](move, array, view, axis, state)
+    if move.rows is not None:
+        flat[move.rows[0]:move.rows[1]] = result
+        result = flat
+    return result.reshape(before.shape).to(before.dtype)
+
+
+def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
+    return torch.as_tensor(array, device=like.device).to(like.dtype) if array.dtype.kind != "i" else torch.as_tensor(array)
+
+
+def _positions(move: Move, like: Tensor) -> Tensor:
+    return torch.as_tensor(move.index.positions(), device=like.device)
+
+
+def _matmul(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    rep = array if move.rep == "g" else np.swapaxes(np.linalg.inv(array), -1, -2)
+    g = _tensor(rep, x)
+    index = _positions(move, x)
+    moved = x.movedim(axis, 0)
+    for copy in index:
+        part = moved[copy.reshape(-1)].reshape(*copy.shape, -1)
+        if move.gain is not None:
+            d = (_compute(state[move.gain]).to(x.dtype).reshape(-1) + move.offset)[copy] ** move.gain_power
+            part = d[..., None] * torch.einsum("bij,bjr->bir", g, part / d[..., None])
+        else:
+            part = torch.einsum("bij,bjr->bir", g, part)
+        moved[copy.reshape(-1)] = part.reshape(copy.numel(), *moved.shape[1:])
+    return moved.movedim(0, axis)
+
+
+def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
+def _factors(move: Move, array: np.ndarray, x: Tensor, axis: int) -> Tensor:
+    full = torch.ones(x.shape[axis], dtype=x.dtype, device=x.device)
+    index = _positions(move, x)
+    scale = _tensor(np.asarray(array, dtype=np.float64) ** move.power if move.power == int(move.power)
+                    else np.abs(array) ** move.power, x)
+    for copy in index:
+        full[copy[:, 0]] = scale
+    return _along(full, x, axis)
+
+
+def _scale(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    return x * _factors(move, array, x, axis)
+
+
+def _affine_scale(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    return (x + move.offset) * _factors(move, array, x, axis) - move.offset
+
+
+def _recentre(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    centre = _compute(state[move.extra[0]]).to(x.dtype)
+    return (x - centre) * _factors(move, array, x, axis) + centre
+
+
+def _bn_shift(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    assert move.gain is not None
+    mean, var = (_compute(state[n]).to(x.dtype) for n in move.extra)
+    gain = _compute(state[move.gain]).to(x.dtype)
+    return x + gain * mean * torch.rsqrt(var + move.offset) * (_factors(move, array, x, axis) - 1.0)
+
+
+def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    if step.kind == "scale":
+        return t * step.offset
+    weight = _compute(state[step.parameter]).to(t.dtype)
+    assert step.index is not None
+    index = torch.as_tensor(step.index.positions(), device=t.device)[:, 0, :]
+    if step.kind == "gain":
+        return t * (weight.reshape(-1)[index[0]] + step.offset)
+    if step.kind == "rsqrt":
+        return t * torch.rsqrt(weight.reshape(-1)[index[0]] + step.offset)
+    moved = weight.movedim((step.keep, step.axis), (0, 1))
+    summed = moved.flatten(2).sum(-1) if moved.dim() > 2 else moved
+    result = torch.zeros(summed.shape[0], dtype=t.dtype, device=t.device)
+    for copy in index:
+        result = result + summed[:, copy] @ t
+    return result
+
+
+def _add(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    t = _tensor(np.asarray(array, dtype=np.float64), x)
+    for step in move.through:
+        t = _through(step, t, state)
+    full = torch.zeros(x.shape[axis], dtype=x.dtype, device=x.device)
+    for copy in _positions(move, x):
+        full[copy.reshape(-1)] = t
+    return x + move.power * _along(full, x, axis)
+
+
+def _outer(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    t = _tensor(np.asarray(array, dtype=np.float64), x)
+    if move.axis == -1:
+        return x + t.reshape(x.shape)
+    if move.gain is not None:
+        t = t / _along(_compute(state[move.gain]).to(x.dtype).reshape(-1) + move.offset, x, axis)
+    return x + t
+
+
+def _outer_bias(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    shift = _compute(state[move.extra[0]]).to(torch.float64).reshape(-1)
+    gain = torch.ones_like(shift) if move.gain is None else _compute(state[move.gain]).to(torch.float64).reshape(-1)
+    t = _tensor(np.asarray(array, dtype=np.float64), x).reshape(-1)
+    return x + move.power * t * (shift / gain).sum().to(x.dtype)
+
+
+def _permute(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    index = _positions(move, x)
+    moved = x.movedim(axis, 0)
+    source = moved.clone()
+    order = torch.as_tensor(np.asarray(array, dtype=np.int64), device=x.device)
+    for copy in index:
+        moved[copy.reshape(-1)] = source[copy[order].reshape(-1)]
+    return moved.movedim(0, axis)
+
+
+_KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
+            "add": _add, "outer": _outer, "outer_bias": _outer_bias, "permute": _permute}
+
+
+def inverse_array(family: str, array: np.ndarray) -> np.ndarray:
+    """The array of the inverse element."""
+    if family in ("gl", "o", "o1", "complex"):
+        return np.linalg.inv(array)
+    if family == "scale":
+        return 1.0 / array
+    if family == "permutation":
+        return np.argsort(array)
+    if family == "sign":
+        return array
+    return -array
