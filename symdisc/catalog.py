@@ -1,0 +1,189 @@
+"""The catalog: all symmetries of one architecture, and the door to applying, verifying and writing them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from symdisc.certificate import Certificate
+from symdisc.elements import inverse_element, sample_element
+from symdisc.errors import BadInput
+from symdisc.opgraph import OpGraph
+from symdisc.symmetry import Broken, Discrete, Element, Symmetry
+
+if TYPE_CHECKING:
+    from symdisc.torchside.witness import Witness
+
+__all__ = ["SCHEMA", "Catalog", "load"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Symmetries of an architecture.
+
+    ``symmetries`` are the continuous factors, ``discrete`` permutations and signs, ``broken`` what is not a symmetry and
+    why. ``group_dimension`` counts the algebra, ``orbit_dimension`` its rank at the weights (None when it was not computed).
+    ``parameters`` and ``buffers`` give shapes by canonical state_dict name, ``aliases`` the other names of tied tensors.
+    ``model`` and ``example`` are kept in memory only, for ``verify`` and ``certify``.
+    """
+
+    architecture: str
+    symmetries: tuple[Symmetry, ...]
+    discrete: tuple[Discrete, ...]
+    broken: tuple[Broken, ...]
+    parameters: dict[str, tuple[int, ...]]
+    buffers: dict[str, tuple[int, ...]]
+    aliases: dict[str, str]
+    orbit_dimension: int | None
+    training: bool = False
+    certificate: Certificate | None = None
+    notes: tuple[str, ...] = ()
+    graph: OpGraph | None = field(default=None, compare=False, repr=False)
+    timings: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+    model: Any = field(default=None, compare=False, repr=False)
+    example: Any = field(default=None, compare=False, repr=False)
+    kwargs: Any = field(default=None, compare=False, repr=False)
+
+    # --- numbers ------------------------------------------------------------------------------------------------------
+    @property
+    def parameter_count(self) -> int:
+        """D: entries of all parameters, tied tensors once."""
+        total = 0
+        for shape in self.parameters.values():
+            size = 1
+            for s in shape:
+                size *= s
+            total += size
+        return total
+
+    @property
+    def group_dimension(self) -> int:
+        """Dimension of the algebra on parameters (factors that move buffers are listed, not counted)."""
+        return sum(s.dimension for s in self.symmetries if s.counts)
+
+    @property
+    def conserved(self) -> tuple[Any, ...]:
+        """What gradient flow conserves because of each symmetry, or why there is nothing."""
+        from symdisc.conserved import conserved_quantities
+
+        return tuple(conserved_quantities(self.symmetries, self.parameters))
+
+    # --- the group ----------------------------------------------------------------------------------------------------
+    def sample(self, seed: int = 0, scale: float = 0.1, discrete: bool = True) -> Element:
+        """A random group element: one factor per symmetry, condition numbers at most exp(2 scale)."""
+        if scale < 0:
+            raise BadInput(f"scale must not be negative, got {scale}")
+        return sample_element(self.symmetries, self.discrete, seed, scale, discrete)
+
+    def inverse(self, g: Element) -> Element:
+        """The element that undoes ``g``."""
+        return inverse_element(self.symmetries, self.discrete, g)
+
+    def apply(self, state: Mapping[str, Any], g: Element) -> dict[str, Any]:
+        """A new state_dict with ``g`` applied; the given one is left as it is.
+
+        Raises StateMismatch when names or shapes are not those of the catalog, or a value is not finite.
+        """
+        from symdisc.torchside.apply import apply_element
+
+        return apply_element(self, state, g)
+
+    def verify(self, model: Any, g: Element, inputs: Sequence[Any] | None = None, samples: int = 3) -> Witness:
+        """Run ``model`` before and after ``g`` on several inputs; change relative to the variation over inputs."""
+        from symdisc.torchside.witness import verify
+
+        return verify(self, model, g, inputs, samples)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "architecture": self.architecture,
+            "training": self.training,
+            "parameter_count": self.parameter_count,
+            "group_dimension": self.group_dimension,
+            "orbit_dimension": self.orbit_dimension,
+            "symmetries": [s.to_dict() for s in self.symmetries],
+            "discrete": [d.to_dict() for d in self.discrete],
+            "broken": [b.to_dict() for b in self.broken],
+            "parameters": {k: list(v) for k, v in self.parameters.items()},
+            "buffers": {k: list(v) for k, v in self.buffers.items()},
+            "aliases": self.aliases,
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
+            "notes": list(self.notes),
+        }
+
+    def to_json(self) -> str:
+        """One JSON document with a schema version; ``Catalog.from_json`` gives back an equal catalog."""
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Catalog:
+        try:
+            d = json.loads(text)
+            schema = d["schema"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise BadInput("not a symdisc catalog: the file is not JSON with a 'schema' key; make one with discover") from error
+        if schema != SCHEMA:
+            raise BadInput(f"catalog schema {schema} is not {SCHEMA}; make the catalog again with this version")
+        return cls(
+            d["architecture"],
+            tuple(Symmetry.from_dict(s) for s in d["symmetries"]),
+            tuple(Discrete.from_dict(s) for s in d["discrete"]),
+            tuple(Broken.from_dict(b) for b in d["broken"]),
+            {k: tuple(v) for k, v in d["parameters"].items()},
+            {k: tuple(v) for k, v in d["buffers"].items()},
+            dict(d["aliases"]),
+            d["orbit_dimension"],
+            d["training"],
+            None if d["certificate"] is None else Certificate.from_dict(d["certificate"]),
+            tuple(d["notes"]),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write catalog.json: beside first, then renamed, so that nothing half written is left."""
+        target = Path(path)
+        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            beside.write_text(self.to_json(), encoding="utf-8")
+            os.replace(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def to_latex(self) -> str:
+        from symdisc.report import latex
+
+        return str(latex.render(self))
+
+    def to_markdown(self) -> str:
+        from symdisc.report import markdown
+
+        return str(markdown.render(self))
+
+    def to_html(self) -> str:
+        from symdisc.report import html
+
+        return str(html.render(self))
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def replace(self, **changes: Any) -> Catalog:
+        """A copy with some fields changed."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Catalog(**{**values, **changes})
+
+
+def load(path: str | os.PathLike[str]) -> Catalog:
+    """Read a catalog written by ``Catalog.save``; raises BadInput when it is not one."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
+    return Catalog.from_json(text)

@@ -1,0 +1,130 @@
+"""The whole pipeline on one screen: capture, fold, propose, check, solve, certify."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from symdisc.catalog import Catalog
+from symdisc.certificate import Certificate
+from symdisc.errors import BadInput
+from symdisc.symmetry import Broken, Discrete, Symmetry
+
+if TYPE_CHECKING:
+    from symdisc.torchside.capture import Capture
+
+__all__ = ["certify", "discover"]
+
+Progress = Callable[[str, int, int], None]
+
+SOLVE_LIMIT = 4000  # parameters up to which the complete linear system is solved on the network itself
+
+
+def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any] | None = None,
+             progress: Progress | None = None, solve: bool | None = None) -> Catalog:
+    """Derive the symmetries of ``model`` (a torch module, in the mode it is in) at ``example_inputs``.
+
+    ``solve`` asks for the complete linear system besides the named families; by default it is solved for networks of up to
+    a few thousand parameters. Raises CaptureError when the model cannot be traced and BadInput when the inputs do not fit.
+    """
+    from symdisc.torchside.capture import capture
+
+    if not isinstance(example_inputs, (tuple, list)):
+        raise BadInput("example_inputs must be a tuple of tensors: write discover(model, (x,))")
+    clock = _Clock(progress)
+    with clock("capture"):
+        captured = capture(model, tuple(example_inputs), kwargs)
+    catalog = discover_captured(captured, type(model).__name__, clock, solve)
+    return catalog.replace(model=model, example=tuple(example_inputs), kwargs=kwargs, timings=dict(clock.seconds))
+
+
+def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool | None = None) -> Catalog:
+    """The pipeline after capture."""
+    from symdisc import archgraph
+    from symdisc.families.discrete import find_discrete
+    from symdisc.families.find import find_families
+    from symdisc.torchside.check import Checker, can_run
+    from symdisc.torchside.fold import fold
+
+    graph = captured.graph
+    with clock("cut"):
+        arch = archgraph.build(graph)
+    with clock("fold"):
+        facts = fold(captured)
+    with clock("families"):
+        proposed, classes, spaces = find_families(graph, facts)
+        discrete = find_discrete(classes, spaces)
+    checker = None
+    broken = [Broken(packet, "all", packet, why) for packet, why in dict.fromkeys(facts.opaque)]
+    if can_run(captured):
+        with clock("check"):
+            checker = Checker(captured, facts)
+            proposed, refused = _keep(checker, proposed)
+            discrete, refused_discrete = _keep(checker, discrete)
+            broken += refused + refused_discrete
+    notes = [] if checker else ["weights without values (meta device): families were derived, not run"]
+    parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
+    count = sum(t.numel() for t in captured.parameters.values())
+    orbit: int | None = None
+    symmetries = list(proposed)
+    if solve if solve is not None else (count <= SOLVE_LIMIT and checker is not None):
+        with clock("solve"):
+            from symdisc.torchside.remainder import complete
+
+            symmetries, orbit, more = complete(captured, arch, symmetries)
+            notes += more
+    buffers = {n: graph.shapes[v] for v, n in graph.buffers.items()}
+    return Catalog(name, tuple(symmetries), tuple(discrete), tuple(broken), parameters, buffers, dict(graph.aliases), orbit,
+                   graph.training, None, tuple(notes), graph, dict(clock.seconds))
+
+
+def _keep(checker: Any, families: Sequence[Symmetry] | Sequence[Discrete]) -> tuple[list[Any], list[Broken]]:
+    """Those families that leave the function alone; the others are reported as broken."""
+    from symdisc.torchside.check import TOLERANCE
+
+    kept, refused = [], []
+    for family, change in zip(families, checker.judge(families), strict=True):
+        if change < TOLERANCE:
+            kept.append(family)
+        else:
+            refused.append(Broken(family.site, f"{family.name}: {family.group}", "check",
+                                  f"proposed, but the outputs change by {change:.1e}; not claimed"))
+    return kept, refused
+
+
+def certify(cat: Catalog, seed: int = 0) -> Certificate:
+    """Compare the found orbit dimension with the fibre dimension D - rank J at random parameters.
+
+    Needs the model in memory (a catalog fresh from ``discover``). Raises BadInput otherwise.
+    """
+    from symdisc.torchside.remainder import certify_model
+
+    if cat.model is None:
+        raise BadInput("certify needs the model: call it on the catalog that discover returned, or give --model")
+    return certify_model(cat, seed)
+
+
+class _Clock:
+    """Seconds per stage, and progress to whoever asked for it."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress, self.seconds = progress, {}  # type: tuple[Progress | None, dict[str, float]]
+
+    def __call__(self, stage: str) -> _Stage:
+        return _Stage(self, stage)
+
+
+class _Stage:
+    def __init__(self, clock: _Clock, name: str) -> None:
+        self.clock, self.name = clock, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+        if self.clock.progress is not None:
+            self.clock.progress(self.name, 0, 1)
+
+    def __exit__(self, *error: object) -> None:
+        self.clock.seconds[self.name] = self.clock.seconds.get(self.name, 0.0) + time.perf_counter() - self.start
+        if self.clock.progress is not None:
+            self.clock.progress(self.name, 1, 1)

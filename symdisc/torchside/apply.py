@@ -1,0 +1,74 @@
+"""Apply a group element to a state_dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from symdisc.errors import StateMismatch
+from symdisc.symmetry import Element
+from symdisc.torchside.kernels import run_moves
+
+if TYPE_CHECKING:
+    from symdisc.catalog import Catalog
+
+__all__ = ["apply_element", "check_state"]
+
+
+def check_state(cat: Catalog, state: Mapping[str, Tensor]) -> None:
+    """Names, shapes and values must fit the catalog; raises StateMismatch with one line."""
+    expected = {**cat.parameters, **cat.buffers}
+    moved = {p for s in cat.symmetries for p in s.parameters} | {p for d in cat.discrete for p in d.parameters}
+    for name, shape in expected.items():
+        found = _lookup(cat, state, name)
+        if found is None:
+            if name in cat.buffers and name not in moved:
+                continue  # a buffer that is not saved
+            raise StateMismatch(f"the state_dict lacks {name}, which the catalog's model has; is it the checkpoint of this model?")
+        if tuple(found.shape) != shape:
+            raise StateMismatch(f"{name} has shape {list(found.shape)}, but the catalog's model has {list(shape)}")
+        if found.is_meta:
+            raise StateMismatch(f"{name} is on the meta device and holds no numbers; load the weights first")
+        if name in moved and found.is_floating_point() and not bool(torch.isfinite(found).all()):
+            raise StateMismatch(f"{name} holds NaN or infinite values; a symmetry cannot be applied to it")
+    known = set(expected) | set(cat.aliases)
+    strange = [n for n in state if n not in known]
+    if strange:
+        raise StateMismatch(f"the state_dict has {strange[0]}, which the catalog's model lacks; is it the checkpoint of this model?")
+
+
+def _lookup(cat: Catalog, state: Mapping[str, Tensor], name: str) -> Tensor | None:
+    if name in state:
+        return state[name]
+    return next((state[a] for a, c in cat.aliases.items() if c == name and a in state), None)
+
+
+def apply_element(cat: Catalog, state: Mapping[str, Tensor], g: Element) -> dict[str, Tensor]:
+    """``state`` transformed by all factors of ``g`` in order; tied names receive the same tensor."""
+    check_state(cat, state)
+    names = [*cat.parameters, *cat.buffers]
+    work: dict[str, Tensor] = {}
+    for name in names:
+        found = _lookup(cat, state, name)
+        if found is not None:
+            work[name] = found.detach()
+    changed: set[str] = set()
+    with torch.no_grad():
+        for factor in g.factors:
+            if factor.kind == "flow":
+                from symdisc.torchside.remainder import run_flow
+
+                new = run_flow(cat, factor, work)
+            else:
+                moves = (cat.discrete if factor.kind == "discrete" else cat.symmetries)[factor.which].moves
+                new = run_moves(moves, factor.array, work)
+            work.update(new)
+            changed.update(new)
+    out: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        canonical = cat.aliases.get(name, name)
+        out[name] = work[canonical].clone() if canonical in changed else tensor.detach().clone()
+    return out

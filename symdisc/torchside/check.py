@@ -1,0 +1,124 @@
+"""Check proposed families by running the captured graph with random parameters: a false one must not get through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from symdisc.elements import sample_array, sample_discrete
+from symdisc.spaces import Facts
+from symdisc.symmetry import Discrete, Symmetry
+from symdisc.torchside.capture import Capture
+from symdisc.torchside.interpret import ancestors, evaluate
+from symdisc.torchside.kernels import run_moves
+from symdisc.torchside.witness import varied
+
+__all__ = ["Checker", "can_run", "random_state"]
+
+TOLERANCE = 1e-8  # float64, relative to the variation of the outputs; a false family is off by 1e-3 or more
+
+
+def can_run(capture: Capture) -> bool:
+    """Buffers and constants have values (a model on the meta device has none)."""
+    graph = capture.graph
+    return not any(t.is_meta for n, t in capture.tensors.items() if n not in graph.parameters) and not any(
+        t.is_meta for t in capture.example)
+
+
+def random_state(capture: Capture, gains: set[str], seed: int) -> dict[str, Tensor]:
+    """Generic float64 parameters of sensible size by canonical name; running variances and other buffers as they are."""
+    g = torch.Generator().manual_seed(seed)
+    state: dict[str, Tensor] = {}
+    for name, like in capture.parameters.items():
+        noise = torch.randn(like.shape, generator=g, dtype=torch.float64)
+        if name in gains:
+            state[name] = 1.0 + 0.3 * noise.clamp(-2.0, 2.0)
+        elif like.dim() >= 2:
+            state[name] = noise / float(max(np.prod(like.shape[1:]), 1)) ** 0.5
+        else:
+            state[name] = 0.3 * noise
+    for value, name in capture.graph.buffers.items():
+        tensor = capture.tensors.get(value)
+        if tensor is not None:
+            state[name] = tensor.double() if tensor.is_floating_point() else tensor
+    return state
+
+
+class Checker:
+    """Runs the graph in float64 for given parameters, on a few inputs, and compares."""
+
+    def __init__(self, capture: Capture, facts: Facts, seed: int = 0, samples: int = 2) -> None:
+        self.capture = capture
+        graph = capture.graph
+        gains = {u.parameter for u in facts.gains}
+        self.state = random_state(capture, gains, seed)
+        self._move_statistics(seed)
+        self.ops = ancestors(graph, graph.outputs)
+        example = tuple(t.double() if t.is_floating_point() else t for t in capture.example)
+        self.inputs = [example, *(varied(example, s) for s in range(1, samples))]
+        self.reference = self.run(self.state)
+        self.spread = [max(float(torch.cat([r[k].reshape(-1) for r in self.reference]).std()), 1e-30)
+                       for k in range(len(self.reference[0]))]
+
+    def _move_statistics(self, seed: int) -> None:
+        """Running statistics at zero and one would hide errors."""
+        g = torch.Generator().manual_seed(seed + 1)
+        for name in self.capture.graph.buffers.values():
+            tensor = self.state.get(name)
+            if tensor is None or not tensor.is_floating_point():
+                continue
+            if name.endswith("running_var"):
+                self.state[name] = 0.5 + torch.rand(tensor.shape, generator=g, dtype=torch.float64)
+            elif name.endswith("running_mean"):
+                self.state[name] = 0.5 * torch.randn(tensor.shape, generator=g, dtype=torch.float64)
+
+    def run(self, state: Mapping[str, Tensor]) -> list[list[Tensor]]:
+        graph, tensors = self.capture.graph, self.capture.tensors
+        fixed = {n: (t.double() if t.is_floating_point() else t) for n, t in tensors.items() if n in graph.constants}
+        env = {**fixed, **{v: state[n] for v, n in {**graph.parameters, **graph.buffers}.items() if n in state}}
+        results = []
+        with torch.no_grad():
+            for x in self.inputs:
+                torch.manual_seed(0)  # dropout masks and the like must repeat
+                values = evaluate(self.ops, {**env, **dict(zip(graph.inputs, x, strict=True))}, graph.outputs, torch.float64)
+                results.append([values[o].detach() for o in graph.outputs])
+        return results
+
+    def change(self, state: Mapping[str, Tensor]) -> float:
+        """Largest change of any output, relative to its variation."""
+        worst = 0.0
+        for before, after in zip(self.reference, self.run(state), strict=True):
+            for b, a, s in zip(before, after, self.spread, strict=True):
+                difference = float((a - b).abs().max()) / s
+                worst = max(worst, difference if difference == difference else float("inf"))
+        return worst
+
+    def moved(self, factors: Sequence[tuple[Symmetry | Discrete, np.ndarray]]) -> dict[str, Tensor]:
+        state = dict(self.state)
+        for s, array in factors:
+            state.update(run_moves(s.moves, array, state))
+        return state
+
+    def judge(self, families: Sequence[Symmetry | Discrete], seed: int = 0, scale: float = 0.3,
+              progress: Callable[[int, int], None] | None = None) -> list[float]:
+        """Change of the function under a random element of each family; all together first, one by one only if that fails."""
+        rng = np.random.default_rng(seed)
+        arrays = [sample_discrete(s, rng) if isinstance(s, Discrete) else sample_array(s, rng, scale) for s in families]
+        together = self._try(list(zip(families, arrays, strict=True)))
+        if together < TOLERANCE:
+            return [together] * len(families)
+        changes = []
+        for k, (s, a) in enumerate(zip(families, arrays, strict=True)):
+            changes.append(self._try([(s, a)]))
+            if progress is not None:
+                progress(k + 1, len(families))
+        return changes
+
+    def _try(self, factors: list[tuple[Symmetry | Discrete, np.ndarray]]) -> float:
+        try:
+            return self.change(self.moved(factors))
+        except (RuntimeError, IndexError, KeyError):
+            return float("inf")  # moves that do not fit the tensors are no symmetry

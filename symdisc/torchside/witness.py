@@ -1,0 +1,96 @@
+"""Numeric witnesses on the real model: the function before and after a group element."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from symdisc.symmetry import Element
+
+if TYPE_CHECKING:
+    from symdisc.catalog import Catalog
+
+__all__ = ["Witness", "outputs_of", "verify"]
+
+# what rounding may do to a function of moderate depth, relative to its variation over inputs
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 5e-2}
+
+
+@dataclass(frozen=True)
+class Witness:
+    """``max_relative_change`` of the outputs (relative to how much they vary over inputs) under a group element, and
+    ``weights_changed``, the relative change of all weights, which must not be small for the check to mean anything."""
+
+    max_relative_change: float
+    dtype: str
+    inputs_tried: int
+    weights_changed: float
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def outputs_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Sequence[Any], kwargs: dict[str, Any] | None = None) -> list[Tensor]:
+    """All floating-point outputs of a model run with other weights."""
+    with torch.no_grad():
+        result = torch.func.functional_call(model, dict(state), tuple(inputs), kwargs or {}, strict=False)
+    leaves = torch.utils._pytree.tree_leaves(result)
+    if not leaves or not all(isinstance(t, Tensor) or t is None for t in leaves):
+        leaves = list(getattr(result, "values", lambda: leaves)())
+    return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def varied(example: Sequence[Any], seed: int) -> tuple[Any, ...]:
+    """Inputs like the example: floats redrawn with its spread, integers reshuffled, masks kept."""
+    g = torch.Generator().manual_seed(seed)
+    out: list[Any] = []
+    for x in example:
+        if isinstance(x, Tensor) and x.is_floating_point():
+            spread = float(x.std()) if x.numel() > 1 else 1.0
+            noise = torch.randn(x.shape, generator=g, dtype=torch.float64).to(x.dtype)
+            out.append(x + max(spread, 0.1) * noise)
+        elif isinstance(x, Tensor) and x.dtype in (torch.int64, torch.int32) and x.numel() > 1 and int(x.max()) > 1:
+            out.append(x.reshape(-1)[torch.randperm(x.numel(), generator=g)].reshape(x.shape))
+        else:
+            out.append(x)
+    return tuple(out)
+
+
+def verify(cat: Catalog, model: nn.Module, g: Element, inputs: Sequence[Any] | None, samples: int) -> Witness:
+    """Compare the model with its own weights and with transformed ones, on ``inputs`` (a list of argument tuples)."""
+    before = {k: v.detach() for k, v in model.state_dict().items()}
+    after = cat.apply(before, g)
+    if inputs is None:
+        example = _like_weights(cat.example, before)
+        inputs = [example, *(varied(example, seed) for seed in range(1, samples))]
+    kwargs = cat.kwargs
+    change, spread = 0.0, 0.0
+    runs = [(outputs_of(model, before, x, kwargs), outputs_of(model, after, x, kwargs)) for x in inputs]
+    for k in range(len(runs[0][0])):
+        all_before = torch.cat([r[0][k].reshape(-1).double() for r in runs])
+        all_after = torch.cat([r[1][k].reshape(-1).double() for r in runs])
+        spread = float(all_before.std()) if all_before.numel() > 1 else float(all_before.abs().max())
+        change = max(change, float((all_after - all_before).abs().max()) / max(spread, 1e-300))
+    dtype = next((t.dtype for t in before.values() if t.is_floating_point()), torch.float32)
+    moved = relative_change(before, after)
+    return Witness(change, str(dtype).removeprefix("torch."), len(inputs), moved, change <= TOLERANCE.get(dtype, 1e-3))
+
+
+def _like_weights(example: Sequence[Any], state: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
+    return tuple(x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in example)
+
+
+def relative_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+    """|after - before| / |before| over all floating-point tensors."""
+    top = bottom = 0.0
+    for name, t in before.items():
+        if t.is_floating_point():
+            top += float((after[name].double() - t.double()).square().sum())
+            bottom += float(t.double().square().sum())
+    return (top / bottom) ** 0.5 if bottom else 0.0
