@@ -96,6 +96,7 @@ class Move:
     kind "outer": ``t``, shaped as the parameter with ``axis`` cut to 1, is added at every position of ``index``; with
     ``gain`` it is divided there by the gain.
     kind "outer_bias": ``-t * sum(shift / gain)`` is added, ``extra = (shift,)``: what an "outer" with gain did to constants.
+    kind "centred": the reader of a centred vector loses ``(W t) (1/gain)^T / sum((extra + t)/gain)``, extra = (shift,).
     kind "bn_shift": ``gain * mean * rsqrt(var + offset) * (s**power - 1)`` is added, ``extra = (mean, var)``.
     kind "recentre": ``s**power`` scales the distance from ``extra = (centre,)``.
     kind "permute": units at ``index`` are permuted.

@@ -111,6 +111,15 @@ def unused(classes: Classes) -> list[Symmetry]:
     from symdisc.families.naming import describe_affine
 
     found = []
+    for name, uses in classes.uses.items():
+        if all(isinstance(u, ShiftUse) for u in uses) and name not in classes.graph.buffers.values():
+            used = np.unique(np.concatenate([u.elements for u in uses if isinstance(u, ShiftUse)]))
+            rest = np.setdiff1d(np.arange(int(np.prod(classes.shape(name)))), used)
+            if len(rest):
+                move = Move("add", name, -1, Index.of(rest[None, None, :]))
+                found.append(describe_affine("unused entries", "translation", len(rest), (len(rest),), (move,), (name,),
+                                             [uses[0].module], r"\partial f / \partial \theta = 0", r"\theta \mapsto \theta + t",
+                                             ("inputs of the length analysed",)))
     for name in classes.graph.unused:
         shape = classes.shape(name)
         count = int(np.prod(shape))

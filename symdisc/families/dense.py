@@ -156,14 +156,14 @@ class _Finder:
         return self.spaces
 
     def _doubled(self) -> set[int]:
-        """Rotated classes that fill exactly two places of each dual vector that holds them: rotary planes."""
+        """Classes that fill exactly two places of each dual vector that holds them: rotary planes."""
         counts: dict[int, set[int]] = defaultdict(set)
         for link in self.links:
             if link.kind == "dual":
                 for side in (link.left, link.right):
                     for c, n in zip(*np.unique(side, return_counts=True), strict=True):
                         counts[int(c)].add(int(n))
-        return {c for c, n in counts.items() if n == {2} and self.classes.rotated[c]}
+        return {c for c, n in counts.items() if n == {2}}
 
     def grow(self, members: list[int], plane: bool = False) -> None:
         """Follow the links from a block; keep the space if nothing forbids it."""

@@ -21,6 +21,9 @@ __all__ = ["find_discrete"]
 def find_discrete(classes: Classes, spaces: list[Space]) -> list[Discrete]:
     """Units of one colour are treated alike by every operator, so they may be permuted (where no larger group mixes them)."""
     mixed = {c for s in spaces for c in s.places}
+    for units, why in classes.facts.fixed:
+        if why == "output":
+            mixed.update(classes(units).tolist())
     groups: dict[int, list[int]] = defaultdict(list)
     finder = _Finder(classes)
     for c, k in finder.colours().items():

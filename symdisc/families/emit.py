@@ -59,7 +59,7 @@ def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
             dual = place.dual == written
             role = _Role(use.parameter, axis, rows, "g^-T" if dual else "g", place.gain,
                          1 if written else -1, place.offset, use.module)
-            found[k][role][place.element].append(p)
+            found[k][role][c if spaces[k].plane else place.element].append(p)
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for k, space in enumerate(spaces):
         roles = tuple(sorted((str(r) for r in found[k])))
@@ -87,7 +87,7 @@ def _positions(space: Space, roles: dict[_Role, dict[int, list[int]]], role: _Ro
     same = next(r for r in roles if r == role or str(r) == str(role))
     by_element = roles[same]
     if space.plane:
-        return np.array(sorted(dict.fromkeys(by_element[0]))).reshape(1, 2)
+        return np.array([sorted(dict.fromkeys(positions)) for positions in by_element.values()])  # one copy per class
     return np.array([list(dict.fromkeys(by_element[e])) for e in range(space.size)]).T
 
 

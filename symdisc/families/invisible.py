@@ -84,9 +84,11 @@ class Invisible:
                 found.append(self._outer(use.parameter, use.out_axis, use.module))
         for shift in self.facts.shifts:
             shape = self.classes.shape(shift.parameter)
-            if (not shift.buffer and shape and self.single(shift.parameter) and len(shift.elements) == int(np.prod(shape))
-                    and shift.value in self.graph.by_name and self._whole(shift.value, shape[shift.axis])):
-                found.append(self._outer(shift.parameter, shift.axis, shift.module))
+            if (not shift.buffer and shape and self.single(shift.parameter) and shift.value in self.graph.by_name
+                    and self._whole(shift.value, shape[shift.axis])):
+                rows = self._rows(shift.elements, shape, shift.axis)
+                if rows is not None:
+                    found.append(self._outer(shift.parameter, shift.axis, shift.module, rows))
         return found
 
     def _whole(self, value: str, size: int) -> bool:
@@ -94,10 +96,20 @@ class Invisible:
         op = self.graph.by_name[value]
         return shape[-1:] == (size,) and size > 1 and "conv" not in op.packet and self.unseen(value)
 
-    def _outer(self, parameter: str, axis: int, module: str) -> Symmetry:
+    @staticmethod
+    def _rows(elements: np.ndarray, shape: tuple[int, ...], axis: int) -> int | None:
+        """How many leading rows of a table are used, if it is whole rows from the first on; all of them otherwise."""
+        if len(elements) == int(np.prod(shape)):
+            return shape[0]
+        used = len(elements) // shape[axis]
+        full = len(shape) == 2 and axis == 1 and len(elements) == used * shape[1]
+        return used if full and int(elements.max()) == len(elements) - 1 else None
+
+    def _outer(self, parameter: str, axis: int, module: str, rows: int | None = None) -> Symmetry:
         shape = self.classes.shape(parameter)
-        cut = tuple(1 if a == axis else s for a, s in enumerate(shape))
-        move = Move("outer", parameter, axis, Index.of(np.arange(shape[axis])[None, None, :]))
+        part = rows is not None and rows < shape[0]
+        cut = tuple(1 if a == axis else s for a, s in enumerate((rows, *shape[1:]) if part else shape))
+        move = Move("outer", parameter, axis, Index.of(np.arange(shape[axis])[None, None, :]), rows=(0, int(rows or 0)) if part else None)
         count = int(np.prod(cut))
         return describe_affine("direction that is centred away", "outer", count, cut, (move,), (parameter,), [module],
                                r"f(x + c\mathbf{1}) = f(x)", r"W \mapsto W + \mathbf{1} a^\top")
@@ -109,7 +121,7 @@ class Invisible:
         for use in self.facts.dense:
             if use.ins is None or use.rows is not None or not self.single(use.parameter) or "conv" in self.graph.by_name[use.op].packet:
                 continue
-            chain = self._centred_source(use.source)
+            chain = self.centred_source(use.source)
             if chain is None or not self._aligned(use, chain[2]):
                 continue
             symmetry = self._reader(use, chain[0], chain[1], use.parameter in taken)
@@ -123,7 +135,7 @@ class Invisible:
         return isinstance(labels, np.ndarray) and labels.shape[-1] == len(use.ins) and bool(
             (self.classes(labels.reshape(-1, labels.shape[-1])[0]) == self.classes(use.ins)).all())
 
-    def _centred_source(self, value: str) -> tuple[str | None, str | None, str] | None:
+    def centred_source(self, value: str) -> tuple[str | None, str | None, str] | None:
         """(gain, shift, value) when ``value`` = gain * centred + shift, each optional."""
         start, gain, shift = value, None, None
         while True:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from symdisc.families.classes import Classes
+from symdisc.families.invisible import Invisible
 from symdisc.families.naming import describe_affine
 from symdisc.moves import Index, Move, Through, parameters_of
 from symdisc.opgraph import Op, Ref
@@ -41,6 +42,7 @@ class Translations:
         for s in self.facts.shifts:
             self.shift[s.op].append(s)
         self.depth = 0
+        self.centred = Invisible(classes).centred_source
 
     def single(self, parameter: str) -> bool:
         return len(self.classes.uses.get(parameter, ())) == 1
@@ -97,7 +99,7 @@ class Translations:
         where = self.classes.coordinates(shift, shift.axis)
         pairs = np.unique(np.stack([where, self.classes(shift.units)]), axis=1)
         shape = self.classes.shape(shift.parameter)
-        whole = len(shift.elements) == int(np.prod(shape))
+        whole = bool(shape) and pairs.shape[1] == shape[shift.axis]
         if not whole or len(np.unique(pairs[0])) != pairs.shape[1] or len(np.unique(pairs[1])) != pairs.shape[1]:
             return None
         return pairs[0], pairs[1]
@@ -204,6 +206,10 @@ class Translations:
         for bias in self.shift.get(op.name, []):
             if bias.parameter != self.origin and self.single(bias.parameter):
                 return [self._take(bias, after, longer)]
+        if not chain and self.single(use.parameter):
+            source = self.centred(use.source)
+            if source is not None and source[1] == self.origin:
+                return [Move("centred", use.parameter, use.in_axis, index, gain=source[0], extra=(self.origin,))]
         return None if len(after) != len(use.outs) else self.push(op.name, after, longer)
 
     _addmm = _linear

@@ -47,6 +47,14 @@ def random_state(capture: Capture, gains: set[str], seed: int) -> dict[str, Tens
     return state
 
 
+def _nontrivial(d: Discrete, rng: np.random.Generator) -> np.ndarray:
+    """A random element that is not the identity, so that the check means something."""
+    while True:
+        array = sample_discrete(d, rng)
+        if not np.array_equal(array, np.arange(len(array)) if d.family == "permutation" else np.ones(d.shape)):
+            return array
+
+
 class Checker:
     """Runs the graph in float64 for given parameters, on a few inputs, and compares."""
 
@@ -106,7 +114,7 @@ class Checker:
               progress: Callable[[int, int], None] | None = None) -> list[float]:
         """Change of the function under a random element of each family; all together first, one by one only if that fails."""
         rng = np.random.default_rng(seed)
-        arrays = [sample_discrete(s, rng) if isinstance(s, Discrete) else sample_array(s, rng, scale) for s in families]
+        arrays = [_nontrivial(s, rng) if isinstance(s, Discrete) else sample_array(s, rng, scale) for s in families]
         together = self._try(list(zip(families, arrays, strict=True)))
         if together < TOLERANCE:
             return [together] * len(families)

@@ -93,6 +93,11 @@ def bilinear(a, b, weight, bias=None):  # type: ignore[no-untyped-def]
     return torch.nn.functional.linear(outer.flatten(-2), weight.flatten(1), bias)
 
 
+def glu(x, dim=-1):  # type: ignore[no-untyped-def]
+    a, b = x.chunk(2, dim)
+    return a * torch.sigmoid(b)
+
+
 def dropout(x, p, train):  # type: ignore[no-untyped-def]
     if not train or p == 0.0:
         return x.clone()
@@ -184,6 +189,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.prelu.default: prelu,
     aten.bilinear.default: bilinear,
     aten.dropout.default: dropout,
+    aten.glu.default: glu,
     aten.lstm.input: lstm,
     aten.gru.input: _single(_gru_cell),
     aten.rnn_tanh.input: _single(_rnn_cell(torch.tanh)),

@@ -60,7 +60,7 @@ class Folder:
             if out in self.labels:
                 self.facts.fixed.append((self.units(self.labels[out]), "output"))
                 self.facts.killed.append((self.units(self.labels[out]), "output"))
-        self.facts.labels = {k: v.numpy() for k, v in self.labels.items()}
+        self.facts.labels = {k: v.numpy() for k, v in self.labels.items() if isinstance(v, Tensor)}
 
     def step(self, op: Op) -> None:
         rule: Callable[[Folder, Op], None] | None = foldrules.RULES.get(op.packet)
@@ -140,10 +140,14 @@ class Folder:
         op = graph.by_name.get(name)
         if op is None or not op.inputs:
             return None
-        inner = self._find_elements(op.inputs[0]) if len(set(op.inputs)) == 1 or op.packet in LAYOUT else None
+        layout = op.packet in LAYOUT or op.packet == "aten.embedding"
+        inner = self._find_elements(op.inputs[0]) if len(set(op.inputs)) == 1 or layout else None
         if inner is None:
             return None
         parameter, index, offset = inner
+        if op.packet == "aten.embedding":
+            rows = self.values.get(op.inputs[1])
+            return None if rows is None else (parameter, index[rows], offset)
         if op.packet == "aten.add" and len(op.args) == 2 and isinstance(op.args[1], (int, float)):
             return parameter, index, offset + float(op.args[1])
         if op.packet in LAYOUT and op.packet not in ("aten.neg", "aten.masked_fill", "aten.tril", "aten.triu"):

@@ -29,6 +29,17 @@ def _arg(op: Op, position: int, key: str, default: Any = None) -> Any:
     return dict(op.kwargs).get(key, default)
 
 
+def upsample(f: Folder, op: Op) -> None:
+    """Interpolation over space: channels pass."""
+    labels = f.operand(op.inputs[0])
+    spatial = labels.dim() - 2
+    flat = labels.flatten(-spatial)
+    if not bool((flat == flat[..., :1]).all()):
+        f.unite(flat[..., :1].expand_as(flat), flat)
+    assert op.shape is not None
+    f.labels[op.name] = flat[..., :1].reshape(*flat.shape[:-1], *([1] * spatial)).expand(op.shape)
+
+
 def opaque(f: Folder, op: Op, why: str = "no rule") -> None:
     """Freeze everything that the operator touches and report it."""
     for name in op.inputs:
@@ -317,17 +328,18 @@ def _product(f: Folder, op: Op, a: str, b: str, sign: float) -> None:
     out = outs[inverse].reshape(la.shape)
     f.labels[op.name] = out
     f.facts.sums.append((outs.numpy(), distinct[0].numpy(), distinct[1].numpy(), sign))
-    square = a == b and _is_squared_norm(f, op)
+    if a == b and _is_squared_norm(f, op):
+        return
     for mine, other, power in ((a, b, 1.0), (b, a, sign)):
-        if square:
-            break
         carrier = f.operand(mine)
-        if power == 1.0 and f.varying_axes(carrier) and _common(f, mine, other, out):
-            f.facts.copies.append((f.vectors(carrier.expand(la.shape)).numpy(), f.vectors(out).numpy())
-                                  if f.varying_axes(carrier)[-1] == carrier.dim() - 1 else (np.zeros((0, 1)), np.zeros((0, 1))))
-            if f.varying_axes(carrier)[-1] != carrier.dim() - 1:
-                f.kill(carrier, "product")
-        elif f.varying_axes(carrier):
+        axes = f.varying_axes(carrier)
+        if not axes:
+            continue
+        if power == 1.0 and axes[-1] == carrier.dim() - 1 and _common(f, mine, other, out):
+            pairs = torch.unique(torch.stack([carrier.expand(la.shape).reshape(-1, la.shape[-1]),
+                                              out.reshape(-1, la.shape[-1])], 1), dim=0)
+            f.facts.copies.append((pairs[:, 0].numpy(), pairs[:, 1].numpy()))
+        else:
             f.kill(carrier, "product")
             f.kill(out, "product")
 
@@ -673,6 +685,8 @@ RULES: dict[str, Callable[..., None]] = {
     **_aten(reduce, "mean", "sum", "cumsum"), **_aten(cat, "cat", "stack"), **_aten(where, "where"),
     **_aten(pool, "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
             "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+    **_aten(upsample, "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d", "upsample_linear1d",
+            "upsample_bicubic2d", "upsample_trilinear3d"),
     **_aten(attention, "scaled_dot_product_attention"), **_aten(softmax, "softmax", "_softmax", "log_softmax"),
     **_aten(layer_norm, "layer_norm", "rms_norm"), **_aten(group_norm, "group_norm"), **_aten(maximum, "maximum", "minimum"),
 }

@@ -146,6 +146,16 @@ def _outer_bias(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapp
     return x + move.power * t * (shift / gain).sum().to(x.dtype)
 
 
+def _centred(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    """W - (W t) (1/gamma)^T / sum((beta + t)/gamma): keeps W beta although beta moved by t, for a centred input."""
+    t = _tensor(np.asarray(array, dtype=np.float64), x)
+    beta = _compute(state[move.extra[0]]).to(x.dtype).reshape(-1)
+    gain = torch.ones_like(beta) if move.gain is None else _compute(state[move.gain]).to(x.dtype).reshape(-1)
+    total = ((beta + t) / gain).sum()
+    image = (x * _along(t, x, axis)).sum(axis, keepdim=True)
+    return x - image / total * _along(1.0 / gain, x, axis)
+
+
 def _permute(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     index = _positions(move, x)
     moved = x.movedim(axis, 0)
@@ -157,7 +167,8 @@ def _permute(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping
 
 
 _KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
-            "add": _add, "outer": _outer, "outer_bias": _outer_bias, "permute": _permute}
+            "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
+            "permute": _permute}
 
 
 def inverse_array(family: str, array: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ class Witness:
 def outputs_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Sequence[Any], kwargs: dict[str, Any] | None = None) -> list[Tensor]:
     """All floating-point outputs of a model run with other weights."""
     with torch.no_grad():
-        result = torch.func.functional_call(model, dict(state), tuple(inputs), kwargs or {}, strict=False)
+        result = torch.func.functional_call(model, dict(state), tuple(inputs), kwargs or {}, tie_weights=False, strict=False)
     leaves = torch.utils._pytree.tree_leaves(result)
     if not leaves or not all(isinstance(t, Tensor) or t is None for t in leaves):
         leaves = list(getattr(result, "values", lambda: leaves)())
