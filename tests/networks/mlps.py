@@ -123,16 +123,16 @@ add("linear_scalar_chain", lambda: (mlp((1, 1, 1, 1), nn.Identity), floats(1)), 
 # residuals
 add("res_relu", lambda: (nn.Sequential(Residual(*mlp((4, 5, 4), nn.ReLU)), Residual(*mlp((4, 3, 4), nn.ReLU))), floats(4)), 12,
     "scales 8; the stream after the first block may be shifted, 4")  # fmt: skip
-add("res_tanh_ends", lambda: (nn.Sequential(nn.Linear(3, 4), Residual(*mlp((4, 5, 4), nn.Tanh)), nn.Linear(4, 6)), floats(3)), None,
-    "stream gl(4) and translations; blind direction")  # fmt: skip
+add("res_tanh_ends", lambda: (nn.Sequential(nn.Linear(3, 4), Residual(*mlp((4, 5, 4), nn.Tanh)), nn.Linear(4, 6)), floats(3)), 29,
+    "stream gl(4) 16, two translations 8, a blind functional of the embedding for 5 readers")  # fmt: skip
 add("res_gelu_ends_wide", lambda: (nn.Sequential(nn.Linear(5, 3), Residual(*mlp((3, 4, 3), nn.GELU)), nn.Linear(3, 4)), floats(5)), 15,
     "stream gl(3) 9, translation 3, constant of the inner writer against the embedding bias 3")  # fmt: skip
-add("res_narrow_head", lambda: (nn.Sequential(nn.Linear(3, 4), Residual(*mlp((4, 5, 4), nn.Tanh)), nn.Linear(4, 2)), floats(3)), None,
-    "stream of 4 fed by 3 and read by 2: blind directions")  # fmt: skip
-add("res_outer_relu", lambda: (nn.Sequential(nn.Linear(4, 4), Residual(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 5)), floats(4)), None,
-    "the skip crosses a rectified branch: the stream keeps scales only")  # fmt: skip
+add("res_narrow_head", lambda: (nn.Sequential(nn.Linear(3, 4), Residual(*mlp((4, 5, 4), nn.Tanh)), nn.Linear(4, 2)), floats(3)), 37,
+    "75 parameters, 38 seen: stream of 4 fed by 3 and read by 2")  # fmt: skip
+add("res_outer_relu", lambda: (nn.Sequential(nn.Linear(4, 4), Residual(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 5)), floats(4)), 8,
+    "the skip crosses a rectified branch: scales 4, translation 4")  # fmt: skip
 add("res_scaled", lambda: (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Residual(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 5)), floats(4)),
-    None, "relu then skip around tanh: nothing but what the oracle says")  # fmt: skip
+    0, "relu then a skip around tanh: scales fail")  # fmt: skip
 
 
 class Wave(nn.Module):
@@ -186,6 +186,6 @@ add("siren", lambda: (Wave(), floats(2, spread=0.3)), 0, "no continuous symmetry
 add("fourier_pairs", lambda: (Fourier(True), floats(3)), 4, "a phase per pair against the readers")
 add("fourier_pairs_no_bias", lambda: (Fourier(False), floats(3)), 0, "no phase to shift")
 add("radial", lambda: (Radial(4), floats(5)), 6, "so(4)")
-add("linear_in_disguise", lambda: (PairSoftplus(), floats(3)), None, "the pair is the identity; width 4 above input 3: blind")
+add("linear_in_disguise", lambda: (PairSoftplus(), floats(3)), 21, "the pair is the identity: 41 parameters, 20 seen")
 add("power_even_scaled", lambda: (nn.Sequential(nn.Linear(3, 4), Fn(lambda x: x**4 / math.pi), nn.Linear(4, 5)), floats(3, spread=0.3)),
     4, "degree 4")  # fmt: skip

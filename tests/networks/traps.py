@@ -20,21 +20,20 @@ def two_layers(fn: Callable[[Tensor], Tensor], m: int = 4, h: int = 4, n: int = 
 add("trap_h_times_h", lambda: two_layers(lambda h: h * h), 4, "degree two: c and c^-2, not two free factors")
 add("trap_h_times_relu", lambda: two_layers(lambda h: h * F.relu(h)), 4, "degree two, positive scales only")
 add("trap_h_times_sigmoid", lambda: two_layers(lambda h: h * torch.sigmoid(h)), 0, "silu written out")
-add("trap_h_times_rolled", lambda: two_layers(lambda h: h * h.roll(1, -1)), None, "products of neighbours: a torus")
+add("trap_h_times_rolled", lambda: two_layers(lambda h: h * h.roll(1, -1)), 8, "(h1, h3) times (h2, h4): gl(2) twice")
 add("trap_h_minus_mean", lambda: two_layers(lambda h: torch.tanh(h - h.mean(-1, keepdim=True))), 5, "mean of the writers: 4 + 1")
 add("trap_h_over_norm", lambda: two_layers(lambda h: h / h.norm(dim=-1, keepdim=True)), 7, "so(4) and scale")
 add("trap_h_over_sum", lambda: two_layers(lambda h: h.exp() / h.exp().sum(-1, keepdim=True)), 11, "softmax written out: 5 + 6")
 add("trap_relu_plus_linear", lambda: two_layers(lambda h: F.relu(h) + 0.5 * h), 4, "a leaky relu in disguise")
 add("trap_tanh_plus_linear", lambda: two_layers(lambda h: torch.tanh(h) + h), 0, "nothing")
 add("trap_flip", lambda: two_layers(lambda h: F.relu(h).flip(-1)), 4, "scales through a reversal")
-add("trap_sort", lambda: two_layers(lambda h: h.sort(-1).values), None, "sorting: one common scale and shift")
-add("trap_max", lambda: two_layers(lambda h: h.cummax(-1).values), None, "running maximum: one common scale and shift")
+add("trap_sort", lambda: two_layers(lambda h: h.sort(-1).values), 3, "common scale and shift, and the sum added to all")
+add("trap_max", lambda: two_layers(lambda h: h.cummax(-1).values), 3, "common scale and shift, and the first unit added to all")
 add("trap_cumsum", lambda: two_layers(lambda h: F.relu(h).cumsum(-1)), 4, "relu, then a fixed mixing")
 add("trap_fixed_matrix", lambda: two_layers(lambda h: h @ torch.tensor([[1.0, 2, 0, 0], [0, 1, 0, 3], [1, 0, 1, 0], [0, 0, 0, 1]],
     dtype=h.dtype)), 20, "linear with a fixed matrix between: gl(4) and translations 4")  # fmt: skip
-add("trap_narrow_pairs", lambda: two_layers(lambda h: torch.cat([h[..., :2] * h[..., 2:], h], -1)[..., :6], h=4, n=6) if False else
-    (nn.Sequential(nn.Linear(4, 4), Fn(lambda h: torch.cat([h[..., :2] * h[..., 2:], h[..., :2]], -1)), nn.Linear(4, 6)), floats(4)),
-    None, "product beside one of its factors")  # fmt: skip
+add("trap_product_and_factor", lambda: (nn.Sequential(nn.Linear(4, 4), Fn(lambda h: torch.cat([h[..., :2] * h[..., 2:], h[..., :2]], -1)), nn.Linear(4, 6)), floats(4)),
+    6, "a scale each, and the second factor may be shifted")  # fmt: skip
 
 
 class Masked(nn.Module):
@@ -51,7 +50,7 @@ class Masked(nn.Module):
 
 add("masked_relu", lambda: (Masked(F.relu), floats(4)), 5 + 7, "scales, and 7 masked entries")
 add("masked_tanh", lambda: (Masked(torch.tanh), floats(4)), 7, "7 masked entries")
-add("masked_linear", lambda: (Masked(lambda h: h), floats(4)), None, "a masked linear layer before a dense one")
+add("masked_linear", lambda: (Masked(lambda h: h), floats(4)), 29, "49 parameters, 20 seen")
 
 
 class Autoregressive(nn.Module):
@@ -101,7 +100,7 @@ class SharedTwice(nn.Module):
 
 add("shared_twice_relu", lambda: (SharedTwice(F.relu), floats(3, spread=1.0)), 4, "both uses share the scale of a unit")
 add("shared_twice_tanh", lambda: (SharedTwice(torch.tanh), floats(3)), 0, "nothing")
-add("shared_twice_linear", lambda: (SharedTwice(lambda h: h), floats(3)), None, "similarity gl(4), affine; input narrower")
+add("shared_twice_linear", lambda: (SharedTwice(lambda h: h), floats(3)), 41, "61 parameters, 20 seen")
 add("shared_twice_exp", lambda: (SharedTwice(lambda h: torch.exp(-(h**2)) * h), floats(3)), 0, "nothing")
 
 
@@ -180,7 +179,7 @@ class SelfBilinear(nn.Module):
         return self.c(h, h)
 
 
-add("bilinear_self", lambda: (SelfBilinear(), floats(3)), None, "antisymmetric part 6, gl(3) 9")
+add("bilinear_self", lambda: (SelfBilinear(), floats(3)), 15, "antisymmetric part 6, gl(3) 9")
 
 
 class TwoInputs(nn.Module):
