@@ -56,10 +56,13 @@ class Attend(nn.Module):
         self.o = nn.Linear(heads * V, D, bias) if project else nn.Identity()
         self.qn, self.kn = (norm(), norm()) if norm else (nn.Identity(), nn.Identity())
         width = 2 if rotary == "partial" else size
-        cos, sin = rotary_tables(T, width) if rotary else (None, None)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
-        self.register_buffer("mask", mask)
+        self.mask = None
+        if rotary:  # (export stumbles over buffers that are None)
+            self.register_buffer("cos", rotary_tables(T, width)[0], persistent=False)
+            self.register_buffer("sin", rotary_tables(T, width)[1], persistent=False)
+        if mask is not None:
+            del self.mask
+            self.register_buffer("mask", mask)
 
     def turn(self, x: Tensor) -> Tensor:
         if self.rotary == "half":
@@ -123,7 +126,8 @@ add("attn_qk_norm_gain", lambda: case(norm=lambda: RMS(K)), 2 + 4 + 9, "two scal
 add("attn_qk_norm_gain_two", lambda: case(heads=2, norm=lambda: RMS(K)), 4 + 4 + 18, "two scales per head, gains shared by the heads")
 add("attn_qk_norm_rotary", lambda: case(norm=lambda: RMS(K), rotary="half"), 2 + 2 + 9, "two scales, gains of a plane together")
 add("attn_qk_norm_plain_rotary", lambda: case(norm=lambda: RMS(K, gain=False), rotary="half"), 2 + 2 + 9, "two scales, two rotations")
-add("attn_qk_layer_norm", lambda: case(norm=lambda: nn.LayerNorm(K), bias=True), None, "means, gains and shifts of q and k")
+add("attn_qk_layer_norm", lambda: case(norm=lambda: nn.LayerNorm(K), bias=True), 36, "values 12; means 7 + 7; gains 4; key shift 4, common part of the query shift 1; "
+    "turning q and k while the 4 gain products keep the 3 singular values of their form on the complement of 1: 1")
 add("attn_qk_group_norm_kv", lambda: case(heads=4, kv=2, norm=lambda: RMS(K)), 6 + 4 + 18, "scales 4 + 2, shared gains 4")
 add("attn_qk_unit", lambda: case(norm=lambda: Unit()), 2 + 6 + 9, "unit vectors: two scales and so(4)")
 add("attn_soft_cap", lambda: case(weigh=lambda s: (3 * torch.tanh(s / 3)).softmax(-1), bias=True), ONE + 3, "the cap sees the key bias")
@@ -131,11 +135,11 @@ add("attn_sigmoid", lambda: case(weigh=torch.sigmoid, bias=True), ONE, "no trans
 add("attn_relu", lambda: case(weigh=torch.relu), ONE + 1, "a positive factor from scores to values")
 add("attn_identity", lambda: case(weigh=lambda s: s), ONE + 1, "scores times values: one more factor")
 add("attn_feature_elu", lambda: case(feature=lambda z: F.elu(z) + 1, bias=True), 9 + 3, "only values")
-add("attn_feature_exp", lambda: case(feature=torch.exp, bias=True), 9 + 3 + 5, "shifts of q against k 4, one overall more")
+add("attn_feature_exp", lambda: case(feature=torch.exp, bias=True), 9 + 3 + 11, "shifts of q against k 4, of k alone 1; any common function added to q, 6")
 add("attn_feature_relu", lambda: case(feature=lambda z: F.relu(z) + 0 * z), 9 + 5, "scales of q against k 4, one overall more")
 add("attn_shared_qk", lambda: case(shared_qk=True), 6 + 9, "so(4)")
 add("attn_no_projection", lambda: case(heads=2, project=False), 2 * 16, "values are the output")
-add("attn_wide_head", lambda: case(size=8), None, "a head wider than the input")
+add("attn_wide_head", lambda: case(size=8), 69, "a head wider than the input: 2 * 48 - 36, and 9")
 
 
 class Unit(nn.Module):
@@ -241,8 +245,8 @@ class Latents(nn.Module):
         return self.o(scores.softmax(-1) @ self.v(x))
 
 
-add("latents_few", lambda: (Latents(2), floats(T, D, spread=0.4)), None, "two queries see a plane of the keys")
-add("latents_many", lambda: (Latents(7), floats(T, D, spread=0.4)), None, "seven queries of size 4 from width 5")
+add("latents_few", lambda: (Latents(2), floats(T, D, spread=0.4)), 62, "99 parameters; seen 2 * 6 scores, 21 of values, 4 of bias")
+add("latents_many", lambda: (Latents(7), floats(T, D, spread=0.4)), 63, "124 parameters; seen 36 of a rank 4 score matrix, 21, 4")
 
 
 class SharedValue(nn.Module):
