@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from . import attentions, convs, decoders, mlps, traps  # noqa: F401  (importing fills the registry)
+from . import attentions, convs, decoders, mlps, recurrents, streams, structured, transformers, traps  # noqa: F401  (importing fills the registry)
 from .base import NETWORKS, InputMaker, Network
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference" / "fibres.json"

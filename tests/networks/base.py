@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from brute import InputMaker  # noqa: E402  (tests/ is not a package)
+from brute import InputMaker
 
 Built = tuple[nn.Module, InputMaker]
 
