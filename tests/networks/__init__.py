@@ -17,7 +17,17 @@ from typing import Any
 
 from torch import nn
 
-from . import attentions, convs, decoders, mlps, recurrents, streams, structured, transformers, traps  # noqa: F401  (importing fills the registry)
+from . import (  # noqa: F401  (importing fills the registry)
+    attentions,
+    convs,
+    decoders,
+    mlps,
+    recurrents,
+    streams,
+    structured,
+    transformers,
+    traps,
+)
 from .base import NETWORKS, InputMaker, Network
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference" / "fibres.json"

@@ -49,7 +49,8 @@ class Attend(nn.Module):
     ) -> None:
         super().__init__()
         kv = kv or heads
-        self.h, self.kv, self.k, self.rotary, self.fused, self.weigh, self.feature = heads, kv, size, rotary, fused, weigh, feature
+        self.h, self.kv, self.k, self.rotary, self.fused, self.weigh, self.feature = heads, kv, size, rotary, fused,
+        weigh, feature
         self.q = nn.Linear(D, heads * size, bias)
         self.key = self.q if shared_qk else nn.Linear(D, kv * size, bias)
         self.v = nn.Linear(D, kv * V, bias)
@@ -107,9 +108,11 @@ add("attn_one_bias_sdpa", lambda: case(bias=True, fused=True), ONE + 7, "and the
 add("attn_two", lambda: case(heads=2), 2 * ONE, "per head")
 add("attn_two_bias", lambda: case(heads=2, bias=True, fused=True), 2 * ONE + 14, "per head")
 add("attn_causal", lambda: case(heads=2, mask=CAUSAL), 2 * ONE, "the mask changes nothing")
-add("attn_causal_sdpa_bias", lambda: case(heads=2, bias=True, mask=CAUSAL, fused=True), 2 * ONE + 14, "the mask changes nothing")
+add("attn_causal_sdpa_bias", lambda: case(heads=2, bias=True, mask=CAUSAL, fused=True), 2 * ONE + 14,
+    "the mask changes nothing")  # fmt: skip
 add("attn_window", lambda: case(mask=WINDOW, bias=True), ONE + 7, "a finite additive mask")
-add("attn_alibi", lambda: case(heads=2, mask=ALIBI, bias=True), 2 * ONE + 14, "fixed slopes: only the head exchange is lost")
+add("attn_alibi", lambda: case(heads=2, mask=ALIBI, bias=True), 2 * ONE + 14,
+    "fixed slopes: only the head exchange is lost")  # fmt: skip
 add("attn_grouped", lambda: case(heads=4, kv=2), 2 * ONE, "one pair of gl per key/value head")
 add("attn_grouped_bias", lambda: case(heads=4, kv=2, bias=True, fused=True), 2 * ONE + 14, "one set per key/value head")
 add("attn_multi_query", lambda: case(heads=3, kv=1), ONE, "one pair for all heads")
@@ -117,26 +120,37 @@ add("attn_multi_query_bias", lambda: case(heads=2, kv=1, bias=True), ONE + 7, "o
 add("attn_rotary_half", lambda: case(heads=2, rotary="half"), 2 * (4 + 9), "a complex number per frequency, gl(3)")
 add("attn_rotary_half_bias", lambda: case(rotary="half", bias=True), 4 + 9 + 3, "the key bias is turned, so it is seen")
 add("attn_rotary_interleaved", lambda: case(heads=2, rotary="interleaved"), 2 * (4 + 9), "neighbouring pairs")
-add("attn_rotary_grouped", lambda: case(heads=4, kv=2, rotary="interleaved", mask=CAUSAL), 2 * (4 + 9), "per key/value head")
-add("attn_rotary_partial", lambda: case(heads=2, rotary="partial"), 2 * (2 + 4 + 9), "one frequency 2, gl(2) of the rest")
-add("attn_rotary_partial_bias", lambda: case(rotary="partial", bias=True), 2 + 4 + 9 + 3 + 2, "key bias of the unturned part 2")
+add("attn_rotary_grouped", lambda: case(heads=4, kv=2, rotary="interleaved", mask=CAUSAL), 2 * (4 + 9),
+    "per key/value head")  # fmt: skip
+add("attn_rotary_partial", lambda: case(heads=2, rotary="partial"), 2 * (2 + 4 + 9),
+    "one frequency 2, gl(2) of the rest")  # fmt: skip
+add("attn_rotary_partial_bias", lambda: case(rotary="partial", bias=True), 2 + 4 + 9 + 3 + 2,
+    "key bias of the unturned part 2")  # fmt: skip
 add("attn_qk_norm", lambda: case(norm=lambda: RMS(K, gain=False)), 2 + 6 + 9, "two scales and so(4)")
 add("attn_qk_norm_eps", lambda: case(norm=lambda: RMS(K, eps=1e-4, gain=False)), 6 + 9, "so(4); eps keeps the scales")
 add("attn_qk_norm_gain", lambda: case(norm=lambda: RMS(K)), 2 + 4 + 9, "two scales, gains against each other")
-add("attn_qk_norm_gain_two", lambda: case(heads=2, norm=lambda: RMS(K)), 4 + 4 + 18, "two scales per head, gains shared by the heads")
-add("attn_qk_norm_rotary", lambda: case(norm=lambda: RMS(K), rotary="half"), 2 + 2 + 9, "two scales, gains of a plane together")
-add("attn_qk_norm_plain_rotary", lambda: case(norm=lambda: RMS(K, gain=False), rotary="half"), 2 + 2 + 9, "two scales, two rotations")
-add("attn_qk_layer_norm", lambda: case(norm=lambda: nn.LayerNorm(K), bias=True), 36, "values 12; means 7 + 7; gains 4; key shift 4, common part of the query shift 1; "
+add("attn_qk_norm_gain_two", lambda: case(heads=2, norm=lambda: RMS(K)), 4 + 4 + 18,
+    "two scales per head, gains shared by the heads")  # fmt: skip
+add("attn_qk_norm_rotary", lambda: case(norm=lambda: RMS(K), rotary="half"), 2 + 2 + 9,
+    "two scales, gains of a plane together")  # fmt: skip
+add("attn_qk_norm_plain_rotary", lambda: case(norm=lambda: RMS(K, gain=False), rotary="half"), 2 + 2 + 9,
+    "two scales, two rotations")  # fmt: skip
+add("attn_qk_layer_norm", lambda: case(norm=lambda: nn.LayerNorm(K), bias=True), 36,
+    "values 12; means 7 + 7; gains 4; key shift 4, common part of the query shift 1; "
     "turning q and k while the 4 gain products keep the 3 singular values of their form on the complement of 1: 1")
-add("attn_qk_group_norm_kv", lambda: case(heads=4, kv=2, norm=lambda: RMS(K)), 6 + 4 + 18, "scales 4 + 2, shared gains 4")
+add("attn_qk_group_norm_kv", lambda: case(heads=4, kv=2, norm=lambda: RMS(K)), 6 + 4 + 18,
+    "scales 4 + 2, shared gains 4")  # fmt: skip
 add("attn_qk_unit", lambda: case(norm=lambda: Unit()), 2 + 6 + 9, "unit vectors: two scales and so(4)")
-add("attn_soft_cap", lambda: case(weigh=lambda s: (3 * torch.tanh(s / 3)).softmax(-1), bias=True), ONE + 3, "the cap sees the key bias")
+add("attn_soft_cap", lambda: case(weigh=lambda s: (3 * torch.tanh(s / 3)).softmax(-1), bias=True), ONE + 3,
+    "the cap sees the key bias")  # fmt: skip
 add("attn_sigmoid", lambda: case(weigh=torch.sigmoid, bias=True), ONE, "no translation: rows do not sum to one")
 add("attn_relu", lambda: case(weigh=torch.relu), ONE + 1, "a positive factor from scores to values")
 add("attn_identity", lambda: case(weigh=lambda s: s), ONE + 1, "scores times values: one more factor")
 add("attn_feature_elu", lambda: case(feature=lambda z: F.elu(z) + 1, bias=True), 9 + 3, "only values")
-add("attn_feature_exp", lambda: case(feature=torch.exp, bias=True), 9 + 3 + 11, "shifts of q against k 4, of k alone 1; any common function added to q, 6")
-add("attn_feature_relu", lambda: case(feature=lambda z: F.relu(z) + 0 * z), 9 + 5, "scales of q against k 4, one overall more")
+add("attn_feature_exp", lambda: case(feature=torch.exp, bias=True), 9 + 3 + 11,
+    "shifts of q against k 4, of k alone 1; any common function added to q, 6")  # fmt: skip
+add("attn_feature_relu", lambda: case(feature=lambda z: F.relu(z) + 0 * z), 9 + 5,
+    "scales of q against k 4, one overall more")  # fmt: skip
 add("attn_shared_qk", lambda: case(shared_qk=True), 6 + 9, "so(4)")
 add("attn_no_projection", lambda: case(heads=2, project=False), 2 * 16, "values are the output")
 add("attn_wide_head", lambda: case(size=8), 69, "a head wider than the input: 2 * 48 - 36, and 9")
@@ -229,7 +243,8 @@ add("mha_self_weights", lambda: (Torch(False, weights=True), SELF), 48, "written
 add("mha_no_bias", lambda: (Torch(False, bias=False), SELF), 36, "two heads of 3")
 add("mha_bias_kv", lambda: (Torch(False, add_bias_kv=True), SELF), 48, "the extra token moves with the biases")
 add("mha_zero_token", lambda: (Torch(False, add_zero_attn=True), SELF), 36, "the zero token pins key and value levels")
-add("mha_cross", lambda: (Torch(True, kdim=4, vdim=4), several((T, 6), (3, 4), spread=0.4)), 48, "another width for keys and values")
+add("mha_cross", lambda: (Torch(True, kdim=4, vdim=4), several((T, 6), (3, 4), spread=0.4)), 48,
+    "another width for keys and values")  # fmt: skip
 
 
 class Latents(nn.Module):
@@ -245,8 +260,10 @@ class Latents(nn.Module):
         return self.o(scores.softmax(-1) @ self.v(x))
 
 
-add("latents_few", lambda: (Latents(2), floats(T, D, spread=0.4)), 62, "99 parameters; seen 2 * 6 scores, 21 of values, 4 of bias")
-add("latents_many", lambda: (Latents(7), floats(T, D, spread=0.4)), 63, "124 parameters; seen 36 of a rank 4 score matrix, 21, 4")
+add("latents_few", lambda: (Latents(2), floats(T, D, spread=0.4)), 62,
+    "99 parameters; seen 2 * 6 scores, 21 of values, 4 of bias")  # fmt: skip
+add("latents_many", lambda: (Latents(7), floats(T, D, spread=0.4)), 63,
+    "124 parameters; seen 36 of a rank 4 score matrix, 21, 4")  # fmt: skip
 
 
 class SharedValue(nn.Module):
@@ -282,4 +299,5 @@ class Latent(nn.Module):
 
 
 add("attn_latent", lambda: (Latent(False), floats(T, D, spread=0.4)), 16 + 9, "gl(2) four times, gl(3) of the code")
-add("attn_latent_norm", lambda: (Latent(True), floats(T, D, spread=0.4)), 16 + 3 + 3 + 1, "so(3), gain 3 and scale of the code")
+add("attn_latent_norm", lambda: (Latent(True), floats(T, D, spread=0.4)), 16 + 3 + 3 + 1,
+    "so(3), gain 3 and scale of the code")  # fmt: skip

@@ -41,7 +41,8 @@ def rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal or full attention with h heads of size k on kv key/value heads, optional rotary and biases."""
 
-    def __init__(self, d: int, h: int, k: int, kv: int, rotary: bool, bias: bool, length: int = 6, causal: bool = True) -> None:
+    def __init__(self, d: int, h: int, k: int, kv: int, rotary: bool, bias: bool, length: int = 6,
+        causal: bool = True) -> None:
         super().__init__()
         self.h, self.k, self.kv, self.causal = h, k, kv, causal
         self.q, self.key = nn.Linear(d, h * k, bias), nn.Linear(d, kv * k, bias)
@@ -89,7 +90,8 @@ class Decoder(nn.Module):
     """Embedding, optional learned positions, blocks, final norm, head (tied or not)."""
 
     def __init__(
-        self, vocabulary: int, d: int, blocks: list[nn.Module], final: nn.Module | None, positions: int = 0, tied: bool = False
+        self, vocabulary: int, d: int, blocks: list[nn.Module], final: nn.Module | None, positions: int = 0,
+        tied: bool = False
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, d)
@@ -117,7 +119,8 @@ def _norm(kind: str, d: int, eps: float) -> Callable[[], nn.Module]:
     return lambda: nn.RMSNorm(d, eps=eps)
 
 
-def miniature(layers: int, kv: int, norm: str, eps: float, tied: bool = False, vocabulary: int = 7, d: int = 4) -> Built:
+def miniature(layers: int, kv: int, norm: str, eps: float, tied: bool = False, vocabulary: int = 7,
+    d: int = 4) -> Built:
     """Rotary SwiGLU decoder: d=4, two heads of size 2, f=3, as in the design's table."""
     make = _norm(norm, d, eps)
     blocks: list[nn.Module] = [Block(Attention(d, 2, 2, kv, True, False), Glu(d, 3), make) for _ in range(layers)]

@@ -52,7 +52,8 @@ SPREAD = {"relu6": 2.0, "hardsigmoid": 2.0, "hardswish": 1.5, "hardtanh": 1.0}  
 ROOMY = 6  # outputs: enough of them that no hidden quadratic form survives
 
 for _name, (_per, _act) in PER_UNIT.items():
-    add(f"mlp_{_name}", lambda a=_act, n=_name: (mlp((4, H, ROOMY), a), floats(4, spread=SPREAD.get(n, 0.7))), _per * H, f"{_per} per hidden unit")
+    add(f"mlp_{_name}", lambda a=_act, n=_name: (mlp((4, H, ROOMY), a), floats(4, spread=SPREAD.get(n, 0.7))),
+        _per * H, f"{_per} per hidden unit")  # fmt: skip
 
 for _name in ("relu", "leaky_relu", "tanh", "gelu", "square", "exp"):
     _per, _act = PER_UNIT[_name]
@@ -61,8 +62,10 @@ for _name in ("relu", "leaky_relu", "tanh", "gelu", "square", "exp"):
 
 for _name in ("relu", "leaky_relu", "tanh", "silu", "elu", "softplus"):
     _per, _act = PER_UNIT[_name]
-    add(f"mlp_{_name}_deep", lambda a=_act: (mlp((3, 6, 6, 3), a), floats(3, spread=1.2)), _per * 12, "all hidden units")
-    add(f"mlp_{_name}_narrow_in", lambda a=_act: (mlp((1, 4, 4, 2), a), floats(1, spread=1.2)), _per * 8, "input width 1")
+    add(f"mlp_{_name}_deep", lambda a=_act: (mlp((3, 6, 6, 3), a), floats(3, spread=1.2)), _per * 12,
+        "all hidden units")  # fmt: skip
+    add(f"mlp_{_name}_narrow_in", lambda a=_act: (mlp((1, 4, 4, 2), a), floats(1, spread=1.2)), _per * 8,
+        "input width 1")  # fmt: skip
     add(f"mlp_{_name}_one_out", lambda a=_act: (mlp((3, 5, 1), a), floats(3)), _per * 5, "output width 1")
 
 # discontinuous: the tangent is blind to the jumps
@@ -72,7 +75,8 @@ JUMPS: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 for _name, _act in JUMPS.items():
     add(f"mlp_{_name}", lambda a=_act: (mlp((4, H, ROOMY), a), floats(4)), None,
-        "jumps pin the scale, the derivative does not see them: the true continuous group has dimension 0", True)  # fmt: skip
+        "jumps pin the scale, the derivative does not see them: the true continuous group has dimension 0",
+        True)  # fmt: skip
 
 add("mlp_square_one_out", lambda: (mlp((5, 4, 1), PER_UNIT["square"][1], bias=False), floats(5)), 10,
     "4 scales and so(p, q) of the hidden quadratic form, 6")  # fmt: skip
@@ -86,11 +90,14 @@ add("mlp_prelu_each_narrow", lambda: (mlp((1, H, 2), lambda: nn.PReLU(H)), float
 add("mlp_glu", lambda: (nn.Sequential(nn.Linear(4, 6), nn.GLU(), nn.Linear(3, 4)), floats(4)), 3, "value half scales")
 add("mlp_softmax_hidden", lambda: (mlp((4, H, 3), lambda: nn.Softmax(-1)), floats(4)), 5 + 3,
     "in: common logit, 4 columns and a bias; out: a common column, the bias absorbing, 3")  # fmt: skip
-add("mlp_softmax_hidden_no_bias", lambda: (mlp((4, H, 3), lambda: nn.Softmax(-1), bias=False), floats(4)), 4, "common logit")
+add("mlp_softmax_hidden_no_bias", lambda: (mlp((4, H, 3), lambda: nn.Softmax(-1), bias=False), floats(4)), 4,
+    "common logit")  # fmt: skip
 add("mlp_softmin", lambda: (mlp((4, H, 3), lambda: nn.Softmin(-1)), floats(4)), 8, "as softmax")
 add("mlp_log_softmax_hidden", lambda: (mlp((4, H, 3), lambda: nn.LogSoftmax(-1)), floats(4)), 5, "common logit only")
-add("softmax_head", lambda: (nn.Sequential(*mlp((3, 5, 4), nn.Tanh), nn.Softmax(-1)), floats(3)), 6, "common logit: 5 + 1")
-add("log_softmax_head", lambda: (nn.Sequential(*mlp((3, 5, 4), nn.ReLU), nn.LogSoftmax(-1)), floats(3)), 11, "6 and scales 5")
+add("softmax_head", lambda: (nn.Sequential(*mlp((3, 5, 4), nn.Tanh), nn.Softmax(-1)), floats(3)), 6,
+    "common logit: 5 + 1")  # fmt: skip
+add("log_softmax_head", lambda: (nn.Sequential(*mlp((3, 5, 4), nn.ReLU), nn.LogSoftmax(-1)), floats(3)), 11,
+    "6 and scales 5")  # fmt: skip
 add("sigmoid_head", lambda: (nn.Sequential(*mlp((3, 5, 1), nn.ReLU), nn.Sigmoid()), floats(3)), 5, "scales")
 add("identity_act", lambda: (mlp((4, 3, 5), nn.Identity), floats(4)), 12, "gl(3) and translations 3")
 
@@ -107,7 +114,8 @@ class Maxout(nn.Module):
 
 
 add("maxout", lambda: (nn.Sequential(Maxout(3, 4, 2), nn.Linear(4, 4)), floats(3)), 8, "scale and shift per unit")
-add("maxout_three", lambda: (nn.Sequential(Maxout(3, 3, 3), nn.Linear(3, 4, bias=False)), floats(3)), 3, "scales; no bias to shift into")
+add("maxout_three", lambda: (nn.Sequential(Maxout(3, 3, 3), nn.Linear(3, 4, bias=False)), floats(3)), 3,
+    "scales; no bias to shift into")  # fmt: skip
 add("maxout_many_units", lambda: (nn.Sequential(Maxout(2, 6, 2), nn.Linear(6, 2)), floats(2)), 20,
     "scale per unit 6; affine parts common to the pieces, 18, and 2 biases feed only 2*3 coefficients")  # fmt: skip
 
@@ -121,17 +129,23 @@ add("linear_mixed_bias", lambda: (nn.Sequential(nn.Linear(4, 3, bias=False), nn.
 add("linear_scalar_chain", lambda: (mlp((1, 1, 1, 1), nn.Identity), floats(1)), 4, "6 parameters, a x + b")
 
 # residuals
-add("res_relu", lambda: (nn.Sequential(Residual(*mlp((4, 5, 4), nn.ReLU)), Residual(*mlp((4, 3, 4), nn.ReLU))), floats(4)), 12,
+add("res_relu", lambda: (nn.Sequential(Residual(*mlp((4, 5, 4), nn.ReLU)), Residual(*mlp((4, 3, 4), nn.ReLU))),
+    floats(4)), 12,
     "scales 8; the stream after the first block may be shifted, 4")  # fmt: skip
-add("res_tanh_ends", lambda: (nn.Sequential(nn.Linear(3, 4), Residual(*mlp((4, 5, 4), nn.Tanh)), nn.Linear(4, 6)), floats(3)), 29,
+add("res_tanh_ends", lambda: (nn.Sequential(nn.Linear(3, 4), Residual(*mlp((4, 5, 4), nn.Tanh)), nn.Linear(4, 6)),
+    floats(3)), 29,
     "stream gl(4) 16, two translations 8, a blind functional of the embedding for 5 readers")  # fmt: skip
-add("res_gelu_ends_wide", lambda: (nn.Sequential(nn.Linear(5, 3), Residual(*mlp((3, 4, 3), nn.GELU)), nn.Linear(3, 4)), floats(5)), 15,
+add("res_gelu_ends_wide", lambda: (nn.Sequential(nn.Linear(5, 3), Residual(*mlp((3, 4, 3), nn.GELU)), nn.Linear(3,
+    4)), floats(5)), 15,
     "stream gl(3) 9, translation 3, constant of the inner writer against the embedding bias 3")  # fmt: skip
-add("res_narrow_head", lambda: (nn.Sequential(nn.Linear(3, 4), Residual(*mlp((4, 5, 4), nn.Tanh)), nn.Linear(4, 2)), floats(3)), 37,
+add("res_narrow_head", lambda: (nn.Sequential(nn.Linear(3, 4), Residual(*mlp((4, 5, 4), nn.Tanh)), nn.Linear(4, 2)),
+    floats(3)), 37,
     "75 parameters, 38 seen: stream of 4 fed by 3 and read by 2")  # fmt: skip
-add("res_outer_relu", lambda: (nn.Sequential(nn.Linear(4, 4), Residual(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 5)), floats(4)), 8,
+add("res_outer_relu", lambda: (nn.Sequential(nn.Linear(4, 4), Residual(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 5)),
+    floats(4)), 8,
     "the skip crosses a rectified branch: scales 4, translation 4")  # fmt: skip
-add("res_scaled", lambda: (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Residual(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 5)), floats(4)),
+add("res_scaled", lambda: (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Residual(nn.Linear(4, 4), nn.Tanh()),
+    nn.Linear(4, 5)), floats(4)),
     0, "relu then a skip around tanh: scales fail")  # fmt: skip
 
 
@@ -187,5 +201,6 @@ add("fourier_pairs", lambda: (Fourier(True), floats(3)), 4, "a phase per pair ag
 add("fourier_pairs_no_bias", lambda: (Fourier(False), floats(3)), 0, "no phase to shift")
 add("radial", lambda: (Radial(4), floats(5)), 6, "so(4)")
 add("linear_in_disguise", lambda: (PairSoftplus(), floats(3)), 21, "the pair is the identity: 41 parameters, 20 seen")
-add("power_even_scaled", lambda: (nn.Sequential(nn.Linear(3, 4), Fn(lambda x: x**4 / math.pi), nn.Linear(4, 5)), floats(3, spread=0.3)),
+add("power_even_scaled", lambda: (nn.Sequential(nn.Linear(3, 4), Fn(lambda x: x**4 / math.pi), nn.Linear(4, 5)),
+    floats(3, spread=0.3)),
     4, "degree 4")  # fmt: skip

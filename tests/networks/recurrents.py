@@ -30,16 +30,19 @@ def run(core: nn.Module, width: int = H, last: bool = False, spread: float = 0.5
 
 
 add("rnn_tanh", lambda: run(nn.RNN(X, H, batch_first=True)), 4, "double bias")
-add("rnn_relu", lambda: run(nn.RNN(X, H, nonlinearity="relu", batch_first=True), spread=1.0), 8, "double bias; scales shared by all steps")
+add("rnn_relu", lambda: run(nn.RNN(X, H, nonlinearity="relu", batch_first=True), spread=1.0), 8,
+    "double bias; scales shared by all steps")  # fmt: skip
 add("rnn_no_bias", lambda: run(nn.RNN(X, H, bias=False, batch_first=True)), 0, "nothing")
 add("rnn_two_layers", lambda: run(nn.RNN(X, H, num_layers=2, batch_first=True)), 8, "double biases")
 add("rnn_both_ways", lambda: run(nn.RNN(X, H, bidirectional=True, batch_first=True), 2 * H), 8, "double biases")
 add("lstm", lambda: run(nn.LSTM(X, H, batch_first=True)), 16, "double bias, 4 per unit")
 add("lstm_last", lambda: run(nn.LSTM(X, 3, batch_first=True), 3, last=True), 12, "double bias")
 add("lstm_no_bias", lambda: run(nn.LSTM(X, 3, bias=False, batch_first=True), 3), 0, "nothing")
-add("lstm_projected", lambda: run(nn.LSTM(X, H, proj_size=2, batch_first=True), 2), 16 + 4, "double bias; gl(2) of the projection")
+add("lstm_projected", lambda: run(nn.LSTM(X, H, proj_size=2, batch_first=True), 2), 16 + 4,
+    "double bias; gl(2) of the projection")  # fmt: skip
 add("gru", lambda: run(nn.GRU(X, H, batch_first=True)), 8, "double bias of two gates; the third is gated")
-add("gru_two_layers", lambda: run(nn.GRU(X, 3, num_layers=2, batch_first=True), 3), 12, "double bias of two gates, two layers")
+add("gru_two_layers", lambda: run(nn.GRU(X, 3, num_layers=2, batch_first=True), 3), 12,
+    "double bias of two gates, two layers")  # fmt: skip
 
 
 class Loop(nn.Module):
@@ -77,7 +80,8 @@ class Elman(nn.Module):
         self.act = {"id": lambda z: z, "relu": F.relu, "tanh": torch.tanh}[act]
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.A.weight.new_zeros(x.shape[0], self.A.in_features) if self.start is None else self.start.expand(x.shape[0], -1)
+        h = self.A.weight.new_zeros(x.shape[0],
+        self.A.in_features) if self.start is None else self.start.expand(x.shape[0], -1)
         out = []
         for t in range(x.shape[1]):
             h = self.act(self.A(h) + self.B(x[:, t]))
@@ -88,8 +92,10 @@ class Elman(nn.Module):
 LONG = floats(7, 2, spread=0.4)
 add("ssm_dense", lambda: (Elman("id"), LONG), 9, "similarity gl(3)")
 add("ssm_dense_skip", lambda: (Elman("id", skip=True), LONG), 9, "similarity gl(3)")
-add("ssm_dense_bias", lambda: (Elman("id", bias=True), LONG), 9, "similarity gl(3); the start at 0 forbids translations")
-add("ssm_dense_start", lambda: (Elman("id", bias=True, start=True), LONG), 12, "similarity gl(3) and translations 3: the start is learned")
+add("ssm_dense_bias", lambda: (Elman("id", bias=True), LONG), 9,
+    "similarity gl(3); the start at 0 forbids translations")  # fmt: skip
+add("ssm_dense_start", lambda: (Elman("id", bias=True, start=True), LONG), 12,
+    "similarity gl(3) and translations 3: the start is learned")  # fmt: skip
 add("ssm_relu", lambda: (Elman("relu", bias=True), floats(7, 2, spread=0.8)), 3, "scales")
 add("ssm_tanh", lambda: (Elman("tanh", bias=True, start=True), LONG), 0, "nothing")
 
@@ -148,7 +154,8 @@ class Selective(nn.Module):
         return self.leave(torch.stack(out, 1))
 
 
-add("mamba_core", lambda: (Selective(), floats(5, 4, spread=0.4)), 3, "a scale per state 2; C and D against the output 1")
+add("mamba_core", lambda: (Selective(), floats(5, 4, spread=0.4)), 3,
+    "a scale per state 2; C and D against the output 1")  # fmt: skip
 
 
 class LinearAttention(nn.Module):
@@ -168,7 +175,8 @@ class LinearAttention(nn.Module):
         return self.o(torch.stack(out, 1))
 
 
-add("retention", lambda: (LinearAttention(), floats(5, 5, spread=0.4)), 3 + 9 + 1, "a scale per key channel; gl(3) of values; keys against values")
+add("retention", lambda: (LinearAttention(), floats(5, 5, spread=0.4)), 3 + 9 + 1,
+    "a scale per key channel; gl(3) of values; keys against values")  # fmt: skip
 
 
 class TokenRnn(nn.Module):
@@ -193,7 +201,8 @@ class Euler(nn.Module):
 
     def __init__(self, steps: int, affine: bool) -> None:
         super().__init__()
-        self.first, self.field, self.last, self.steps = nn.Linear(5, 3), nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)), nn.Linear(3, 5), steps
+        self.first, self.field, self.last, self.steps = nn.Linear(5, 3), nn.Sequential(nn.Linear(3, 4), nn.Tanh(),
+        nn.Linear(4, 3)), nn.Linear(3, 5), steps
         self.affine = affine
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,4 +213,5 @@ class Euler(nn.Module):
 
 
 add("euler_steps", lambda: (Euler(4, True), floats(5)), 9 + 3, "gl(3) and one translation shared by all steps")
-add("euler_one_step", lambda: (Euler(1, True), floats(5)), 9 + 6, "with one step the stream may be shifted after it as well")
+add("euler_one_step", lambda: (Euler(1, True), floats(5)), 9 + 6,
+    "with one step the stream may be shifted after it as well")  # fmt: skip

@@ -33,9 +33,11 @@ class Experts(nn.Module):
 add("moe_softmax_gelu", lambda: (Experts("softmax", F.gelu), floats(4)), 5, "common logit 4 + 1")
 add("moe_softmax_relu", lambda: (Experts("softmax", F.relu), floats(4)), 5 + 9, "common logit; scales per expert")
 add("moe_sigmoid_relu", lambda: (Experts("sigmoid", F.relu), floats(4)), 9, "scales only")
-add("moe_normalised_tanh", lambda: (Experts("normalised", torch.tanh), floats(4)), 0, "sigmoids over their sum: nothing")
+add("moe_normalised_tanh", lambda: (Experts("normalised", torch.tanh), floats(4)), 0,
+    "sigmoids over their sum: nothing")  # fmt: skip
 add("moe_shared_linear", lambda: (Experts("softmax", lambda h: h, shared=True), floats(4)), 46,
-    "common logit 5; gl(3) per expert 27; a common linear map that each rank 3 expert can carry, 20 - 3 * 2, against the shared path")
+    "common logit 5; gl(3) per expert 27; a common linear map that each rank 3 expert can carry, 20 "
+    "- 3 * 2, against the shared path")
 
 
 class ExpertModules(nn.Module):
@@ -80,7 +82,8 @@ class Graph(nn.Module):
 
 add("gnn_sum_relu", lambda: (Graph("sum", F.relu), floats(5, 3)), 7, "scales")
 add("gnn_mean_tanh", lambda: (Graph("mean", torch.tanh), floats(5, 3)), 0, "nothing")
-add("gnn_gcn_relu", lambda: (Graph("gcn", F.relu), floats(5, 3)), 7 + 16 + 15, "scales; the own-node layers are unused 31")
+add("gnn_gcn_relu", lambda: (Graph("gcn", F.relu), floats(5, 3)), 7 + 16 + 15,
+    "scales; the own-node layers are unused 31")  # fmt: skip
 add("gnn_pool_relu", lambda: (Graph("pool", F.relu), floats(5, 3)), 7, "scales")
 add("gnn_linear", lambda: (Graph("sum", lambda h: h), floats(5, 3)), 34, "no activation: 71 parameters, 37 seen")
 
@@ -90,7 +93,8 @@ class EdgeAttention(nn.Module):
 
     def __init__(self, bias: bool) -> None:
         super().__init__()
-        self.w, self.src, self.dst = nn.Linear(3, 4, bias=bias), nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+        self.w, self.src, self.dst = nn.Linear(3, 4, bias=bias), nn.Parameter(torch.randn(4)),
+        nn.Parameter(torch.randn(4))
         self.head = nn.Linear(4, 5)
         self.register_buffer("hole", torch.where(ADJACENCY + torch.eye(5) > 0, 0.0, -1e9))
 
@@ -149,7 +153,8 @@ class Kan(nn.Module):
 
 
 add("kan_gauss", lambda: (Kan((2, 3, 2), "gauss"), floats(2)), 0, "the basis is not closed under shifts")
-add("kan_poly", lambda: (Kan((2, 3, 3), "poly"), floats(2, spread=0.3)), 15, "constants of edges add, 3 + 6; the basis is closed under affine maps, 3 + 3")
+add("kan_poly", lambda: (Kan((2, 3, 3), "poly"), floats(2, spread=0.3)), 15,
+    "constants of edges add, 3 + 6; the basis is closed under affine maps, 3 + 3")  # fmt: skip
 add("kan_hat", lambda: (Kan((2, 3, 2), "hat"), floats(2, spread=1.0)), 0, "hats add up to one only inside")
 add("kan_fourier", lambda: (Kan((2, 3, 2), "fourier"), floats(2)), 0, "a constant cannot be written by this basis")
 
@@ -160,8 +165,10 @@ class Factors(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
-        shapes = {"product": ((5, 2), (2, 6)), "kron": ((2, 2), (3, 3)), "cp": ((2, 3), (3, 3), (6, 3)), "train": ((2, 2), (2, 3, 2), (2, 6)),
-                  "hadamard": ((5, 6), (5, 6)), "circulant": ((6,),), "antisymmetric": ((6, 6),), "symmetric": ((6, 6),)}[kind]  # fmt: skip
+        shapes = {"product": ((5, 2), (2, 6)), "kron": ((2, 2), (3, 3)), "cp": ((2, 3), (3, 3), (6, 3)), "train": ((2,
+        2), (2, 3, 2), (2, 6)),
+                  "hadamard": ((5, 6), (5, 6)), "circulant": ((6,),), "antisymmetric": ((6, 6),), "symmetric": ((6,
+                  6),)}[kind]  # fmt: skip
         self.f = nn.ParameterList(0.7 * torch.randn(s) for s in shapes)
         self.head = nn.Linear(6 if kind in ("kron", "cp", "train", "circulant", "antisymmetric", "symmetric") else 5, 4)
 
@@ -215,14 +222,17 @@ class Film(nn.Module):
 
     def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.a, self.gain, self.shift, self.head, self.act = nn.Linear(3, 4), nn.Linear(2, 4), nn.Linear(2, 4), nn.Linear(4, 5), act
+        self.a, self.gain, self.shift, self.head, self.act = nn.Linear(3, 4), nn.Linear(2, 4), nn.Linear(2, 4),
+        nn.Linear(4, 5), act
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         return self.head(self.act(self.a(x) * (1 + self.gain(z)) + self.shift(z)))
 
 
-add("film_relu", lambda: (Film(F.relu), several((3,), (2,))), 8 + 4, "scales 4; gain (with its 1) against features 4; bias against shift 4")
-add("film_tanh", lambda: (Film(torch.tanh), several((3,), (2,))), 8, "gain (with its 1) against features 4; bias against shift 4")
+add("film_relu", lambda: (Film(F.relu), several((3,), (2,))), 8 + 4,
+    "scales 4; gain (with its 1) against features 4; bias against shift 4")  # fmt: skip
+add("film_tanh", lambda: (Film(torch.tanh), several((3,), (2,))), 8,
+    "gain (with its 1) against features 4; bias against shift 4")  # fmt: skip
 
 
 class Operator(nn.Module):
@@ -230,7 +240,8 @@ class Operator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.branch, self.trunk, self.bias = mlp((4, 5, 3), nn.Tanh), mlp((2, 5, 3), nn.Tanh), nn.Parameter(torch.zeros(1))
+        self.branch, self.trunk, self.bias = mlp((4, 5, 3), nn.Tanh), mlp((2, 5, 3), nn.Tanh),
+        nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.branch(x) @ self.trunk(y).t() + self.bias
@@ -245,7 +256,8 @@ class Pairs(nn.Module):
     def __init__(self, bias: bool) -> None:
         super().__init__()
         self.user, self.item = nn.Embedding(6, 2), nn.Embedding(5, 2)
-        self.bu, self.bi, self.c = (nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(5)), nn.Parameter(torch.zeros(()))) if bias else (None,) * 3
+        self.bu, self.bi, self.c = (nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(5)),
+        nn.Parameter(torch.zeros(()))) if bias else (None,) * 3
 
     def forward(self, u: Tensor, i: Tensor) -> Tensor:
         y = (self.user(u) * self.item(i)).sum(-1)
@@ -259,7 +271,8 @@ def pair_tokens(seed: int) -> tuple[Tensor, ...]:
 
 
 add("matrix_factors", lambda: (Pairs(False), pair_tokens), 4, "gl(2)")
-add("matrix_factors_bias", lambda: (Pairs(True), pair_tokens), 4 + 4 + 2, "gl(2); shifts of either side into the other's biases 4; constants 2")
+add("matrix_factors_bias", lambda: (Pairs(True), pair_tokens), 4 + 4 + 2,
+    "gl(2); shifts of either side into the other's biases 4; constants 2")  # fmt: skip
 
 
 class Rbf(nn.Module):
@@ -267,7 +280,8 @@ class Rbf(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.centre, self.width, self.head = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.ones(5)), nn.Linear(5, 3)
+        self.centre, self.width, self.head = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.ones(5)),
+        nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         d = (x[:, None] - self.centre).square().sum(-1)
@@ -289,8 +303,10 @@ class DeepSet(nn.Module):
         return self.outer(h.mean(1) if self.pool == "mean" else h.amax(1) if self.pool == "max" else h.logsumexp(1))
 
 
-add("deep_set_mean", lambda: (DeepSet("mean"), floats(4, 3)), 5 + 16 + 4 + 5, "scales 10; gl(4) and translations 4 through the mean")
-add("deep_set_max", lambda: (DeepSet("max"), floats(4, 3)), 5 + 8 + 5, "scales 10; max commutes with scale and shift per channel 8")
+add("deep_set_mean", lambda: (DeepSet("mean"), floats(4, 3)), 5 + 16 + 4 + 5,
+    "scales 10; gl(4) and translations 4 through the mean")  # fmt: skip
+add("deep_set_max", lambda: (DeepSet("max"), floats(4, 3)), 5 + 8 + 5,
+    "scales 10; max commutes with scale and shift per channel 8")  # fmt: skip
 add("deep_set_lse", lambda: (DeepSet("lse"), floats(4, 3)), 5 + 4 + 5, "scales 10; log-sum-exp commutes with shifts 4")
 
 
@@ -326,9 +342,13 @@ class Complex(nn.Module):
 
 
 add("complex_modulus", lambda: (Complex(), floats(4)), 6, "a phase and a scale per unit")
-add("product_units", lambda: (nn.Sequential(nn.Linear(4, 6), Fn(lambda h: h[..., :3] * h[..., 3:]), nn.Linear(3, 5)), floats(4)), 6, "two factors each")
-add("log_sum_exp", lambda: (nn.Sequential(nn.Linear(3, 6), Fn(lambda h: h.unflatten(-1, (3, 2)).logsumexp(-1)), nn.Linear(3, 4)), floats(3)), 3,
+add("product_units", lambda: (nn.Sequential(nn.Linear(4, 6), Fn(lambda h: h[..., :3] * h[..., 3:]), nn.Linear(3, 5)),
+    floats(4)), 6, "two factors each")  # fmt: skip
+add("log_sum_exp", lambda: (nn.Sequential(nn.Linear(3, 6), Fn(lambda h: h.unflatten(-1, (3, 2)).logsumexp(-1)),
+    nn.Linear(3, 4)), floats(3)), 3,
     "a shift per pair")  # fmt: skip
-add("quadratic_form", lambda: (nn.Sequential(nn.Linear(4, 3, bias=False), Fn(lambda h: h.square().sum(-1, keepdim=True))), floats(4)), 3, "so(3)")
-add("cross_product", lambda: (nn.Sequential(nn.Linear(4, 6, bias=False), Fn(lambda h: torch.linalg.cross(h[..., :3], h[..., 3:])), nn.Linear(3, 4)),
+add("quadratic_form", lambda: (nn.Sequential(nn.Linear(4, 3, bias=False), Fn(lambda h: h.square().sum(-1,
+    keepdim=True))), floats(4)), 3, "so(3)")  # fmt: skip
+add("cross_product", lambda: (nn.Sequential(nn.Linear(4, 6, bias=False), Fn(lambda h: torch.linalg.cross(h[..., :3],
+    h[..., 3:])), nn.Linear(3, 4)),
     floats(4)), 12, "gl(3) on both factors, gl(2) between them, one overlap")  # fmt: skip

@@ -13,7 +13,8 @@ from .decoders import RMS, Attention, Block, Decoder, Glu, gelu_miniature, minia
 from .streams import Plus, Scale
 
 
-def encoder(first: bool, act: str, wide: bool = True, layers: int = 1, causal: bool = False, **options: object) -> Built:
+def encoder(first: bool, act: str, wide: bool = True, layers: int = 1, causal: bool = False,
+    **options: object) -> Built:
     """nn.TransformerEncoderLayer between two linear ends (or on the bare input)."""
 
     class Wrapped(nn.Module):
@@ -21,7 +22,8 @@ def encoder(first: bool, act: str, wide: bool = True, layers: int = 1, causal: b
             super().__init__()
             self.enter = nn.Linear(5, 4) if wide else nn.Identity()
             self.layers = nn.ModuleList(
-                nn.TransformerEncoderLayer(4, 2, 3, 0.0, act, batch_first=True, norm_first=first, **options) for _ in range(layers)
+                nn.TransformerEncoderLayer(4, 2, 3, 0.0, act, batch_first=True, norm_first=first,
+                **options) for _ in range(layers)
             )
             self.leave = nn.Linear(4, 5) if wide else nn.Identity()
 
@@ -36,15 +38,20 @@ def encoder(first: bool, act: str, wide: bool = True, layers: int = 1, causal: b
 
 
 QKV = 2 * (4 + 4 + 2 + 2)  # two heads of 2 with biases: gl(2) twice, key bias, value bias
-add("torch_encoder_pre", lambda: encoder(True, "gelu"), 68, "heads 24; norms 8 + 12 and 8 + 3; stream so(3), 1 l^T 4; translations 1, 1 and 4")
+add("torch_encoder_pre", lambda: encoder(True, "gelu"), 68,
+    "heads 24; norms 8 + 12 and 8 + 3; stream so(3), 1 l^T 4; translations 1, 1 and 4")  # fmt: skip
 add("torch_encoder_pre_relu", lambda: encoder(True, "relu"), 71, "as torch_encoder_pre, and relu scales 3")
 add("torch_encoder_post", lambda: encoder(False, "gelu"), 62,
-    "heads 24; stream 1 l^T 4, translation 4; writers 5 + 4; inner shift 4, reader 3; last norm 8 + 5; and one turn of both sides of "
+    "heads 24; stream 1 l^T 4, translation 4; writers 5 + 4; inner shift 4, reader 3; last norm 8 + "
+    "5; and one turn of both sides of "
     "the inner gains (4 numbers, 3 singular values)")
-add("torch_encoder_post_two", lambda: encoder(False, "relu", layers=2), 124, "chain of three inner gains: their rotations meet too many conditions, none is left")
-add("torch_encoder_bare", lambda: encoder(True, "gelu", wide=False), 56, "heads 24; norms 8 + 12 and 8 + 3; one constant between the two branches")
+add("torch_encoder_post_two", lambda: encoder(False, "relu", layers=2), 124,
+    "chain of three inner gains: their rotations meet too many conditions, none is left")  # fmt: skip
+add("torch_encoder_bare", lambda: encoder(True, "gelu", wide=False), 56,
+    "heads 24; norms 8 + 12 and 8 + 3; one constant between the two branches")  # fmt: skip
 add("torch_encoder_causal", lambda: encoder(True, "gelu", causal=True), 68, "as torch_encoder_pre")
-add("torch_encoder_no_bias", lambda: encoder(True, "relu", bias=False), 50, "heads 16; relu 3; gains 8; readers 15; stream so(3), 1 l^T 4, translation 1")
+add("torch_encoder_no_bias", lambda: encoder(True, "relu", bias=False), 50,
+    "heads 16; relu 3; gains 8; readers 15; stream so(3), 1 l^T 4, translation 1")  # fmt: skip
 
 
 class TorchDecoder(nn.Module):
@@ -59,15 +66,19 @@ class TorchDecoder(nn.Module):
         return self.head(self.layer(x, memory))
 
 
-add("torch_decoder_pre", lambda: (TorchDecoder(True), several((4, 4), (3, 4), spread=0.4)), 97, "heads 48; norms 20 + 12 + 11; constants 1, 1 and 4")
-add("torch_decoder_post", lambda: (TorchDecoder(False), several((4, 4), (3, 4), spread=0.4)), 90, "heads 48; writers 5 + 5 + 4; shifts 4 + 4; readers 4 + 3; last norm 8 + 5")
+add("torch_decoder_pre", lambda: (TorchDecoder(True), several((4, 4), (3, 4), spread=0.4)), 97,
+    "heads 48; norms 20 + 12 + 11; constants 1, 1 and 4")  # fmt: skip
+add("torch_decoder_post", lambda: (TorchDecoder(False), several((4, 4), (3, 4), spread=0.4)), 90,
+    "heads 48; writers 5 + 5 + 4; shifts 4 + 4; readers 4 + 3; last norm 8 + 5")  # fmt: skip
 
 # decoders of the design's kind, other corners
-add("llama_tied", lambda: miniature(2, 1, "rms", 0.0, tied=True), 35, "17 per layer; the tie costs so(4) and the final gain; scale against the final gain")
+add("llama_tied", lambda: miniature(2, 1, "rms", 0.0, tied=True), 35,
+    "17 per layer; the tie costs so(4) and the final gain; scale against the final gain")  # fmt: skip
 add("llama_tied_eps", lambda: miniature(1, 2, "rms", 1e-5, tied=True), 23, "qk 4, vo 8, glu 3, gains 8")
 add("gpt2_tied", lambda: gelu_miniature(1, tied=True), 70, "layer 64; mean of positions 6; the tie costs the rest")
 add("gpt2_eps0", lambda: gelu_miniature(1, eps=0.0), 92, "layer 64; final norm 8; embeddings 16; so(3); scale")
-add("llama_narrow_vocabulary", lambda: miniature(1, 1, "rms", 1e-5, vocabulary=3), None, "3 tokens in a stream of 4: blind directions at both ends")
+add("llama_narrow_vocabulary", lambda: miniature(1, 1, "rms", 1e-5, vocabulary=3), None,
+    "3 tokens in a stream of 4: blind directions at both ends")  # fmt: skip
 add("llama_narrow_tied", lambda: miniature(1, 1, "rms", 0.0, tied=True, vocabulary=3), None, "3 tokens, tied")
 add("llama_torch_norm", lambda: miniature(1, 1, "torch", 1e-5), 27, "nn.RMSNorm: as mini_rms_one_layer")
 
@@ -80,7 +91,8 @@ def family(kind: str, d: int = 4, vocabulary: int = 7) -> Built:
     """Decoders that differ in one thing each."""
     causal = Attention(d, 2, 2, 1, True, kind == "qwen")
     norm: Callable[[], nn.Module] = {
-        "plain": lambda: RMS(d, 0.0, gain=False), "gemma": lambda: Plus(d, 1e-5), "olmo": lambda: nn.LayerNorm(d, elementwise_affine=False),
+        "plain": lambda: RMS(d, 0.0, gain=False), "gemma": lambda: Plus(d, 1e-5), "olmo": lambda: nn.LayerNorm(d,
+        elementwise_affine=False),
     }.get(kind, lambda: RMS(d, 1e-5))  # fmt: skip
     body: dict[str, Callable[[], nn.Module]] = {
         "moe": lambda: ExpertBlock(d), "relu": lambda: feed(d, 3, nn.ReLU, False), "gemma": lambda: Glu(d, 3, F.gelu),
@@ -104,7 +116,8 @@ def family(kind: str, d: int = 4, vocabulary: int = 7) -> Built:
 
 add("llama_parallel_few_tokens", lambda: family("parallel"), 50,
     "as llama_parallel; the feed-forward sees 7 tokens only, a table that the embedding can hold: 21 more")  # fmt: skip
-add("llama_parallel", lambda: family("parallel", vocabulary=19), 29, "one gain less than the usual block; two key heads")
+add("llama_parallel", lambda: family("parallel", vocabulary=19), 29,
+    "one gain less than the usual block; two key heads")  # fmt: skip
 
 
 class ExpertBlock(nn.Module):
@@ -157,11 +170,15 @@ class Scaled(nn.Module):
 
 BASE = 27  # one layer of the design's table: so(4) 6, final gain 4, two gains 8, qk 2, vo 4, glu 3
 for _kind, _dim, _why in (
-    ("qwen", 27 - 0 + 2, "qkv and o biases: the value bias joins the output's 2"), ("plain", 6 + 9 + 1, "no gains: so(4), scale, 9 inside"),
-    ("gemma", 17, "1 + w gains, tied: 2 + 4 + 3 + 8"), ("olmo", 47, "LayerNorm without gain or shift: 9; so(3); writers 14; readers 21"), ("relu", 27, "relu feed-forward"),
-    ("relu2", 27, "squared relu"), ("moe", 27 - 3 + 4 + 4, "two experts of 2; common logit 4"), 
-    ("sandwich", 29, "gains after the branches sit on the stream: 15, two gains 8, two scales, final gain 4"), ("albert", 27, "one block used twice"),
-    ("scaled", 28, "temperature against the head"), ("capped", 27, "the cap leaves the head alone"), ("softmax", 27 + 4, "a common row of the head"),
+    ("qwen", 27 - 0 + 2, "qkv and o biases: the value bias joins the output's 2"), ("plain", 6 + 9 + 1,
+    "no gains: so(4), scale, 9 inside"),
+    ("gemma", 17, "1 + w gains, tied: 2 + 4 + 3 + 8"), ("olmo", 47,
+    "LayerNorm without gain or shift: 9; so(3); writers 14; readers 21"), ("relu", 27, "relu feed-forward"),
+    ("relu2", 27, "squared relu"), ("moe", 27 - 3 + 4 + 4, "two experts of 2; common logit 4"),
+    ("sandwich", 29, "gains after the branches sit on the stream: 15, two gains 8, two scales, final gain 4"),
+    ("albert", 27, "one block used twice"),
+    ("scaled", 28, "temperature against the head"), ("capped", 27, "the cap leaves the head alone"), ("softmax",
+    27 + 4, "a common row of the head"),
 ):  # fmt: skip
     add(f"llama_{_kind}", lambda k=_kind: family(k), _dim, _why)
 
@@ -189,9 +206,11 @@ class Bert(nn.Module):
         return self.head(torch.tanh(self.pool(x[:, 0])))
 
 
-add("bert_pooled", lambda: (Bert(False), tokens(7, 5, streams=2)), 88, "tables 14 + 6; heads 24; shifts 4 + 4; readers 12 + 3; writers 5 + 4; last norm 8 + 4")
+add("bert_pooled", lambda: (Bert(False), tokens(7, 5, streams=2)), 88,
+    "tables 14 + 6; heads 24; shifts 4 + 4; readers 12 + 3; writers 5 + 4; last norm 8 + 4")  # fmt: skip
 add("bert_masked", lambda: (Bert(True), tokens(7, 5, streams=2)), 83,
-    "tables 7 + 3, and words along 1/gain of the last norm 1; heads 24; 4 + 12 + 5 + 4 + 3 + 4; 8 + 4; last shift against the bias 4")
+    "tables 7 + 3, and words along 1/gain of the last norm 1; heads 24; 4 + 12 + 5 + 4 + 3 + 4; 8 + "
+    "4; last shift against the bias 4")
 
 
 class Relative(nn.Module):
@@ -239,7 +258,8 @@ class T5(nn.Module):
 
 
 add("t5_tied", lambda: (T5(True), tokens(7, 5, streams=2)), 90, "as t5_untied without so(4) and the final gain")
-add("t5_untied", lambda: (T5(False), tokens(7, 5, streams=2)), 100, "heads 48; tables 2 + 2, unused rows 8; relu 6; seven gains 28; so(4) of both streams together")
+add("t5_untied", lambda: (T5(False), tokens(7, 5, streams=2)), 100,
+    "heads 48; tables 2 + 2, unused rows 8; relu 6; seven gains 28; so(4) of both streams together")  # fmt: skip
 
 
 class VitBlock(nn.Module):
@@ -259,7 +279,8 @@ class VitBlock(nn.Module):
 class Vit(nn.Module):
     """Convolutional patches, class token, positions, pre-norm blocks, head on the class token."""
 
-    def __init__(self, d: int = 4, act: Callable[[], nn.Module] = nn.GELU, scale: bool = False, mean: bool = False, blocks: int = 2) -> None:
+    def __init__(self, d: int = 4, act: Callable[[], nn.Module] = nn.GELU, scale: bool = False, mean: bool = False,
+        blocks: int = 2) -> None:
         super().__init__()
         self.patch = nn.Conv2d(2, d, 2, stride=2)
         self.token, self.place = nn.Parameter(torch.randn(1, 1, d)), nn.Parameter(torch.randn(1, 5, d))
@@ -275,7 +296,10 @@ class Vit(nn.Module):
         return self.head(self.norm(x.mean(1) if self.mean else x[:, 0]))
 
 
-add("vit", lambda: (Vit(), floats(2, 4, 4)), 163, "blocks 64 each; last norm 8 + 3; patches, token, positions 21; so(3)")
-add("vit_one_block", lambda: (Vit(blocks=1), floats(2, 4, 4)), None, "one block read at the class token: its query is one constant vector")
-add("vit_scaled_mean", lambda: (Vit(scale=True, mean=True, blocks=1), floats(2, 4, 4)), 107, "as vit with one block, read at all tokens; layer scales 8")
+add("vit", lambda: (Vit(), floats(2, 4, 4)), 163,
+    "blocks 64 each; last norm 8 + 3; patches, token, positions 21; so(3)")  # fmt: skip
+add("vit_one_block", lambda: (Vit(blocks=1), floats(2, 4, 4)), None,
+    "one block read at the class token: its query is one constant vector")  # fmt: skip
+add("vit_scaled_mean", lambda: (Vit(scale=True, mean=True, blocks=1), floats(2, 4, 4)), 107,
+    "as vit with one block, read at all tokens; layer scales 8")  # fmt: skip
 add("vit_relu", lambda: (Vit(act=nn.ReLU, mean=True, blocks=1), floats(2, 4, 4)), 64 + 11 + 21 + 3 + 3, "relu scales 3")

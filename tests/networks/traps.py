@@ -21,18 +21,23 @@ add("trap_h_times_h", lambda: two_layers(lambda h: h * h), 4, "degree two: c and
 add("trap_h_times_relu", lambda: two_layers(lambda h: h * F.relu(h)), 4, "degree two, positive scales only")
 add("trap_h_times_sigmoid", lambda: two_layers(lambda h: h * torch.sigmoid(h)), 0, "silu written out")
 add("trap_h_times_rolled", lambda: two_layers(lambda h: h * h.roll(1, -1)), 8, "(h1, h3) times (h2, h4): gl(2) twice")
-add("trap_h_minus_mean", lambda: two_layers(lambda h: torch.tanh(h - h.mean(-1, keepdim=True))), 5, "mean of the writers: 4 + 1")
+add("trap_h_minus_mean", lambda: two_layers(lambda h: torch.tanh(h - h.mean(-1, keepdim=True))), 5,
+    "mean of the writers: 4 + 1")  # fmt: skip
 add("trap_h_over_norm", lambda: two_layers(lambda h: h / h.norm(dim=-1, keepdim=True)), 7, "so(4) and scale")
-add("trap_h_over_sum", lambda: two_layers(lambda h: h.exp() / h.exp().sum(-1, keepdim=True)), 11, "softmax written out: 5 + 6")
+add("trap_h_over_sum", lambda: two_layers(lambda h: h.exp() / h.exp().sum(-1, keepdim=True)), 11,
+    "softmax written out: 5 + 6")  # fmt: skip
 add("trap_relu_plus_linear", lambda: two_layers(lambda h: F.relu(h) + 0.5 * h), 4, "a leaky relu in disguise")
 add("trap_tanh_plus_linear", lambda: two_layers(lambda h: torch.tanh(h) + h), 0, "nothing")
 add("trap_flip", lambda: two_layers(lambda h: F.relu(h).flip(-1)), 4, "scales through a reversal")
 add("trap_sort", lambda: two_layers(lambda h: h.sort(-1).values), 3, "common scale and shift, and the sum added to all")
-add("trap_max", lambda: two_layers(lambda h: h.cummax(-1).values), 3, "common scale and shift, and the first unit added to all")
+add("trap_max", lambda: two_layers(lambda h: h.cummax(-1).values), 3,
+    "common scale and shift, and the first unit added to all")  # fmt: skip
 add("trap_cumsum", lambda: two_layers(lambda h: F.relu(h).cumsum(-1)), 4, "relu, then a fixed mixing")
-add("trap_fixed_matrix", lambda: two_layers(lambda h: h @ torch.tensor([[1.0, 2, 0, 0], [0, 1, 0, 3], [1, 0, 1, 0], [0, 0, 0, 1]],
+add("trap_fixed_matrix", lambda: two_layers(lambda h: h @ torch.tensor([[1.0, 2, 0, 0], [0, 1, 0, 3], [1, 0, 1, 0],
+    [0, 0, 0, 1]],
     dtype=h.dtype)), 20, "linear with a fixed matrix between: gl(4) and translations 4")  # fmt: skip
-add("trap_product_and_factor", lambda: (nn.Sequential(nn.Linear(4, 4), Fn(lambda h: torch.cat([h[..., :2] * h[..., 2:], h[..., :2]], -1)), nn.Linear(4, 6)), floats(4)),
+add("trap_product_and_factor", lambda: (nn.Sequential(nn.Linear(4, 4), Fn(lambda h: torch.cat([h[..., :2] * h[...,
+    2:], h[..., :2]], -1)), nn.Linear(4, 6)), floats(4)),
     6, "a scale each, and the second factor may be shifted")  # fmt: skip
 
 
@@ -120,15 +125,19 @@ add("tied_autoencoder_relu", lambda: (Transposed(F.relu), floats(5)), 0, "the ti
 add("tied_autoencoder_linear", lambda: (Transposed(lambda h: h), floats(5)), 3 + 3, "so(3) and the inner bias")
 add("tied_autoencoder_square", lambda: (Transposed(torch.square), floats(5)), 0, "nothing")
 
-add("weight_norm", lambda: (nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), nn.ReLU(), nn.Linear(5, 4)), floats(4)), 10,
+add("weight_norm", lambda: (nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), nn.ReLU(), nn.Linear(5, 4)),
+    floats(4)), 10,
     "scale of v per row 5, relu scale 5 through g")  # fmt: skip
 add("weight_norm_both", lambda: (nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(),
     parametrizations.weight_norm(nn.Linear(5, 4))), floats(4)), 9, "scale of v per row")  # fmt: skip
-add("weight_norm_reader", lambda: (nn.Sequential(nn.Linear(4, 5), nn.ReLU(), parametrizations.weight_norm(nn.Linear(5, 4))), floats(4)),
+add("weight_norm_reader", lambda: (nn.Sequential(nn.Linear(4, 5), nn.ReLU(), parametrizations.weight_norm(nn.Linear(5,
+    4))), floats(4)),
     9, "v scales 4; relu scales 5 act on the effective columns, which v and g can represent")  # fmt: skip
-add("weight_norm_whole", lambda: (nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5), dim=None), nn.ReLU(), nn.Linear(5, 4)),
+add("weight_norm_whole", lambda: (nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5), dim=None), nn.ReLU(),
+    nn.Linear(5, 4)),
     floats(4)), 6, "one scale of v; scales of the units")  # fmt: skip
-add("spectral_norm", lambda: (nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 4)).eval(), floats(4)),
+add("spectral_norm", lambda: (nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5,
+    4)).eval(), floats(4)),
     1, "scale of the weight (the power iteration's vectors are fixed in eval)")  # fmt: skip
 
 
@@ -146,9 +155,11 @@ class Lora(nn.Module):
         return low if self.base is None else self.base(x) + low
 
 
-add("lora", lambda: (nn.Sequential(Lora(5, 4, 2), nn.Tanh(), nn.Linear(4, 3)), floats(5)), 18, "gl(2), and B A against the base: 18 in all")
+add("lora", lambda: (nn.Sequential(Lora(5, 4, 2), nn.Tanh(), nn.Linear(4, 3)), floats(5)), 18,
+    "gl(2), and B A against the base: 18 in all")  # fmt: skip
 add("lora_only", lambda: (nn.Sequential(Lora(5, 4, 2, base=False), nn.Tanh(), nn.Linear(4, 3)), floats(5)), 4, "gl(2)")
-add("lora_relu", lambda: (nn.Sequential(Lora(5, 4, 2), nn.ReLU(), Lora(4, 5, 1)), floats(5)), 18 + 4 + 9, "factors 18 and 9; scales 4")
+add("lora_relu", lambda: (nn.Sequential(Lora(5, 4, 2), nn.ReLU(), Lora(4, 5, 1)), floats(5)), 18 + 4 + 9,
+    "factors 18 and 9; scales 4")  # fmt: skip
 
 
 class Bilin(nn.Module):
@@ -218,7 +229,8 @@ class Metric(nn.Module):
         return self.temperature * (u * v).sum(-1, keepdim=True) + self.shift
 
 
-add("two_towers", lambda: (Metric(False, False), several((4,), (4,), batch=5)), 10, "gl(3) between the towers, and the temperature")
+add("two_towers", lambda: (Metric(False, False), several((4,), (4,), batch=5)), 10,
+    "gl(3) between the towers, and the temperature")  # fmt: skip
 add("two_towers_unit", lambda: (Metric(False, True), several((4,), (4,), batch=5)), 5, "two scales and so(3)")
 add("siamese", lambda: (Metric(True, False), several((4,), (4,), batch=5)), 4, "so(3), and scale against temperature")
 add("siamese_unit", lambda: (Metric(True, True), several((4,), (4,), batch=5)), 4, "so(3) and scale")
