@@ -123,7 +123,8 @@ def _jacobian_rows(model: nn.Module, params: dict[str, Tensor], draws: list[tupl
     with plain_kernels():
         try:
             parts = [vmap(jac, in_dims=(None,) + (0,) * len(stacked), chunk_size=16)(params, *stacked)]
-            return torch.cat([p.flatten(2) if p.dim() > 2 else p[..., None] for p in parts[0].values()], 2).flatten(0, 1)
+            sides = [p.flatten(2) if p.dim() > 2 else p[..., None] for p in parts[0].values()]
+            return torch.cat(sides, 2).flatten(0, 1)
         except RuntimeError:
             parts = [jac(params, *args) for args in draws]
             return torch.cat([torch.cat([j.reshape(j.shape[0], -1) for j in p.values()], 1) for p in parts])

@@ -49,9 +49,13 @@ def record(entry: Network) -> dict[str, Any]:
     if entry.predicted is not None and found.dimension != entry.predicted:
         raise ValueError(f"{entry.name}: predicted {entry.predicted}, oracle {found.dimension}")
     row: dict[str, Any] = {
-        "D": found.parameters, "fibre": found.dimension, "gap_above": 10 ** math.floor(math.log10(found.gap)) if found.rank else None,
-        "seed": found.seed, "predicted": entry.predicted, "why": entry.why,
-    }  # fmt: skip
+        "D": found.parameters,
+        "fibre": found.dimension,
+        "gap_above": 10 ** math.floor(math.log10(found.gap)) if found.rank else None,
+        "seed": found.seed,
+        "predicted": entry.predicted,
+        "why": entry.why,
+    }
     if entry.tangent_only:
         row["tangent_only"] = True
     return row
@@ -70,7 +74,7 @@ def main(arguments: list[str]) -> int:
                 new[name] = record(entry)
             except (ValueError, Undetermined) as exc:
                 failures.append(str(exc))
-    changed = sorted(k for k in {*old, *new} if {**old.get(k, {}), "gap_above": 0} != {**new.get(k, {}), "gap_above": 0})
+    changed = [k for k in {*old, *new} if {**old.get(k, {}), "gap_above": 0} != {**new.get(k, {}), "gap_above": 0}]
     sys.stderr.write("".join(f"{line}\n" for line in failures) + f"{len(new)} networks, {len(changed)} rows differ\n")
     if not check:
         rows = ",\n".join(f"  {json.dumps(k)}: {json.dumps(new[k], sort_keys=True)}" for k in sorted(new))

@@ -49,8 +49,9 @@ class Attend(nn.Module):
     ) -> None:
         super().__init__()
         kv = kv or heads
-        self.h, self.kv, self.k, self.rotary, self.fused, self.weigh, self.feature = heads, kv, size, rotary, fused,
-        weigh, feature
+        self.h, self.kv, self.k, self.rotary, self.fused, self.weigh, self.feature = (
+            heads, kv, size, rotary, fused, weigh, feature
+        )
         self.q = nn.Linear(D, heads * size, bias)
         self.key = self.q if shared_qk else nn.Linear(D, kv * size, bias)
         self.v = nn.Linear(D, kv * V, bias)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -110,6 +111,6 @@ class Residual(nn.Module):
 def mlp(sizes: tuple[int, ...], act: Callable[[], nn.Module], bias: bool = True) -> nn.Sequential:
     """Linear layers of the given sizes with `act()` between them."""
     layers: list[nn.Module] = []
-    for i, (m, n) in enumerate(zip(sizes, sizes[1:])):
+    for i, (m, n) in enumerate(pairwise(sizes)):
         layers += [nn.Linear(m, n, bias=bias)] + ([act()] if i < len(sizes) - 2 else [])
     return nn.Sequential(*layers)

@@ -29,8 +29,9 @@ class Stream(nn.Module):
     ) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(ends[0], W, bias), nn.Linear(W, ends[1], bias)
-        self.norms, self.bodies = nn.ModuleList(norm() for _ in range(bodies)),
-        nn.ModuleList(body() for _ in range(bodies))
+        self.norms, self.bodies = (
+            nn.ModuleList(norm() for _ in range(bodies)), nn.ModuleList(body() for _ in range(bodies))
+        )
         self.final, self.post = norm() if final else nn.Identity(), post
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,8 +57,9 @@ class Dyt(nn.Module):
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        self.a, self.gain, self.shift = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.ones(d)),
-        nn.Parameter(torch.zeros(d))
+        self.a, self.gain, self.shift = (
+            nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.ones(d)), nn.Parameter(torch.zeros(d))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gain * torch.tanh(self.a * x) + self.shift
@@ -193,8 +195,9 @@ class Highway(nn.Module):
 
     def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.first, self.gate, self.h, self.last, self.act = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 4),
-        nn.Linear(4, 5), act
+        self.first, self.gate, self.h, self.last, self.act = (
+            nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 5), act
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +94,9 @@ class EdgeAttention(nn.Module):
 
     def __init__(self, bias: bool) -> None:
         super().__init__()
-        self.w, self.src, self.dst = nn.Linear(3, 4, bias=bias), nn.Parameter(torch.randn(4)),
-        nn.Parameter(torch.randn(4))
+        self.w, self.src, self.dst = (
+            nn.Linear(3, 4, bias=bias), nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+        )
         self.head = nn.Linear(4, 5)
         self.register_buffer("hole", torch.where(ADJACENCY + torch.eye(5) > 0, 0.0, -1e9))
 
@@ -135,7 +137,7 @@ class Kan(nn.Module):
         super().__init__()
         self.basis = basis
         count = {"gauss": 4, "poly": 3, "hat": 4, "fourier": 4}[basis]
-        self.layers = nn.ParameterList(0.5 * torch.randn(n, m, count) for m, n in zip(sizes, sizes[1:]))
+        self.layers = nn.ParameterList(0.5 * torch.randn(n, m, count) for m, n in pairwise(sizes))
 
     def expand(self, x: Tensor) -> Tensor:
         if self.basis == "poly":
@@ -222,8 +224,9 @@ class Film(nn.Module):
 
     def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.a, self.gain, self.shift, self.head, self.act = nn.Linear(3, 4), nn.Linear(2, 4), nn.Linear(2, 4),
-        nn.Linear(4, 5), act
+        self.a, self.gain, self.shift, self.head, self.act = (
+            nn.Linear(3, 4), nn.Linear(2, 4), nn.Linear(2, 4), nn.Linear(4, 5), act
+        )
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         return self.head(self.act(self.a(x) * (1 + self.gain(z)) + self.shift(z)))
@@ -240,8 +243,9 @@ class Operator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.branch, self.trunk, self.bias = mlp((4, 5, 3), nn.Tanh), mlp((2, 5, 3), nn.Tanh),
-        nn.Parameter(torch.zeros(1))
+        self.branch, self.trunk, self.bias = (
+            mlp((4, 5, 3), nn.Tanh), mlp((2, 5, 3), nn.Tanh), nn.Parameter(torch.zeros(1))
+        )
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.branch(x) @ self.trunk(y).t() + self.bias
@@ -280,8 +284,9 @@ class Rbf(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.centre, self.width, self.head = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.ones(5)),
-        nn.Linear(5, 3)
+        self.centre, self.width, self.head = (
+            nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.ones(5)), nn.Linear(5, 3)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         d = (x[:, None] - self.centre).square().sum(-1)
