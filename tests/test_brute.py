@@ -22,6 +22,7 @@ from brute import (  # noqa: E402
     randomise,
     split_spectrum,
 )
+from grower import grow, regrow, shrink  # noqa: E402
 from networks import NETWORKS, ready, references  # noqa: E402
 from networks.base import floats, mlp  # noqa: E402
 
@@ -155,3 +156,19 @@ def test_function_of_several_outputs() -> None:
             return {"scaled": F.normalize(z, dim=-1), "norm": z.norm(dim=-1)}
 
     assert fibre(Two(), floats(3)).dimension == 0
+
+
+@pytest.mark.parametrize("seed", (0, 41, 83, 130))
+def test_grown_networks_regrow(seed: int) -> None:
+    model, maker = grow(seed)
+    again, _ = regrow(model.describe())
+    inputs = [maker(s) for s in range(3)]
+    assert keeps_function(model.double(), again.double().state_dict(), inputs) == 0.0
+
+
+def test_shrinking_keeps_what_fails() -> None:
+    text = grow(130, size=6)[0].describe()
+    small = shrink(text, lambda t: "norm" in t)
+    assert "norm" in small
+    assert len(small) < len(text)
+    regrow(small)
