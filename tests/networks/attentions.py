@@ -150,7 +150,7 @@ add("attn_identity", lambda: case(weigh=lambda s: s), ONE + 1, "scores times val
 add("attn_feature_elu", lambda: case(feature=lambda z: F.elu(z) + 1, bias=True), 9 + 3, "only values")
 add("attn_feature_exp", lambda: case(feature=torch.exp, bias=True), 9 + 3 + 11,
     "shifts of q against k 4, of k alone 1; any common function added to q, 6")  # fmt: skip
-add("attn_feature_relu", lambda: case(feature=lambda z: F.relu(z) + 0 * z), 9 + 5,
+add("attn_feature_abs", lambda: case(feature=torch.abs), 9 + 5,
     "scales of q against k 4, one overall more")  # fmt: skip
 add("attn_shared_qk", lambda: case(shared_qk=True), 6 + 9, "so(4)")
 add("attn_no_projection", lambda: case(heads=2, project=False), 2 * 16, "values are the output")

@@ -207,11 +207,11 @@ class Hyper(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.code, self.write = nn.Linear(2, 3), nn.Linear(3, 4 * 3 + 4)
+        self.coder, self.write = nn.Linear(2, 3), nn.Linear(3, 4 * 3 + 4)
         self.head = nn.Linear(4, 5)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        w = self.write(torch.tanh(self.code(z)))
+        w = self.write(torch.tanh(self.coder(z)))
         weight, bias = w[:, :12].view(-1, 4, 3), w[:, 12:]
         return self.head(F.relu(torch.einsum("boi,bi->bo", weight, x) + bias))
 
