@@ -121,7 +121,7 @@ def null_space(matrix: Any, *, rtol: float = RTOL, min_gap: float = MIN_GAP, wha
     if min(a.shape) == 0:
         return NullSpace(np.eye(a.shape[1]), _evidence(np.zeros(0), a.shape, rtol, min_gap, what))
     # A tall matrix and its R factor have the same null space; a wide one needs the full right factor.
-    square = np.linalg.qr(a, mode="r") if a.shape[0] > a.shape[1] else a
+    square = _triangle(a) if a.shape[0] > a.shape[1] else a
     _, s, vh = np.linalg.svd(square, full_matrices=True)
     evidence = _evidence(s, a.shape, rtol, min_gap, what)
     return NullSpace(vh[evidence.rank:].T.copy(), evidence)
@@ -197,11 +197,15 @@ def _as_matrix(matrix: Any) -> np.ndarray:
     return a.astype(np.float64)
 
 
+def _triangle(a: np.ndarray) -> np.ndarray:
+    return np.asarray(np.linalg.qr(a, mode="r"))
+
+
 def _singular_values(a: np.ndarray) -> np.ndarray:
     if min(a.shape) == 0:
         return np.zeros(0)
     if a.shape[0] > 2 * a.shape[1]:
-        a = np.linalg.qr(a, mode="r")
+        a = _triangle(a)
     return np.linalg.svd(a, compute_uv=False)
 
 
@@ -223,7 +227,7 @@ def _evidence(s: np.ndarray, shape: Sequence[int], rtol: float, min_gap: float, 
 
 def _fmpz(a: np.ndarray) -> flint.fmpz_mat:
     """Rows scaled to integers: neither rank nor null space changes."""
-    rows = []
+    rows: list[int] = []
     for row in a:
         fractions = [_fraction(v) for v in row]
         scale = int(np.lcm.reduce([f.denominator for f in fractions], initial=1, dtype=object))

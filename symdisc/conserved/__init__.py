@@ -1,0 +1,7 @@
+"""What training conserves because of a symmetry: moment maps, broken laws, exact predictions."""
+
+from symdisc.conserved.derive import conserved_quantities
+from symdisc.conserved.flow import Flow, load_flows
+from symdisc.conserved.quantity import ConservedQuantity, Term
+
+__all__ = ["ConservedQuantity", "Flow", "Term", "conserved_quantities", "load_flows"]

@@ -1,0 +1,296 @@
+"""From symmetries and a flow to conserved quantities: each step is algebra on the generator, none looks at a family's name.
+
+Write the generator as X_a(theta). Every function symmetry has <grad, X_a> = 0, so a flow theta' = -P (grad + rho) obeys
+<P^-1 theta', X_a> = -<rho, X_a>. Where P^-1 X_a is the gradient of Q_a this is Q_a' = -<rho, X_a>; where X_a is linear, that
+means a symmetric matrix in the inner product of P^-1. With inertia, antisymmetric matrices are conserved instead
+(Noether): d/dt (f <P^-1 theta', A theta>) = 0 with f' = friction f. Sources: arXiv:2210.17216, 2012.04728, 2405.12888.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import sympy as sp
+
+from symdisc.conserved import reasons
+from symdisc.conserved.algebra import MATRIX_FAMILIES, restrict
+from symdisc.conserved.flow import THETA, TIME, Flow, Local
+from symdisc.conserved.oneform import analyse, miniature, planar_potential
+from symdisc.conserved.pairing import depends_on
+from symdisc.conserved.quantity import ConservedQuantity, Term
+from symdisc.conserved.typeset import constraint_latex
+from symdisc.errors import BadInput, Undecided
+from symdisc.moves import Move
+from symdisc.symmetry import Symmetry
+
+__all__ = ["conserved_quantities"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+ADDITIVE = ("add", "outer", "outer_bias")
+LINEAR = ("matmul", "scale")
+
+
+def conserved_quantities(symmetries: Sequence[Symmetry], parameters: Shapes, flow: Flow | str | None = None,
+                         ) -> tuple[ConservedQuantity, ...]:
+    """What the flow conserves because of each symmetry, or why there is nothing.
+
+    ``parameters`` are the shapes of all trained parameters by name; whatever else a symmetry reads is a constant. ``flow`` is
+    gradient flow unless given. With inertia a matrix group gives two entries (antisymmetric and symmetric part), otherwise
+    one entry per symmetry, in order. Raises BadInput for flows that do not exist or lack values.
+    """
+    chosen = Flow(flow) if isinstance(flow, str) else (flow or Flow())
+    return tuple(q for s in symmetries for q in _Deriver(s, parameters, chosen).run())
+
+
+@dataclass
+class _Deriver:
+    symmetry: Symmetry
+    parameters: Shapes
+    flow: Flow
+
+    def __post_init__(self) -> None:
+        s = self.symmetry
+        names = tuple(dict.fromkeys(m.parameter for m in s.moves))
+        self.local: dict[str, Local] = {n: self.flow.at(n) for n in names if n in self.parameters}
+        self.untrained = [n for n in names if n not in self.local or self.local[n].frozen]
+        trained = {n for n in self.parameters if n not in self.local or not self.local[n].frozen}
+        trained -= {n for n in self.parameters if n not in self.local and self.flow.at(n).frozen}
+        self.trained = frozenset(trained)
+        self.nonlinear = [m for m in s.moves if self.trained & set(depends_on(m))]
+        self.matrix = s.family in MATRIX_FAMILIES
+
+    # --- the way through ------------------------------------------------------------------------------------------------
+    def run(self) -> list[ConservedQuantity]:
+        if not self.symmetry.moves:
+            return [self.none("its action on the parameters is not recorded as moves")]
+        if self.untrained:
+            return [self.none(reasons.untrained(self.untrained))]
+        kinds = {w.kind for w in self.local.values()}
+        if len({(w.inertia, w.friction) for w in self.local.values()}) > 1 or len(kinds) > 1:
+            return [self.none("its parameters follow flows with different inertia or friction")]
+        try:
+            if kinds == {"history"}:
+                return [self.history()]
+            if any(w.inertia for w in self.local.values()):
+                return self.second_order()
+            return [self.first_order()]
+        except (Undecided, BadInput) as error:
+            return [self.none(f"undecided: {error}")]
+
+    def none(self, reason: str, constraint: str = "", law: str = "", assumptions: tuple[str, ...] = ()) -> ConservedQuantity:
+        return ConservedQuantity(self.symmetry, self.flow.name, "none", "zero", "", 0, law=law, reason=reason,
+                                 constraint=constraint, assumptions=(*self.symmetry.assumptions, *assumptions))
+
+    def make(self, status: str, part: str, form: str, terms: Sequence[Term], **more: object) -> ConservedQuantity:
+        dimension = more.pop("dimension", None)
+        domain = tuple(sorted({w.domain for w in self.local.values() if w.domain}))
+        if dimension is None:
+            dimension = ConservedQuantity.count(part, self.symmetry)
+        return ConservedQuantity(self.symmetry, self.flow.name, status, part, form, int(dimension), tuple(terms),  # type: ignore[call-overload]
+                                 assumptions=(*self.symmetry.assumptions, *domain), **more)  # type: ignore[arg-type]
+
+    # --- facts ----------------------------------------------------------------------------------------------------------
+    @property
+    def mixing(self) -> str:
+        """"symmetric" where the matrices of the generator are symmetric only for symmetric elements, "all" where always.
+
+        Moves on the same positions add up: alpha a - beta a^T is symmetric for every a iff alpha + beta = 0.
+        """
+        total: dict[object, float] = {}
+        for m in self.symmetry.moves:
+            key = (m.parameter, m.axis, m.rows, m.index)
+            total[key] = total.get(key, 0.0) + 1.0
+        return "symmetric" if any(total.values()) else "all"
+
+    def part(self) -> str:
+        """The part of the algebra whose field, in the metric P^-1, is a gradient field (for linear fields)."""
+        if not self.matrix:
+            return "entries"
+        curved = any(not w.constant for w in self.local.values())
+        return restrict(self.symmetry.family, "diagonal" if curved else self.mixing)
+
+    def scale(self) -> sp.Expr:
+        """A common constant preconditioner only changes the clock and is left out of Q."""
+        values = {w.precondition for w in self.local.values()}
+        return next(iter(values)) if len(values) == 1 and next(iter(self.local.values())).constant else sp.Integer(1)
+
+    def terms(self) -> list[Term]:
+        found = []
+        for m in self.symmetry.moves:
+            p = self.local[m.parameter].precondition
+            if p.has(THETA):
+                found.append(Term(m, 1.0, self.potential(m, p), tuple(self.parameters[m.parameter])))
+            else:
+                weight = sp.nsimplify(self.scale() / p)
+                if not weight.is_number:
+                    raise BadInput(f"flow {self.flow.name} has no number for the learning rate of {m.parameter}")
+                found.append(Term(m, float(weight), "", tuple(self.parameters[m.parameter])))
+        return found
+
+    def potential(self, m: Move, p: sp.Expr) -> str:
+        """Integral of X/P entry by entry (THEORY: Q = sum D_ii int s/p(s) ds), as text in x."""
+        if m.kind not in (*LINEAR, *ADDITIVE):
+            raise Undecided(f"a move of kind {m.kind} under a preconditioner that depends on the parameters")
+        field = THETA if m.kind in LINEAR else sp.Integer(1)
+        found = sp.integrate(sp.simplify(field / p), THETA)
+        if found.has(sp.Integral):
+            raise Undecided(f"sympy finds no closed form for the integral of {field / p}")
+        return str(sp.simplify(found).subs(THETA, sp.Symbol("x")))
+
+    # --- first order ----------------------------------------------------------------------------------------------------
+    def first_order(self) -> ConservedQuantity:
+        kind = next(iter(self.local.values())).kind
+        if kind == "fisher" and any(w.rho != 0 for w in self.local.values()):
+            return self.none("weight decay inside a natural gradient is not orthogonal to the symmetry")
+        if self.nonlinear:
+            return self.nonlinear_answer()
+        part = self.part()
+        if part == "zero":
+            return self.antisymmetric()
+        terms = self.terms()
+        status, law, rate = self.decay(terms)
+        rest = self.rest_constraint(terms, part)
+        return self.make(status, part, "moment", terms, law=law, rate=rate, reason=rest[0], constraint=rest[1])
+
+    def rest_constraint(self, terms: Sequence[Term], part: str) -> tuple[str, str]:
+        """What is left of a matrix algebra beside its gradient fields: reason and differential constraint."""
+        if not self.matrix:
+            return "", ""
+        rest = restrict(self.symmetry.family, "skew")
+        if rest == "zero" or any(w.rho != 0 for w in self.local.values()):
+            return ("", "") if rest == "zero" else (reasons.ANTISYMMETRIC_PART, "")
+        if any(not w.constant for w in self.local.values()):
+            return reasons.OFF_DIAGONAL, ""
+        return reasons.ANTISYMMETRIC_PART, constraint_latex(terms, rest, self.symmetry.shape[0])
+
+    def antisymmetric(self) -> ConservedQuantity:
+        """No symmetric element: a plane turned by itself keeps its angle, few columns keep their span, otherwise a constraint."""
+        terms = self.terms()
+        shape = self.symmetry.shape
+        pure = all(w.constant and w.rho == 0 for w in self.local.values())
+        plain = all(m.kind == "matmul" and m.gain is None for m in self.symmetry.moves)
+        columns = sum(m.index.copies * (prod(t.shape) // (t.shape[m.axis] if m.axis >= 0 else prod(t.shape)))
+                      for m, t in ((t.move, t) for t in terms))
+        part = restrict(self.symmetry.family, "skew")
+        constraint = constraint_latex(terms, part, shape[0]) if pure else ""
+        if pure and plain and shape[1] == 2 and columns == 1:
+            return self.make("conserved", part, "plane", terms, dimension=shape[0], formula="atan2(y, x)",
+                             law=r"\dot Q = 0", reason=reasons.SINGLE_PLANE, constraint=constraint)
+        n = shape[1] - (1 if part == "skew fixing 1" else 0)
+        if pure and plain and columns < n:
+            return self.make("conserved", part, "span", terms, dimension=shape[0] * columns * (n - columns),
+                             law=r"\dot Q = 0", reason=reasons.SPAN, constraint=constraint)
+        return self.none(reasons.ANTISYMMETRIC if pure else reasons.ANTISYMMETRIC_DECAY, constraint)
+
+    def nonlinear_answer(self) -> ConservedQuantity:
+        constraint = r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a"
+        if any(w.rho != 0 or not w.constant for w in self.local.values()):
+            return self.none(reasons.nonlinear(self.nonlinear, self.trained) + "; the flow's decay or metric acts on it besides")
+        mini = miniature(self.symmetry.family, self.symmetry.shape, self.symmetry.moves, self.parameters, self.trained)
+        verdict = analyse(mini)
+        if verdict.closed:
+            raise Undecided("part of a nonlinear generator is closed on the miniature; no potential is built for such fields")
+        planar = self.planar(mini)
+        if planar is not None:
+            return planar
+        return self.none(f"{reasons.nonlinear(self.nonlinear, self.trained)}: its one-form is not closed and "
+                         f"{'no integrating factor was found' if verdict.integrable else f'has no integrating factor ({verdict.witness})'}",
+                         constraint)
+
+    def planar(self, mini: object) -> ConservedQuantity | None:
+        """Scalings of two single entries per unit: in two variables an integrating factor exists."""
+        moves = self.symmetry.moves
+        if self.matrix or len(moves) != 2 or {self.parameters[m.parameter] for m in moves} != {self.symmetry.shape}:
+            return None
+        first = {u: (1 if i == 0 else 0) for i, u in enumerate(mini.unknowns)}  # type: ignore[attr-defined]
+        field = {n: (c, sp.nsimplify(f.subs(first))) for n, c, f in zip(mini.names, mini.coordinates, mini.field, strict=True)  # type: ignore[attr-defined]
+                 if f.subs(first) != 0}
+        if len(field) != 2 or any(m.kind in ("bn_shift", "recentre", "affine_scale") for m in moves):
+            return None  # the miniature replaced running statistics by numbers
+        (x, fx), (y, fy) = (field[m.parameter] for m in moves)
+        found = planar_potential(x, y, fx, fy)
+        if found is None:
+            return None
+        text = str(found.subs({x: sp.Symbol("x"), y: sp.Symbol("y")}))
+        return self.make("conserved", "entries", "plane", self.terms(), formula=text, law=r"\dot Q = 0", reason=reasons.FACTOR)
+
+    def decay(self, terms: Sequence[Term]) -> tuple[str, str, str]:
+        """Q' = -<rho, X>: status, law and rate. A common factor k with <rho, X> = k Q makes it a pure decay."""
+        rates = set()
+        for t in terms:
+            w = self.local[t.move.parameter]
+            if w.rho == 0:
+                rates.add(sp.Integer(0))
+                continue
+            rates.add(_rate(t, w, self.scale()))
+        if rates == {sp.Integer(0)}:
+            return "conserved", r"\dot Q = 0", "0"
+        if len(rates) == 1 and None not in rates:
+            rate = next(iter(rates))
+            return "decays", rf"\dot Q = -{sp.latex(rate)}\, Q", str(rate)
+        return "driven", r"\dot Q = -\langle \rho(\theta), X(\theta) \rangle,\; " + reasons.decay_text(self.local), ""
+
+    # --- inertia --------------------------------------------------------------------------------------------------------
+    def second_order(self) -> list[ConservedQuantity]:
+        if any(not w.constant for w in self.local.values()):
+            return [self.none("inertia with a preconditioner that depends on the parameters: its geodesics keep no quadratic charge")]
+        if self.nonlinear:
+            return [self.none(f"{reasons.nonlinear(self.nonlinear, self.trained)}: not a rigid motion, so momentum keeps nothing")]
+        one = next(iter(self.local.values()))
+        factor = sp.simplify(sp.exp(sp.integrate(one.friction, TIME)))
+        text = str(factor)
+        lams = {sp.simplify(w.precondition * w.rho / THETA) for w in self.local.values()}
+        lam = next(iter(lams)) if len(lams) == 1 else None
+        terms, found = self.terms(), []
+        skew = restrict(self.symmetry.family, "skew") if self.matrix else "zero"
+        isotropic = all((w.rho / THETA).is_number or not sp.simplify(w.rho / THETA).has(THETA) for w in self.local.values())
+        if skew != "zero" and isotropic:
+            found.append(self.make("conserved", skew, "momentum", terms, factor=text, rate="0",
+                                   law=rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, A\theta\rangle\bigr) = 0"))
+        part = self.part()
+        if part == "zero":
+            return found
+        quadratic = any(t.move.kind not in ADDITIVE for t in terms)
+        friction = "" if one.friction == 0 else rf" + {sp.latex(one.friction)}\,\dot Q"
+        if not quadratic and lam == 0:
+            found.append(self.make("conserved", part, "momentum", terms, factor=text, rate="0",
+                                   law=rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, c\rangle\bigr) = 0"))
+        pull = "" if lam == 0 else rf" + {sp.latex((2 if quadratic else 1) * lam)}\,Q" if lam is not None else r" + \langle\rho, X\rangle"
+        status = "driven" if quadratic or lam is None else "decays"
+        source = r"\langle \dot\theta, S\dot\theta\rangle" if quadratic else "0"
+        found.append(self.make(status, part, "moment", terms, law=rf"\ddot Q{friction}{pull} = {source}",
+                               reason=reasons.DRIVEN if quadratic else ""))
+        return found
+
+    # --- preconditioners made from past gradients ---------------------------------------------------------------------
+    def history(self) -> ConservedQuantity:
+        averaged = any(w.averaged for w in self.local.values())
+        constant = not self.nonlinear and all(m.kind in ADDITIVE for m in self.symmetry.moves)
+        decayed = any(w.rho != 0 for w in self.local.values())
+        law = r"\dot Q = -\textstyle\sum_i (N_i - c)\, m_i X_i(\theta) \;\text{for every } c" if not averaged else (
+            r"\dot Q = -\textstyle\sum_i N_i m_i X_i(\theta),\; m \text{ the averaged gradient}")
+        if decayed:
+            law += r" - \langle \lambda\theta, X(\theta)\rangle"
+        keeps = constant or not averaged
+        constraint = r"\langle N^{-1}(\dot\theta + \lambda\theta), X_a(\theta)\rangle = 0" if keeps and decayed else (
+            r"\langle N^{-1}\dot\theta, X_a(\theta)\rangle = 0" if keeps else "")
+        return self.none(reasons.history(averaged, constant), constraint, law)
+
+
+def _rate(term: Term, w: Local, clock: sp.Expr) -> sp.Expr | None:
+    """k with <rho, X> = k Q for one term, or None when rho is not of that form."""
+    kind = term.move.kind
+    if kind not in (*LINEAR, *ADDITIVE):
+        return None
+    x = sp.Symbol("x")
+    q = sp.sympify(term.potential).subs(x, THETA) if term.potential else (THETA**2 / 2 if kind in LINEAR else THETA) * term_weight(w, clock)
+    push = w.rho * (THETA if kind in LINEAR else 1)
+    ratio = sp.simplify(push * clock / q)
+    return None if ratio.has(THETA) else sp.nsimplify(ratio)
+
+
+def term_weight(w: Local, clock: sp.Expr) -> sp.Expr:
+    """clock / P, exact."""
+    return clock / w.precondition

@@ -1,0 +1,131 @@
+"""Values of conserved quantities from numpy arrays or torch tensors, by the same code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy as sp
+
+from symdisc.conserved.algebra import project
+from symdisc.conserved.expressions import parse_scalar
+from symdisc.conserved.pairing import block_rows, pairing, unit_rows
+from symdisc.errors import BadInput
+
+if TYPE_CHECKING:
+    from symdisc.conserved.quantity import ConservedQuantity, Term
+
+__all__ = ["evaluate", "moment", "residual", "scalar_function"]
+
+Array = Any
+
+
+def evaluate(q: ConservedQuantity, params: Mapping[str, Array], velocity: Mapping[str, Array] | None, time: float) -> Array:
+    """See ConservedQuantity.evaluate."""
+    for name in q.parameters:
+        if name not in params:
+            raise BadInput(f"{q.name} needs the parameter {name}, which was not given")
+    if q.form == "span":
+        return _span_projector(q, params)
+    if q.form == "plane":
+        return _plane(q, params)
+    if q.form == "momentum":
+        if velocity is None:
+            raise BadInput(f"{q.name} under {q.flow} is a quantity of phase space: give velocity as well")
+        factor = float(sp.lambdify(sp.Symbol("t"), parse_scalar(q.factor, {"t": sp.Symbol("t")}), "math")(time))
+        mu = sum(_pair(q, t, velocity[t.move.parameter], params) * t.weight for t in q.terms)
+        return project(q.part, mu, q.zero_sum) * factor
+    return project(q.part, sum(moment(q, t, params) for t in q.terms), q.zero_sum)
+
+
+def _pair(q: ConservedQuantity, term: Term, x: Array, params: Mapping[str, Array]) -> Array:
+    return pairing(term.move, x, params[term.move.parameter], params, q.symmetry.shape)
+
+
+def moment(q: ConservedQuantity, term: Term, params: Mapping[str, Array]) -> Array:
+    """weight * integral of <X_a(s theta), theta> ds from 0 to 1, as an array over the algebra.
+
+    For fields that are affine in the parameter this is the mean of the values at both ends of the ray.
+    """
+    move, y = term.move, params[term.move.parameter]
+    if term.potential:
+        return _potential(q, term, y)
+    here = pairing(move, y, y, params, q.symmetry.shape)
+    if move.kind in ("matmul", "scale"):
+        return here * (0.5 * term.weight)
+    if move.kind in ("add", "outer", "outer_bias"):
+        return here * term.weight
+    return (here + pairing(move, y, y * 0, params, q.symmetry.shape)) * (0.5 * term.weight)
+
+
+def _potential(q: ConservedQuantity, term: Term, y: Array) -> Array:
+    move = term.move
+    value = scalar_function(term.potential)(y)
+    if move.kind == "matmul":
+        d = block_rows(move, value).sum(-1) * (term.weight if move.rep == "g" else -term.weight)
+        return d[..., None] * np.eye(q.symmetry.shape[-1]) if isinstance(d, np.ndarray) else _diag(d)
+    if move.kind == "scale":
+        return (unit_rows(move, value).sum(-1) * (move.power * term.weight)).reshape(q.symmetry.shape)
+    return pairing(move, value, value, {}, q.symmetry.shape) * term.weight
+
+
+def _diag(d: Array) -> Array:
+    return sys.modules["torch"].diag_embed(d)
+
+
+@lru_cache(maxsize=None)
+def scalar_function(text: str):  # type: ignore[no-untyped-def]
+    """A formula in x as a function of numpy arrays or torch tensors."""
+    x = sp.Symbol("x", real=True)
+    expression = parse_scalar(text, {"x": x})
+    names = {node.func.__name__ for node in sp.preorder_traversal(expression) if isinstance(node, sp.Function)}
+
+    def call(value: Array) -> Array:
+        library = np if isinstance(value, (np.ndarray, float)) else sys.modules["torch"]
+        table = {n: getattr(library, {"Abs": "abs"}.get(n, n)) for n in names}
+        return sp.lambdify(x, expression, [table])(value)
+
+    return call
+
+
+def residual(q: ConservedQuantity, params: Mapping[str, Array], gradient: Mapping[str, Array]) -> Array:
+    """See ConservedQuantity.residual; a parameter without gradient counts as zero."""
+    total: Array = 0.0
+    for move in q.symmetry.moves:
+        x = gradient.get(move.parameter)
+        if x is not None:
+            total = total + pairing(move, x, params[move.parameter], params, q.symmetry.shape)
+    return total
+
+
+def columns(q: ConservedQuantity, params: Mapping[str, Array]) -> Array:
+    """All columns that the group turns, [blocks, size, columns]."""
+    parts = [block_rows(t.move, params[t.move.parameter]) for t in q.terms]
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts, axis=-1)
+    return sys.modules["torch"].cat(parts, dim=-1)
+
+
+def _span_projector(q: ConservedQuantity, params: Mapping[str, Array]) -> Array:
+    x = columns(q, params)
+    if q.part == "skew fixing 1":
+        x = x - x.mean(-2)[..., None, :]
+    library = np if isinstance(x, np.ndarray) else sys.modules["torch"]
+    return x @ library.linalg.inv(x.swapaxes(-1, -2) @ x) @ x.swapaxes(-1, -2)
+
+
+def _plane(q: ConservedQuantity, params: Mapping[str, Array]) -> Array:
+    """A function of two entries per block; entries come in the order of the terms."""
+    rows = [block_rows(t.move, params[t.move.parameter])[..., 0] if t.move.kind == "matmul"
+            else unit_rows(t.move, params[t.move.parameter]) for t in q.terms]
+    x, y = (rows[0][..., 0], rows[0][..., 1]) if rows[0].shape[-1] == 2 else (rows[0][..., 0], rows[1][..., 0])
+    library = np if isinstance(x, np.ndarray) else sys.modules["torch"]
+    if q.formula == "atan2(y, x)":
+        return library.arctan2(y, x)
+    a, b = sp.symbols("x y", positive=True)
+    expression = parse_scalar(q.formula, {"x": a, "y": b})
+    table = {"log": library.log, "atan": library.arctan}
+    return sp.lambdify((a, b), expression, [table])(x, y)

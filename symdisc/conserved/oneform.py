@@ -1,0 +1,205 @@
+"""One-forms of generators, exactly, on a miniature: closed? an integrating factor? a potential?
+
+The form of a generator is omega_a = <X_a(theta), d theta>. It has a potential where d omega = 0, a potential after
+multiplication by an integrating factor where omega ^ d omega = 0 (Frobenius), and is of contact type otherwise.
+
+The miniature keeps at most two positions of every axis that the moves touch and two of all other axes together. It is the
+restriction of the form to a coordinate subspace, and restrictions of integrable forms are integrable, so a "no" found on the
+miniature is a "no" for the network. A potential is only claimed where the miniature is the whole thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from math import prod
+
+import numpy as np
+import sympy as sp
+
+from symdisc.conserved.algebra import EQUATIONS, sums_to_zero
+from symdisc.conserved.pairing import depends_on, pairing
+from symdisc.errors import Undecided
+from symdisc.moves import Index, Move
+
+__all__ = ["FormVerdict", "Miniature", "analyse", "miniature", "planar_potential"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """Coordinates (trained entries that occur), algebra unknowns and the components X_i, linear in the unknowns."""
+
+    coordinates: tuple[sp.Symbol, ...]
+    unknowns: tuple[sp.Symbol, ...]
+    field: tuple[sp.Expr, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FormVerdict:
+    """``closed``: dimension of the closed part of the algebra on the miniature; ``integrable``: Frobenius for a generic element."""
+
+    closed: int
+    dimension: int
+    integrable: bool
+    witness: str
+
+
+def _axes(moves: Sequence[Move], shapes: Shapes) -> dict[str, list[int]]:
+    """Axes of each parameter that some move, gain or contraction singles out."""
+    used: dict[str, set[int]] = {}
+
+    def note(name: str, axis: int) -> None:
+        used.setdefault(name, set()).add(0 if axis == -1 and len(shapes.get(name, (1,))) <= 1 else axis)
+
+    for move in moves:
+        note(move.parameter, move.axis)
+        if move.kind == "centred":
+            note(move.parameter, move.axis)
+        for name in (move.gain, *move.extra):
+            if name:
+                note(name, 0 if len(shapes.get(name, (1,))) <= 1 else -1)
+        for step in move.through:
+            if step.parameter and step.kind == "dense":
+                note(step.parameter, step.axis)
+                note(step.parameter, step.keep)
+            elif step.parameter:
+                note(step.parameter, -1)
+    return {name: sorted(axes) for name, axes in used.items()}
+
+
+def _mini_shape(name: str, axes: list[int], shapes: Shapes) -> tuple[tuple[int, ...], dict[int, int]]:
+    """The small shape and where each singled-out axis went."""
+    shape = shapes.get(name, (2,))
+    if axes == [-1] or not shape:
+        return (min(2, prod(shape)),), {-1: -1, 0: 0}
+    if -1 in axes:
+        raise Undecided(f"{name} is moved along one axis and as a flat vector; the miniature has no room for both")
+    rest = prod(s for a, s in enumerate(shape) if a not in axes)
+    small = tuple(min(2, shape[a]) for a in axes) + ((min(2, rest),) if rest > 1 else ())
+    return small, {**{a: k for k, a in enumerate(axes)}, -1: -1}
+
+
+def miniature(family: str, shape: tuple[int, ...], moves: Sequence[Move], shapes: Shapes, trained: frozenset[str]) -> Miniature:
+    """The field of a symmetry on small symbolic parameters; constants become distinct numbers."""
+    layout = {name: _mini_shape(name, axes, shapes) for name, axes in _axes(moves, shapes).items()}
+    state, coordinates, names = {}, [], []
+    for k, (name, (small, _)) in enumerate(sorted(layout.items())):
+        if name in trained:
+            symbols = [sp.Symbol(f"p{k}_{e}", positive=True) for e in range(prod(small))]
+            coordinates += symbols
+            names += [name] * len(symbols)
+            state[name] = np.array(symbols, dtype=object).reshape(small)
+        else:
+            # Squares, so that an inverse square root of a running variance stays rational.
+            state[name] = np.array([sp.Integer((e + k + 2) ** 2) for e in range(prod(small))], dtype=object).reshape(small)
+    d = {c: sp.Symbol(f"d{c.name}") for c in coordinates}
+    mu: object = None
+    small_moves = [_shrink(m, layout, shape) for m in moves]
+    array = _algebra_shape(family, shape, small_moves, state)
+    for move in small_moves:
+        y = state[move.parameter]
+        x = np.array([d.get(v, 0) for v in y.ravel()], dtype=object).reshape(y.shape)
+        part = pairing(move, x, y, state, array)
+        mu = part if mu is None else mu + part
+    unknowns, element = _generic(family, array)
+    form = sp.expand(sum(sp.nsimplify(m) * a for m, a in zip(np.ravel(np.asarray(mu, dtype=object)), element, strict=True)))
+    field = tuple(sp.diff(form, d[c]) for c in coordinates)
+    kept = [i for i, f in enumerate(field) if f != 0 or any(g.has(coordinates[i]) for g in field)]
+    return Miniature(tuple(coordinates[i] for i in kept), unknowns, tuple(field[i] for i in kept), tuple(names[i] for i in kept))
+
+
+def _index(n: int, matrix: bool) -> Index:
+    """One copy, one block of n elements (matrix moves, translations) or n units."""
+    return Index.of(np.arange(n).reshape(1, 1, n) if matrix else np.arange(n).reshape(1, n, 1))
+
+
+def _shrink(move: Move, layout: Mapping[str, tuple[tuple[int, ...], dict[int, int]]], shape: tuple[int, ...]) -> Move:
+    small, where = layout[move.parameter]
+    axis = where.get(move.axis, 0) if len(small) > 1 or move.axis != -1 else -1
+    n = small[axis if axis >= 0 else 0]
+    through = []
+    for step in move.through:
+        if step.parameter:
+            s, w = layout[step.parameter]
+            step = replace(step, axis=w.get(step.axis, 0), keep=w.get(step.keep, 0), offset=0.0,
+                           index=_index(s[w[step.axis]] if step.kind == "dense" else s[0], True))
+        through.append(step)
+    scale = move.kind in ("scale", "affine_scale", "recentre", "bn_shift")
+    return replace(move, axis=axis, index=_index(n, not scale), rows=None, offset=0.0, through=tuple(through))
+
+
+def _algebra_shape(family: str, shape: tuple[int, ...], moves: Sequence[Move], state: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    if family in EQUATIONS:
+        return (1, min(2, shape[1]), min(2, shape[1]))
+    first = moves[0]
+    sizes = []
+    for m in moves:
+        p = state[m.parameter]
+        if m.kind in ("outer", "outer_bias"):
+            sizes.append(p.size if m.axis == -1 or m.kind == "outer_bias" else p.size // p.shape[m.axis])
+        elif not m.through:
+            sizes.append(m.index.copies * m.index.blocks * m.index.size)
+    if len(set(sizes)) != 1:
+        raise Undecided(f"the moves of {first.parameter} and its partners do not agree on the size of a small element")
+    return (sizes[0],)
+
+
+def _generic(family: str, array: tuple[int, ...]) -> tuple[tuple[sp.Symbol, ...], list[sp.Expr]]:
+    """Free unknowns and the generic element of the algebra, flat."""
+    n = prod(array)
+    entries = list(sp.symbols(f"a:{n}"))
+    equations: list[sp.Expr] = []
+    if family in EQUATIONS:
+        a = sp.Matrix(array[1], array[2], entries)
+        equations = [e for eq in EQUATIONS[family] for e in eq(a)]
+    elif sums_to_zero(family) and n > 1:
+        equations = [sum(entries)]
+    solution = sp.solve(equations, entries, dict=True)[0] if equations else {}
+    element = [sp.sympify(solution.get(e, e)) for e in entries]
+    free = tuple(e for e in entries if any(x.has(e) for x in element))
+    return free, element
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------------------
+def analyse(mini: Miniature) -> FormVerdict:
+    """Closed part by exact linear algebra; Frobenius at a rational point for a generic element."""
+    curl = {(i, j): sp.together(sp.diff(mini.field[j], mini.coordinates[i]) - sp.diff(mini.field[i], mini.coordinates[j]))
+            for i, j in combinations(range(len(mini.coordinates)), 2)}
+    rows = []
+    for value in curl.values():
+        numerator = sp.expand(sp.fraction(value)[0])
+        for coefficient in sp.Poly(numerator, *mini.coordinates).coeffs() if numerator != 0 else ():
+            rows.append([coefficient.coeff(u) for u in mini.unknowns])
+    rank = sp.Matrix(rows).rank() if rows else 0
+    closed = len(mini.unknowns) - rank
+    point = {c: sp.Rational(k + 2, 2 * k + 3) for k, c in enumerate(mini.coordinates)}
+    point.update({u: sp.Integer(2 * k + 1) for k, u in enumerate(mini.unknowns)})
+    omega = [sp.nsimplify(f.subs(point)) for f in mini.field]
+    d = {ij: sp.nsimplify(v.subs(point)) for ij, v in curl.items()}
+    for i, j, k in combinations(range(len(omega)), 3):
+        value = omega[i] * d[j, k] - omega[j] * d[i, k] + omega[k] * d[i, j]
+        if value != 0:
+            return FormVerdict(closed, len(mini.unknowns), False, f"omega ^ d omega = {value} at a rational point")
+    return FormVerdict(closed, len(mini.unknowns), True, "omega ^ d omega = 0")
+
+
+def planar_potential(x: sp.Symbol, y: sp.Symbol, fx: sp.Expr, fy: sp.Expr) -> sp.Expr | None:
+    """A function with gradient along (fx, fy): tries factors 1, the denominators, 1/(theta.X) and 1/r^2; None when none fits."""
+    denominator = sp.lcm(sp.fraction(sp.together(fx))[1], sp.fraction(sp.together(fy))[1])
+    radial = sp.simplify(x * fx + y * fy)
+    candidates = [sp.Integer(1), denominator, 1 / (x**2 + y**2), 1 / fx if fx != 0 else None, 1 / radial if radial != 0 else None]
+    for factor in candidates:
+        if factor is None:
+            continue
+        a, b = sp.simplify(factor * fx), sp.simplify(factor * fy)
+        if sp.simplify(sp.diff(b, x) - sp.diff(a, y)) != 0:
+            continue
+        first = sp.integrate(a, x)
+        found = sp.simplify(first + sp.integrate(sp.simplify(b - sp.diff(first, y)), y))
+        if not found.has(sp.Integral) and sp.simplify(sp.diff(found, x) - a) == 0 and sp.simplify(sp.diff(found, y) - b) == 0:
+            return found
+    return None

@@ -1,0 +1,181 @@
+"""The generators of moves, paired with a covector: all that gradients, charges and one-forms need of a symmetry.
+
+A symmetry with algebra element ``a`` moves the parameters along X_a(theta), linear in ``a``. Hence the pairing with any
+vector x is <x, X_a(theta)> = <mu(x, theta), a> with an array ``mu`` shaped like ``a``. With x the gradient, mu must vanish;
+with x = theta, half of it is the moment map; with x = d theta it is the one-form of the generator.
+
+Arrays may be numpy (also of sympy objects) or torch tensors: only methods that both have are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from symdisc.errors import BadInput
+from symdisc.moves import Index, Move, Through
+
+__all__ = ["depends_on", "pairing"]
+
+Array = Any
+
+
+def depends_on(move: Move) -> tuple[str, ...]:
+    """Other parameters and buffers whose values the generator of a move reads."""
+    names = [move.gain, *(t.parameter for t in move.through), *move.extra]
+    return tuple(dict.fromkeys(n for n in names if n))
+
+
+def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+    """mu with <x, X_a(y)> = <mu, a> for the algebra arrays ``a`` of ``shape``; ``x``, ``y`` are shaped as the parameter.
+
+    ``state`` gives the values that ``depends_on`` names. Raises BadInput for moves that have no generator (permutations).
+    """
+    rule = _RULES.get(move.kind)
+    if rule is None:
+        raise BadInput(f"a move of kind {move.kind!r} has no infinitesimal generator; known kinds: {', '.join(_RULES)}")
+    return rule(move, x, y, state).reshape(shape)
+
+
+# --- layout -------------------------------------------------------------------------------------------------------------
+def lay_out(move: Move, x: Array) -> Array:
+    """``x`` with the axis of the move in front and everything else flattened: [axis, rest]."""
+    flat = x.reshape(-1) if move.axis == -1 else x
+    if move.rows is not None:
+        flat = flat[move.rows[0]:move.rows[1]]
+    front = _movedim(flat, (0 if move.axis == -1 else move.axis,), (0,))
+    return front.reshape(front.shape[0], -1)
+
+
+def _movedim(x: Array, source: tuple[int, ...], target: tuple[int, ...]) -> Array:
+    return x.movedim(source, target) if hasattr(x, "movedim") else np.moveaxis(x, source, target)
+
+
+def _span(positions: np.ndarray) -> slice | np.ndarray:
+    """A slice where the positions are consecutive (no index is then sent to a device), else the positions."""
+    flat = positions.reshape(-1)
+    if np.array_equal(flat, np.arange(flat[0], flat[0] + len(flat))):
+        return slice(int(flat[0]), int(flat[0]) + len(flat))
+    return np.array(flat)
+
+
+def block_rows(move: Move, x: Array) -> Array:
+    """Entries of a matrix move as [blocks, size, copies * rest]: the columns that the group multiplies from the left."""
+    p = move.index.positions()
+    copies, blocks, size = p.shape
+    rows = lay_out(move, x)[_span(p)].reshape(copies, blocks, size, -1)
+    return rows.swapaxes(0, 1).swapaxes(1, 2).reshape(blocks, size, -1)
+
+
+def unit_rows(move: Move, x: Array) -> Array:
+    """Entries of a scaling move as [units, copies * rest]."""
+    p = move.index.positions()
+    copies, units = p.shape[0], p.shape[1] * p.shape[2]
+    return lay_out(move, x)[_span(p)].reshape(copies, units, -1).swapaxes(0, 1).reshape(units, -1)
+
+
+def _like(values: np.ndarray | Array, move: Move, x: Array) -> Array:
+    """A vector along the axis of the move, shaped to multiply ``x``."""
+    if move.axis == -1:
+        return values.reshape(x.shape)
+    shape = [1] * len(x.shape)
+    shape[move.axis] = -1
+    return values.reshape(shape)
+
+
+# --- one function per kind ----------------------------------------------------------------------------------------------
+def _matmul(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    left, right = block_rows(move, x), block_rows(move, y)
+    if move.gain is not None:  # X = D a D^-1 y, so <x, X> = <(D x)(D^-1 y)^T, a>
+        p = move.index.positions()
+        copies, blocks, size = p.shape
+        d = (state[move.gain].reshape(-1) + move.offset)[p.reshape(-1)].reshape(copies, blocks, size) ** move.gain_power
+        d = d.swapaxes(0, 1).swapaxes(1, 2)
+        rest = left.shape[-1] // copies
+        left = (left.reshape(blocks, size, copies, rest) * d[..., None]).reshape(blocks, size, -1)
+        right = (right.reshape(blocks, size, copies, rest) / d[..., None]).reshape(blocks, size, -1)
+    if move.rep == "g":
+        return left @ right.swapaxes(-1, -2)
+    return -(right @ left.swapaxes(-1, -2))  # X = -a^T y
+
+
+def _scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    return (unit_rows(move, x) * unit_rows(move, y)).sum(-1) * _number(move.power)
+
+
+def _affine_scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    return _scale(move, x, y + move.offset, state)
+
+
+def _recentre(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    return _scale(move, x, y - state[move.extra[0]].reshape(y.shape), state)
+
+
+def _bn_shift(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    assert move.gain is not None
+    mean, var = (state[n] for n in move.extra)
+    return _scale(move, x, (state[move.gain] * mean * (var + move.offset) ** -0.5).reshape(x.shape), state)
+
+
+def _add(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    rows = lay_out(move, x).sum(-1)
+    p = move.index.positions()
+    total = rows[_span(p)].reshape(p.shape[0], -1).sum(0) * _number(move.power)
+    for step in reversed(move.through):
+        total = _transpose(step, total, state)
+    return total
+
+
+def _transpose(step: Through, u: Array, state: Mapping[str, Array]) -> Array:
+    """The transpose of what a translation passes through."""
+    if step.kind == "scale":
+        return u * _number(step.offset)
+    assert isinstance(step.index, Index)
+    p = step.index.positions()[:, 0, :]
+    weight = state[step.parameter]
+    if step.kind == "gain":
+        return u * (weight.reshape(-1)[p[0]] + step.offset)
+    if step.kind == "rsqrt":
+        return u * (weight.reshape(-1)[p[0]] + step.offset) ** -0.5
+    moved = _movedim(weight, (step.keep, step.axis), (0, 1))
+    matrix = moved.reshape(moved.shape[0], moved.shape[1], -1).sum(-1)
+    back = u @ matrix
+    return back[p.reshape(-1)].reshape(p.shape).sum(0)
+
+
+def _outer(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    if move.axis == -1:
+        return x
+    if move.rows is not None:
+        x = x[move.rows[0]:move.rows[1]]
+    if move.gain is not None:
+        x = x / _like(state[move.gain].reshape(-1) + move.offset, move, x)
+    return x.sum(move.axis)
+
+
+def _outer_bias(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    shift = state[move.extra[0]].reshape(-1)
+    total = shift.sum() if move.gain is None else (shift / state[move.gain].reshape(-1)).sum()
+    return x.reshape(-1) * total * _number(move.power)
+
+
+def _centred(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """X = -(y t) (1/gamma)^T / sum(beta/gamma), contracted along the axis."""
+    beta = state[move.extra[0]].reshape(-1)
+    gain = beta * 0 + 1 if move.gain is None else state[move.gain].reshape(-1)
+    seen = (x * _like(1 / gain, move, x)).sum(move.axis)
+    rows = lay_out(move, y)
+    return -(rows @ seen.reshape(-1)) / (beta / gain).sum()
+
+
+def _number(value: float) -> float | int:
+    """Integers stay integers, so that symbolic arrays stay exact."""
+    return int(value) if value == int(value) else value
+
+
+_RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = {
+    "matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
+    "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
+}

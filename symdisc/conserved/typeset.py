@@ -1,0 +1,165 @@
+"""Conserved quantities as sympy expressions and as LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+import sympy as sp
+
+from symdisc.conserved.expressions import parse_scalar
+
+if TYPE_CHECKING:
+    from symdisc.conserved.quantity import ConservedQuantity, Term
+
+__all__ = ["constraint_latex", "expression", "latex", "tex_name"]
+
+
+def tex_name(name: str) -> str:
+    """A parameter name in typewriter, underscores escaped."""
+    return rf"\texttt{{{name.replace('_', chr(92) + '_')}}}"
+
+
+def _unfolded(term: Term, blocks: int) -> tuple[sp.MatrixExpr, str]:
+    """The columns that the group multiplies, as a matrix expression [size, columns], and their LaTeX name.
+
+    A matrix that is moved as a whole is itself or its transpose; otherwise the symbol stands for the unfolding of one block.
+    """
+    move = term.move
+    size = move.index.size
+    rest = prod(term.shape) // (term.shape[move.axis] if move.axis != -1 else prod(term.shape))
+    whole = blocks == 1 and move.index.copies == 1 and move.rows is None and len(term.shape) <= 2 and move.axis in (0, 1)
+    if whole and (term.shape[move.axis] == size):
+        symbol = sp.MatrixSymbol(move.parameter, term.shape[0], term.shape[1] if len(term.shape) == 2 else 1)
+        return (symbol if move.axis == 0 else symbol.T), tex_name(move.parameter)
+    label = f"{move.parameter}[{move.axis}]"
+    upper = rf"{tex_name(move.parameter)}_{{({move.axis})}}" + ("^{(b)}" if blocks > 1 else "")
+    return sp.MatrixSymbol(label, size, move.index.copies * max(rest, 1)), upper
+
+
+def _terms_of_matrices(q: ConservedQuantity) -> tuple[sp.MatrixExpr, dict[sp.Basic, str]]:
+    total, names = None, {}
+    for term in q.terms:
+        w, label = _unfolded(term, q.symmetry.shape[0])
+        names[w.args[0] if w.is_Transpose else w] = label
+        coefficient = sp.nsimplify(term.weight) * (1 if term.move.rep == "g" else -1) / 2
+        part = coefficient * w * w.T
+        total = part if total is None else total + part
+    return total, names
+
+
+def _count(term: Term) -> int:
+    """Entries of one unit (or of one component of a translation)."""
+    move = term.move
+    if move.axis == -1:
+        return move.index.copies
+    rest = prod(term.shape) // term.shape[move.axis]
+    return (term.shape[move.axis] if move.kind == "outer" else move.index.copies * rest)
+
+
+def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]:
+    k, x = sp.Symbol("k", integer=True, positive=True), sp.Symbol("x", real=True)
+    total, names = sp.Integer(0), {}
+    for term in q.terms:
+        move = term.move
+        base = sp.IndexedBase(sp.Symbol(move.parameter + ("" if move.axis <= 0 else f"[{move.axis}]"), real=True))
+        names[base.label] = tex_name(move.parameter) + ("" if move.axis <= 0 else f"_{{({move.axis})}}")
+        additive = move.kind in ("add", "outer", "outer_bias")
+        shape = parse_scalar(term.potential, {"x": x}) if term.potential else (x if additive else x**2 / 2)
+        if move.kind == "affine_scale":
+            shape = shape + sp.nsimplify(move.offset) * x
+        if move.kind == "recentre":
+            shape = shape - sp.Symbol(move.extra[0]) * x
+            names[sp.Symbol(move.extra[0])] = tex_name(move.extra[0])
+        sign = 1 if move.kind in ("outer", "outer_bias") else sp.nsimplify(move.power)
+        coefficient = sign * sp.nsimplify(term.weight)
+        for step in move.through:
+            coefficient *= sp.nsimplify(step.offset) if step.kind == "scale" else sp.Symbol(f"L[{step.parameter}]")
+        n = _count(term)
+        value = coefficient * shape.subs(x, base[k])
+        total += value.subs(k, 1) if n == 1 else sp.Sum(value, (k, 1, n))
+    return total, names
+
+
+def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
+    if q.form == "plane":
+        x, y = sp.symbols("x y", real=True)
+        value = sp.atan2(y, x) if q.formula == "atan2(y, x)" else parse_scalar(q.formula, {"x": x, "y": y})
+        return value, {}
+    if q.form == "span":
+        columns = sum(t.move.index.copies * (prod(t.shape) // t.shape[max(t.move.axis, 0)]) for t in q.terms)
+        x = sp.MatrixSymbol("X", q.symmetry.shape[1], columns)
+        return x * (x.T * x).inv() * x.T, {}
+    if q.form == "momentum":
+        return _momentum(q)
+    matrix = len(q.symmetry.shape) == 3 and all(t.move.kind == "matmul" for t in q.terms)
+    if not matrix or any(t.potential for t in q.terms):
+        return _terms_of_units(q)
+    total, names = _terms_of_matrices(q)
+    return (sp.Trace(total) if q.part == "scalar" else total), names
+
+
+def _momentum(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
+    factor = parse_scalar(q.factor, {"t": sp.Symbol("t")})
+    names: dict[sp.Basic, str] = {}
+    total = None
+    for term in q.terms:
+        if term.move.kind != "matmul":
+            k = sp.Symbol("k", integer=True, positive=True)
+            base = sp.IndexedBase(sp.Symbol(f"d/dt {term.move.parameter}", real=True))
+            names[base.label] = rf"\dot{{{tex_name(term.move.parameter)}}}"
+            part = sp.Sum(sp.nsimplify(term.weight * term.move.power) * base[k], (k, 1, _count(term)))
+        else:
+            w, label = _unfolded(term, q.symmetry.shape[0])
+            inner = w.args[0] if w.is_Transpose else w
+            v = sp.MatrixSymbol(f"d/dt {inner.name}", *inner.shape)
+            names.update({inner: label, v: rf"\dot{{{label}}}"})
+            dot = v.T if w.is_Transpose else v
+            # g and g^-T turn alike along antisymmetric elements: -(y x^T) has the skew part of x y^T.
+            part = sp.nsimplify(term.weight) / 2 * (dot * w.T - w * dot.T)
+        total = part if total is None else total + part
+    return factor * total, names
+
+
+def expression(q: ConservedQuantity) -> sp.Basic:
+    """The quantity of one block or unit."""
+    return _expression(q)[0]
+
+
+def latex(q: ConservedQuantity) -> str:
+    """Formula and law, or the reason and the constraint that stays."""
+    lines = []
+    if q.form:
+        value, names = _expression(q)
+        blocks = q.symmetry.shape[0] if q.symmetry.shape else 1
+        head = "Q" if blocks == 1 else ("Q_{b}" if len(q.symmetry.shape) == 3 else "Q_{u}")
+        lines.append(f"{head} = {sp.latex(value, symbol_names=names)}" + (f",\\quad {q.law}" if q.law else ""))
+    elif q.law:
+        lines.append(q.law)
+    if q.constraint:
+        lines.append(q.constraint)
+    if not q.form and q.reason:
+        lines.append(rf"\text{{none: {q.reason.replace('_', chr(92) + '_').replace('^', chr(92) + '^{}')}}}")
+    return r" \\ ".join(lines)
+
+
+def constraint_latex(terms: Sequence[Term], part: str, blocks: int) -> str:
+    """<theta', A theta> = 0 for the elements A of ``part`` (the whole of X for moves that are not matrices)."""
+    pieces = []
+    for term in terms:
+        move, weight = term.move, sp.latex(sp.nsimplify(term.weight))
+        scale = "" if term.weight == 1 else f"{weight}\\,"
+        if move.kind != "matmul" or move.gain is not None:
+            return r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a"
+        w, label = _unfolded(term, blocks)
+        dot, flipped = rf"\dot{{{label}}}", w.is_Transpose
+        left, right = (dot, label + r"^{\top}") if not flipped else (dot + r"^{\top}", label)
+        back, front = (label, dot + r"^{\top}") if not flipped else (label + r"^{\top}", dot)
+        if move.rep == "g":
+            pieces.append(f"+ {scale}{left} {right}")
+        else:
+            pieces.append(f"- {scale}{back} {front}")
+    total = " ".join(pieces).removeprefix("+ ")
+    name = {"skew": r"\operatorname{skew}", "skew fixing 1": r"\operatorname{skew}_{\mathbf{1}^{\perp}}"}.get(part, "")
+    return rf"{name}\left({total}\right) = 0"

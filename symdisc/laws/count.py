@@ -1,0 +1,145 @@
+"""``count_laws``: how many independent conservation laws a flow has, and whether the closed forms are all of them.
+
+The number is N - dim Lie(fields) at a generic point (arXiv:2307.00144, Cor. 3.4). Closed-form laws bound dim Lie from above by
+N - rank of their gradients, brackets modulo a prime bound it from below; where the bounds meet, the count is proved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from symdisc.errors import BadInput, NotProved, Undecided
+from symdisc.laws.closed import gradients
+from symdisc.laws.lie import Span, lie_span, random_state
+from symdisc.laws.problem import CountProblem
+from symdisc.laws.residues import PRIMES, matmul, rank
+from symdisc.laws.shapes import problem_of_shape
+
+__all__ = ["Evidence", "LawCount", "count_laws", "problem_of"]
+
+# Eliminations cost N^3; beyond this size they take minutes, and the count of a family is seen at small sizes anyway.
+MAX_STATES = 3000
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a count rests on.
+
+    ``lie_rank`` vectors of the Lie algebra, independent modulo ``primes[-1]``, were found from ``fields`` fields, brackets of
+    up to ``depth`` fields and ``transports`` transports; ``upper_bound`` = states - rank of the laws' gradients. ``proof`` is
+    "bounds meet", "single field" (its Lie algebra is itself) or "none" (the rank stopped growing: a lower bound of dim Lie).
+    """
+
+    problem: str
+    states: int
+    primes: tuple[int, ...]
+    seed: int
+    fields: int
+    depth: int
+    transports: int
+    lie_rank: int
+    upper_bound: int
+    proof: str
+    formulas: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the number of laws is proved."""
+        return self.proof != "none"
+
+    def to_dict(self) -> dict[str, Any]:
+        d = asdict(self)
+        return {**d, "primes": list(self.primes), "formulas": list(self.formulas)}
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Evidence:
+        return cls(**{**d, "primes": tuple(d["primes"]), "formulas": tuple(d["formulas"])})
+
+
+@dataclass(frozen=True)
+class LawCount:
+    """``laws`` = parameters - dim Lie; ``found`` of them in closed form; ``complete``: proved that these are all."""
+
+    laws: int
+    found: int
+    complete: bool
+    parameters: int
+    evidence: Evidence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; ``from_dict`` gives the equal record back."""
+        plain = {"laws": self.laws, "found": self.found, "complete": self.complete, "parameters": self.parameters}
+        return {**plain, "evidence": self.evidence.to_dict()}
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> LawCount:
+        return cls(**{**d, "evidence": Evidence.from_dict(d["evidence"])})
+
+
+@singledispatch
+def problem_of(source: object) -> CountProblem:
+    """What is to be counted for ``source``: a shape (mapping) or a CountProblem; other types register themselves here."""
+    raise BadInput(f"cannot count laws of a {type(source).__name__}: give a shape such as {{'kind': 'relu', 'widths': [3, 4, 2]}}")
+
+
+@problem_of.register
+def _(source: CountProblem) -> CountProblem:
+    return source
+
+
+@problem_of.register(Mapping)
+def _(source: Mapping[str, Any]) -> CountProblem:
+    return problem_of_shape(source)
+
+
+def count_laws(source: object, *, seed: int = 0) -> LawCount:
+    """The independent conservation laws of the flow on ``source``: a shape, a CountProblem, or what ``problem_of`` knows.
+
+    Exact on residues; a run whose bounds do not meet is repeated modulo a second prime and the larger rank is kept.
+    Raises BadInput for a wrong shape, NotProved if a claimed law is not one, Undecided beyond MAX_STATES.
+    """
+    problem = problem_of(source)
+    if problem.states > MAX_STATES:
+        raise Undecided(f"{problem.name} has {problem.states} states, above {MAX_STATES}: count a smaller copy of it")
+    span, found = _attempt(problem, seed, PRIMES[0])
+    used = [PRIMES[0]]
+    if span.rank + found < problem.states and problem.generators != 1:
+        again, found_again = _attempt(problem, seed + 1, PRIMES[1])
+        used.append(PRIMES[1])
+        span, found = max(span, again, key=lambda s: s.rank), max(found, found_again)
+    laws = problem.states - span.rank
+    proof = "bounds meet" if laws == found else "single field" if problem.generators == 1 else "none"
+    evidence = Evidence(
+        problem=problem.name, states=problem.states, primes=tuple(used), seed=seed, fields=span.fields, depth=span.depth,
+        transports=span.transports, lie_rank=span.rank, upper_bound=problem.states - found, proof=proof,
+        formulas=tuple(law.text() for law in problem.laws),
+    )
+    return LawCount(laws, found, laws == found, problem.size, evidence)
+
+
+def _attempt(problem: CountProblem, seed: int, prime: int) -> tuple[Span, int]:
+    """Rank of the Lie algebra and of the laws at one random point modulo one prime; each law is tested on each field."""
+    rng = np.random.default_rng(seed)
+    state, friction = random_state(problem, rng, prime)
+    rows = _law_rows(problem, state, friction, prime)
+    found = rank(rows[1], prime)
+    span = lie_span(problem, state, friction, problem.states - found, rng, prime)
+    bad = np.flatnonzero(matmul(rows[1], span.basis.T, prime).any(axis=1)) if len(rows[1]) else []
+    if len(bad):
+        raise NotProved(f"{problem.name}: the law {rows[0][bad[0]]} is not conserved; check its signs against the metric")
+    return span, found
+
+
+def _law_rows(problem: CountProblem, state: np.ndarray, friction: int, prime: int) -> tuple[list[str], np.ndarray]:
+    d = problem.size
+    momentum = problem.flow == "momentum"
+    theta = problem.split(state[1 : d + 1] if momentum else state)
+    speed = problem.split(state[d + 1 :]) if momentum else None
+    blocks = [gradients(law, theta, prime, speed, friction) for law in problem.laws]
+    names = [law.text() for law, block in zip(problem.laws, blocks, strict=True) for _ in block]
+    return names, np.concatenate([np.zeros((0, problem.states), np.int64), *blocks])
