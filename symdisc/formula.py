@@ -1,0 +1,374 @@
+"""Formulas, text to sympy and back, by a whitelisted parser: nothing is ever evaluated as Python.
+
+A scalar formula is an expression in named variables (``x*tanh(x)``). An indexed formula is a sequence of assignments
+(``m = mean(j, x[j]); y[i] = x[i] - m``) that becomes scalar expressions once every index has a size.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import sympy as sp
+
+from symdisc.errors import FormulaError
+
+__all__ = ["CONSTANTS", "FUNCTIONS", "IndexedFormula", "check_expression", "is_indexed", "parse", "parse_indexed", "to_text",
+           "variable"]
+
+# Long enough for every rule, short enough that a hostile text costs nothing.
+MAX_LENGTH, MAX_NODES, MAX_EXPONENT, MAX_DIGITS, MAX_DEPTH = 2000, 600, 64, 40, 60
+MAX_BITS = 4096
+MAX_EXPANDED = 20_000  # scalar expressions made from one indexed formula
+
+
+def _gelu_tanh(x: sp.Expr) -> sp.Expr:
+    return x * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (x + sp.Rational(44715, 10**6) * x**3))) / 2
+
+
+FUNCTIONS: dict[str, Callable[..., sp.Expr]] = {
+    "exp": sp.exp, "log": sp.log, "ln": sp.log, "sqrt": sp.sqrt, "expm1": lambda u: sp.exp(u) - 1,
+    "log1p": lambda u: sp.log(1 + u), "rsqrt": lambda u: 1 / sp.sqrt(u),
+    "sin": sp.sin, "cos": sp.cos, "tan": sp.tan, "asin": sp.asin, "acos": sp.acos, "atan": sp.atan, "arctan": sp.atan,
+    "sinh": sp.sinh, "cosh": sp.cosh, "tanh": sp.tanh, "asinh": sp.asinh, "acosh": sp.acosh, "atanh": sp.atanh,
+    "arcsinh": sp.asinh, "arctanh": sp.atanh, "sech": lambda u: 1 / sp.cosh(u),
+    "erf": sp.erf, "erfc": lambda u: 1 - sp.erf(u), "abs": sp.Abs, "Abs": sp.Abs, "sign": sp.sign,
+    "max": sp.Max, "Max": sp.Max, "min": sp.Min, "Min": sp.Min,
+    "relu": lambda u: sp.Max(u, 0), "sigmoid": lambda u: 1 / (1 + sp.exp(-u)), "silu": lambda u: u / (1 + sp.exp(-u)),
+    "softplus": lambda u: sp.log(1 + sp.exp(u)), "gelu": lambda u: u * (1 + sp.erf(u / sp.sqrt(2))) / 2,
+    "gelu_tanh": _gelu_tanh, "mish": lambda u: u * sp.tanh(sp.log(1 + sp.exp(u))),
+    "clamp": lambda u, a, b: sp.Min(sp.Max(u, a), b),
+}
+CONSTANTS: dict[str, sp.Expr] = {"pi": sp.pi, "E": sp.E}
+_ARITY = {"max": (2, 8), "Max": (2, 8), "min": (2, 8), "Min": (2, 8), "clamp": (3, 3)}
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b,
+}
+_RELATIONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {ast.Lt: sp.Lt, ast.LtE: sp.Le, ast.Gt: sp.Gt, ast.GtE: sp.Ge}
+_RESERVED = {"sum", "mean", "where", "Piecewise"}
+
+
+def variable(name: str) -> sp.Symbol:
+    """The real variable of that name."""
+    return sp.Symbol(name, real=True)
+
+
+def parse(text: str) -> sp.Expr:
+    """A scalar formula, text to sympy; numbers become exact rationals, names become real variables.
+
+    Raises FormulaError for anything outside the grammar (``rules/README.md``).
+    """
+    return _finished(_Builder({}).expression(_tree(text, "eval").body), text)
+
+
+def _finished(expr: Any, text: str) -> sp.Expr:
+    expr = sp.sympify(expr)
+    if not isinstance(expr, sp.Expr) or expr.has(sp.nan, sp.zoo, sp.oo, -sp.oo, sp.I):
+        raise FormulaError(f"the formula {_short(text)} has no real finite value")
+    return expr
+
+
+def is_indexed(text: str) -> bool:
+    """The text is an indexed formula (assignments or subscripts), not a scalar one."""
+    return "[" in text or "=" in text.replace("<=", "").replace(">=", "")
+
+
+def parse_indexed(text: str) -> IndexedFormula:
+    """An indexed formula: assignments separated by ``;``, the last one the result. Raises FormulaError."""
+    tree = _tree(text, "exec")
+    steps = []
+    for statement in tree.body:
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            raise FormulaError(f"an indexed formula is written y[i] = ...; not {_short(text)}")
+        name, indices = _target(statement.targets[0], text)
+        steps.append(Step(name, indices, statement.value))
+    return IndexedFormula(text, tuple(steps))
+
+
+def _target(node: ast.expr, text: str) -> tuple[str, tuple[str, ...]]:
+    if isinstance(node, ast.Name):
+        return node.id, ()
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if all(isinstance(p, ast.Name) for p in parts):
+            return node.value.id, tuple(p.id for p in parts if isinstance(p, ast.Name))
+    raise FormulaError(f"the left side of {_short(text)} must be a name with index names, such as y[i]")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One assignment ``name[indices] = value``."""
+
+    name: str
+    indices: tuple[str, ...]
+    value: ast.expr
+
+
+@dataclass(frozen=True)
+class IndexedFormula:
+    """Assignments in order; the last one is the result."""
+
+    text: str
+    steps: tuple[Step, ...]
+
+    @property
+    def result(self) -> Step:
+        return self.steps[-1]
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Every free name: inputs, symbols; without indices, steps and functions."""
+        bound = {s.name for s in self.steps} | self.indices | set(FUNCTIONS) | set(CONSTANTS) | _RESERVED
+        return frozenset(n.id for s in self.steps for n in ast.walk(s.value) if isinstance(n, ast.Name)) - bound
+
+    @cached_property
+    def indices(self) -> frozenset[str]:
+        """Index names: those on left sides and those summed over."""
+        found = {i for s in self.steps for i in s.indices}
+        for step in self.steps:
+            for node in ast.walk(step.value):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("sum", "mean"):
+                    found |= {a.id for a in node.args[:-1] if isinstance(a, ast.Name)}
+        return frozenset(found)
+
+    def expand(self, sizes: Mapping[str, int], inputs: Mapping[str, Mapping[tuple[int, ...], sp.Expr]],
+               symbols: Mapping[str, sp.Expr] | None = None) -> dict[tuple[int, ...], sp.Expr]:
+        """The result, entry by entry, with every index at its size and every input entry given."""
+        missing = self.indices - set(sizes)
+        if missing:
+            raise FormulaError(f"index {sorted(missing)[0]!r} of {_short(self.text)} has no size")
+        tables: dict[str, Mapping[tuple[int, ...], sp.Expr]] = dict(inputs)
+        for name, value in (symbols or {}).items():
+            tables[name] = {(): value}
+        for step in self.steps:
+            builder = _Builder(tables, sizes)
+            tables[step.name] = {at: _finished(builder.at(dict(zip(step.indices, at, strict=True)), step.value), self.text)
+                                 for at in _positions(step.indices, sizes)}
+        return dict(tables[self.result.name])
+
+
+def _positions(indices: tuple[str, ...], sizes: Mapping[str, int]) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*(range(sizes[i]) for i in indices))
+
+
+class _Builder:
+    """Syntax tree to sympy. With tables: subscripts and bare names are looked up; without: names are variables."""
+
+    def __init__(self, tables: Mapping[str, Mapping[tuple[int, ...], sp.Expr]], sizes: Mapping[str, int] | None = None) -> None:
+        self.tables, self.sizes, self.env = tables, sizes, {}  # type: ignore[var-annotated]
+        self.count = 0
+
+    def at(self, env: dict[str, int], node: ast.expr) -> Any:
+        outer, self.env = self.env, {**self.env, **env}
+        try:
+            return self.expression(node)
+        finally:
+            self.env = outer
+
+    def expression(self, node: ast.expr) -> Any:
+        self.count += 1
+        if self.count > MAX_EXPANDED * 50:
+            raise FormulaError("a formula becomes too large at these sizes; take smaller sizes")
+        method = getattr(self, f"_{type(node).__name__.lower()}", None)
+        if method is None:
+            raise FormulaError(f"a formula cannot contain {_describe(node)}; see rules/README.md for the grammar")
+        return method(node)
+
+    def _constant(self, node: ast.Constant) -> sp.Expr:
+        if isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
+            raise FormulaError(f"a formula cannot contain the constant {_short(repr(node.value))}")
+        return _number(node.value)
+
+    def _name(self, node: ast.Name) -> sp.Expr:
+        if node.id in self.env:
+            return sp.Integer(self.env[node.id])
+        if node.id in self.tables and () in self.tables[node.id]:
+            return self.tables[node.id][()]
+        if node.id in CONSTANTS:
+            return CONSTANTS[node.id]
+        if node.id in FUNCTIONS or node.id in _RESERVED:
+            raise FormulaError(f"{node.id} is a function; write {node.id}(x)")
+        if self.sizes is not None:
+            raise FormulaError(f"{node.id!r} is not declared: it is no input, no symbol and no index")
+        if node.id.startswith("_") or not node.id.isidentifier() or not node.id.isascii():
+            raise FormulaError(f"{_short(node.id)} is not a variable name of a formula")
+        return variable(node.id)
+
+    def _binop(self, node: ast.BinOp) -> sp.Expr:
+        left, right = self.expression(node.left), self.expression(node.right)
+        if isinstance(node.op, ast.Pow):
+            return _power(left, right)
+        if type(node.op) not in _OPERATORS:
+            raise FormulaError(f"a formula cannot contain the operator {type(node.op).__name__}")
+        if isinstance(node.op, ast.Div) and right == 0:
+            raise FormulaError("a formula divides by zero")
+        return _OPERATORS[type(node.op)](left, right)
+
+    def _unaryop(self, node: ast.UnaryOp) -> sp.Expr:
+        if not isinstance(node.op, (ast.UAdd, ast.USub)):
+            raise FormulaError(f"a formula cannot contain the operator {type(node.op).__name__}")
+        value = self.expression(node.operand)
+        return -value if isinstance(node.op, ast.USub) else value
+
+    def _compare(self, node: ast.Compare) -> Any:
+        if len(node.ops) != 1 or type(node.ops[0]) not in _RELATIONS:
+            raise FormulaError("a condition compares two expressions by <, <=, > or >=")
+        return _RELATIONS[type(node.ops[0])](self.expression(node.left), self.expression(node.comparators[0]))
+
+    def _subscript(self, node: ast.Subscript) -> sp.Expr:
+        if self.sizes is None or not isinstance(node.value, ast.Name) or node.value.id not in self.tables:
+            raise FormulaError(f"{ast.unparse(node)} is not an entry of an input or of an earlier step")
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        at = tuple(int(v) if (v := self.expression(p)).is_Integer else -1 for p in parts)
+        table = self.tables[node.value.id]
+        if at not in table:
+            raise FormulaError(f"{ast.unparse(node)} is outside {node.value.id} at {at}")
+        return table[at]
+
+    def _call(self, node: ast.Call) -> Any:
+        if not isinstance(node.func, ast.Name) or node.keywords:
+            raise FormulaError(f"a formula cannot call {_short(ast.unparse(node.func))}")
+        name = node.func.id
+        if name in ("sum", "mean"):
+            return self._reduce(name, node.args)
+        if name == "where" and len(node.args) == 3:
+            condition, yes, no = (self.expression(a) for a in node.args)
+            return sp.Piecewise((yes, condition), (no, True))
+        if name not in FUNCTIONS:
+            raise FormulaError(f"unknown function {_short(name)}; known: {', '.join(sorted(FUNCTIONS))}, where, sum, mean")
+        low, high = _ARITY.get(name, (1, 1))
+        if not low <= len(node.args) <= high:
+            raise FormulaError(f"{name} takes {low if low == high else f'{low} to {high}'} argument(s), not {len(node.args)}")
+        return FUNCTIONS[name](*(self.expression(a) for a in node.args))
+
+    def _reduce(self, name: str, args: list[ast.expr]) -> sp.Expr:
+        names = [a.id for a in args[:-1] if isinstance(a, ast.Name)]
+        if self.sizes is None or not names or len(names) != len(args) - 1:
+            raise FormulaError(f"{name} is written {name}(i, expression in i) and needs an indexed formula")
+        values = [self.at(dict(zip(names, at, strict=True)), args[-1]) for at in _positions(tuple(names), self.sizes)]
+        total = sp.Add(*values)
+        return total if name == "sum" else total / len(values)
+
+
+def _number(value: int | float) -> sp.Rational:
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise FormulaError("a number in a formula is too large")
+        exact = Fraction(repr(value))
+        return sp.Rational(exact.numerator, exact.denominator)
+    return sp.Integer(value)
+
+
+def _power(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
+    if exponent.is_number and (not exponent.is_real or abs(exponent) > MAX_EXPONENT):
+        raise FormulaError(f"an exponent of a formula lies between -{MAX_EXPONENT} and {MAX_EXPONENT}")
+    if base == 0 and not exponent.is_positive:
+        raise FormulaError("a formula raises zero to a power that is not positive")
+    if not exponent.is_number and not (base.is_number and base.is_positive):
+        raise FormulaError("a variable exponent needs a positive constant base, such as 2**x; write exp(y*log(x)) otherwise")
+    if base.is_Rational and exponent.is_Rational and _bits(base) * abs(exponent) > MAX_BITS:
+        raise FormulaError("a number in a formula is too large")
+    power = sp.Pow(base, exponent)
+    if isinstance(power, sp.Pow) and power.exp.is_number and abs(power.exp) > MAX_EXPONENT:
+        raise FormulaError(f"an exponent of a formula lies between -{MAX_EXPONENT} and {MAX_EXPONENT}")
+    return power
+
+
+def _bits(number: sp.Rational) -> int:
+    return max(int(number.p).bit_length(), int(number.q).bit_length())
+
+
+def _tree(text: str, mode: str) -> Any:
+    if not isinstance(text, str) or not text.strip():
+        raise FormulaError("an empty formula")
+    if len(text) > MAX_LENGTH:
+        raise FormulaError(f"a formula of {len(text)} characters is too long (at most {MAX_LENGTH})")
+    if any(run.isdigit() and len(run) > MAX_DIGITS for run in _runs(text)):
+        raise FormulaError(f"a number in a formula has at most {MAX_DIGITS} digits")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # python's own remarks on odd literals; the whitelist decides
+            tree = ast.parse(text.strip().replace("^", "**"), mode=mode)
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise FormulaError(f"{_short(text)} is not a formula: {getattr(error, 'msg', error)}") from None
+    if sum(1 for _ in ast.walk(tree)) > MAX_NODES or _depth(tree) > MAX_DEPTH:
+        raise FormulaError(f"the formula {_short(text)} is too large")
+    return tree
+
+
+def _runs(text: str) -> Iterator[str]:
+    return ("".join(g) for _, g in itertools.groupby(text, key=lambda ch: ch.isdigit()))
+
+
+def _depth(tree: ast.AST) -> int:
+    level, depth = [tree], 0
+    while level:
+        level, depth = [c for n in level for c in ast.iter_child_nodes(n)], depth + 1
+    return depth
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return repr(flat if len(flat) <= 60 else flat[:57] + "...")
+
+
+def _describe(node: ast.AST) -> str:
+    kinds = {"Attribute": "an attribute", "Lambda": "a lambda", "ListComp": "a comprehension", "JoinedStr": "a string"}
+    return kinds.get(type(node).__name__, type(node).__name__.lower())
+
+
+_NAMES: dict[Any, str] = {
+    sp.exp: "exp", sp.log: "log", sp.sin: "sin", sp.cos: "cos", sp.tan: "tan", sp.asin: "asin", sp.acos: "acos",
+    sp.atan: "atan", sp.sinh: "sinh", sp.cosh: "cosh", sp.tanh: "tanh", sp.asinh: "asinh", sp.acosh: "acosh",
+    sp.atanh: "atanh", sp.erf: "erf", sp.Abs: "abs", sp.sign: "sign", sp.Max: "max", sp.Min: "min",
+}
+_SIGNS: dict[Any, str] = {sp.StrictLessThan: "<", sp.LessThan: "<=", sp.StrictGreaterThan: ">", sp.GreaterThan: ">="}
+
+
+def to_text(expr: sp.Expr) -> str:
+    """sympy to formula text that ``parse`` reads back to an equal expression. Raises FormulaError outside the grammar."""
+    if isinstance(expr, sp.Symbol):
+        if not str(expr.name).isidentifier() or expr.name in CONSTANTS or expr.name in FUNCTIONS:
+            raise FormulaError(f"{expr.name!r} is not a variable name of a formula")
+        return str(expr.name)
+    if isinstance(expr, sp.Float):
+        return to_text(_number(float(expr)))
+    if isinstance(expr, sp.Rational):
+        return str(expr) if expr.is_Integer and expr >= 0 else f"({expr})"
+    if expr == sp.pi or expr == sp.E:
+        return str(expr)
+    if isinstance(expr, (sp.Add, sp.Mul)):
+        return "(" + (" + " if expr.is_Add else "*").join(to_text(a) for a in expr.args) + ")"
+    if isinstance(expr, sp.Pow):
+        return f"({to_text(expr.base)}**{to_text(expr.exp)})"
+    if type(expr) in _SIGNS:
+        return f"{to_text(expr.args[0])} {_SIGNS[type(expr)]} {to_text(expr.args[1])}"
+    if isinstance(expr, sp.Piecewise):
+        return _where(list(expr.args))
+    if expr.func == sp.erfc:
+        return f"(1 - erf({to_text(expr.args[0])}))"
+    if expr.func == sp.Heaviside:  # its value at 0 does not matter to a symmetry
+        return f"where({to_text(expr.args[0])} > 0, 1, 0)"
+    if expr.func in _NAMES:
+        return f"{_NAMES[expr.func]}({', '.join(to_text(a) for a in expr.args)})"
+    raise FormulaError(f"a formula cannot contain {type(expr).__name__}; known functions: {', '.join(sorted(FUNCTIONS))}")
+
+
+def _where(pairs: list[Any]) -> str:
+    value, condition = pairs[0]
+    if condition == sp.true:
+        return to_text(value)
+    if len(pairs) == 1:
+        raise FormulaError("a Piecewise of a formula needs a last branch with condition True")
+    return f"where({to_text(condition)}, {to_text(value)}, {_where(pairs[1:])})"
+
+
+def check_expression(expr: sp.Expr) -> sp.Expr:
+    """A user's sympy expression, with real variables and exact numbers; raises FormulaError outside the grammar."""
+    return parse(to_text(expr))
