@@ -1,0 +1,172 @@
+"""The action on each parameter as a formula, read off the moves.
+
+theta stands for the parameter, g for the group element (blocks g_1, g_2, ... on the diagonal), c for scales, t and a for
+translations, P for a permutation. W is stored [out, in], so a matrix on axis 1 stands on its right, transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from symdisc.moves import Index, Move, Through
+from symdisc.symmetry import Discrete, Symmetry
+
+__all__ = ["Step", "element", "steps"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One parameter (``part``: the positions that move, as text, when not all) and its map in LaTeX."""
+
+    parameter: str
+    part: str
+    latex: str
+
+
+def steps(symmetry: Symmetry | Discrete, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Step, ...]:
+    """What happens to each parameter, in order of the moves; empty when there are no moves."""
+    single = symmetry.shape in ((), (1,))
+    return tuple(Step(m.parameter, _part(m, shapes.get(m.parameter)), rf"\theta \mapsto {_image(m, single)}")
+                 for m in symmetry.moves)
+
+
+def element(symmetry: Symmetry | Discrete) -> str:
+    """What the group element is, in LaTeX."""
+    s, family = symmetry.shape, symmetry.family
+    if family == "flow":
+        return r"\exp(s X) \;\text{integrated numerically}"
+    if family == "permutation":
+        return rf"P \in S_{{{s[0]}}}"
+    if family == "sign":
+        return rf"\varepsilon \in \{{\pm 1\}}^{{{s[0]}}}" if s else r"\varepsilon = \pm 1"
+    if family == "scale":
+        return r"c > 0" if s == (1,) else rf"c \in \mathbb{{R}}_{{>0}}^{{{s[0]}}},\; D_c = \operatorname{{diag}}(c)"
+    if len(s) == 3 and family in _MATRIX:
+        one = _MATRIX[family].format(n=s[1])
+        if s[0] == 1:
+            return rf"g \in {one}"
+        return rf"g = \operatorname{{diag}}(g_1, \dots, g_{{{s[0]}}}),\; g_b \in {one}"
+    zero = r",\; \textstyle\sum t = 0" if family.endswith("0") else ""
+    letter = "a" if any(m.kind.startswith("outer") for m in symmetry.moves) else "t"
+    power = " \\times ".join(str(k) for k in s if k > 1) or "1"
+    return rf"{letter} \in \mathbb{{R}}^{{{power}}}{zero}"
+
+
+_MATRIX = {"gl": r"\mathrm{{GL}}({n})", "o": r"\mathrm{{SO}}({n})", "o1": r"\mathrm{{SO}}({n}),\; g \mathbf{{1}} = \mathbf{{1}}",
+           "complex": r"\mathbb{{C}}^{{\times}}"}
+
+
+def _part(move: Move, shape: tuple[int, ...] | None) -> str:
+    """Which positions of the axis move: empty when all do (or the shape is not known)."""
+    if move.rows is not None:
+        return f"[{move.rows[0]}:{move.rows[1]}]"
+    if shape is None or move.kind in ("outer_bias", "centred", "bn_shift"):
+        return ""
+    size = 1
+    for s in shape:
+        size *= s
+    size = size if move.axis == -1 else shape[move.axis]
+    where = sorted(set(_positions(move.index)))
+    if len(where) >= size or (move.kind == "outer" and move.axis == -1):
+        return ""
+    before = "" if move.axis < 1 else ":, " * move.axis
+    step = where[1] - where[0] if len(where) > 1 else 1
+    if where == list(range(where[0], where[-1] + 1, step)):
+        inside = f"{where[0]}:{where[-1] + 1}" + (f":{step}" if step > 1 else "")
+        return f"[{before}{inside}]"
+    return f"[{before}{len(where)} of {size}]"
+
+
+def _positions(index: Index) -> list[int]:
+    return [int(p) for p in index.positions().ravel()]
+
+
+def _image(move: Move, single: bool) -> str:
+    """The new value of theta."""
+    if move.kind == "matmul":
+        return _matrix(move)
+    if move.kind == "permute":
+        return {0: r"P \theta", -1: r"P \theta", 1: r"\theta P^{\top}"}.get(move.axis, rf"P \cdot_{{{move.axis}}} \theta")
+    scale = _power("c" if single else "c_u", move.power)
+    if move.kind == "scale":
+        return _scaled(move, single)
+    if move.kind == "affine_scale":
+        return rf"{scale}\, (\theta + {move.offset:g}) - {move.offset:g}"
+    if move.kind == "recentre":
+        centre = rf"\texttt{{{_tex(move.extra[0])}}}"
+        return rf"{centre} + {scale}\, (\theta - {centre})"
+    if move.kind == "bn_shift":
+        mean, var = (rf"\texttt{{{_tex(_leaf(n))}}}" for n in move.extra)
+        return rf"\theta + ({scale} - 1)\, \gamma\, {mean} / \sqrt{{{var} + {move.offset:g}}}"
+    return _shifted(move)
+
+
+def _matrix(move: Move) -> str:
+    """rep on axis 0 stands left; on axis 1 its transpose stands right. With a gain rep is D rep D^-1 or D^-1 rep D."""
+    right = move.axis == 1
+    power = {("g", False): "g", ("g", True): r"g^{\top}", ("g^-T", False): r"g^{-\top}", ("g^-T", True): "g^{-1}"}
+    rep = power[(move.rep, right)]
+    if move.gain is not None:
+        before, after = (r"D_\gamma", r"D_\gamma^{-1}")
+        # (D rep D^-1)^T = D^-1 rep^T D
+        if (move.gain_power > 0) == right:
+            before, after = after, before
+        rep = rf"{before} {rep} {after}"
+    if right:
+        return rf"\theta\, {rep}"
+    return rf"{rep}\, \theta" if move.axis in (0, -1) else rf"{rep} \cdot_{{{move.axis}}} \theta"
+
+
+def _power(base: str, power: float) -> str:
+    return base if power == 1 else rf"{base}^{{{power:g}}}"
+
+
+def _scaled(move: Move, single: bool) -> str:
+    if single:
+        return rf"{_power('c', move.power)}\, \theta"
+    if move.axis == 0:
+        return rf"{_power('D_c', move.power)}\, \theta"
+    if move.axis == 1:
+        return rf"\theta\, {_power('D_c', move.power)}"
+    return rf"{_power('c_u', move.power)}\, \theta_u"
+
+
+def _shifted(move: Move) -> str:
+    """Translations; an unknown kind is named rather than guessed."""
+    sign = "-" if move.power < 0 else "+"
+    size = "" if abs(move.power) == 1 else rf"{abs(move.power):g}\, "
+    if move.kind == "add":
+        chain = r"\, ".join(_through(t) for t in reversed(move.through))
+        return rf"\theta {sign} {size}{chain + chr(92) + ', ' if chain else ''}t"
+    if move.kind == "outer":
+        one = r"\mathbf{1}" if move.gain is None else r"\gamma^{-1}"
+        if move.axis == -1:
+            return r"\theta + a"
+        return rf"\theta + {one} a^{{\top}}" if move.axis == 0 else rf"\theta + a\, {one}^{{\top}}"
+    if move.kind == "outer_bias":
+        total = r"\textstyle\sum \beta" + ("" if move.gain is None else r" / \gamma")
+        return rf"\theta {sign} {size}a {total}"
+    if move.kind == "centred":
+        return r"\theta - \frac{\theta t\, (1/\gamma)^{\top}}{\sum (\beta + t)/\gamma}"
+    return rf"\text{{{_tex(move.kind)}}}(\theta)"
+
+
+def _through(step: Through) -> str:
+    """A linear map that a translation passes."""
+    if step.kind == "scale":
+        return f"{step.offset:g}"
+    name = rf"\texttt{{{_tex(step.parameter)}}}"
+    if step.kind == "dense":
+        return name if step.keep < step.axis else rf"{name}^{{\top}}"
+    if step.kind == "gain":
+        return rf"\operatorname{{diag}}({name}{f' + {step.offset:g}' if step.offset else ''})"
+    return rf"\operatorname{{diag}}({name} + {step.offset:g})^{{-1/2}}"
+
+
+def _leaf(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _tex(name: str) -> str:
+    return name.replace("_", r"\_")

@@ -1,0 +1,120 @@
+"""LaTeX that any stock LaTeX takes: text escaped, formulas in a normal form that can be broken into lines."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from symdisc.report.tex import Accent, Atom, Break, Fence, Frac, Matrix, Root, Script, Seq, Text, Tree, parse
+
+__all__ = ["escape", "from_latex", "inline", "name", "show"]
+
+LONG = 60  # characters from which a pair of brackets may be broken, so it must not be \left..\right
+
+_ESCAPES = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+            "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", '"': "''", "\n": " ",
+            "\t": " ", "–": "--", "—": "---", "…": r"\dots{}", "×": r"$\times$", "·": r"$\cdot$", "∈": r"$\in$", "−": "$-$",
+            "≤": r"$\le$", "≥": r"$\ge$", "≠": r"$\ne$", "→": r"$\to$", "↦": r"$\mapsto$", "‘": "`", "’": "'", "“": "``", "”": "''",
+            "½": r"$\frac12$", "⊕": r"$\oplus$", "\u00a0": "~", "²": r"$^2$", "√": r"$\surd$", "∞": r"$\infty$", "≈": r"$\approx$"}
+_GREEK = dict(zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
+                  "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+                  "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), strict=True))
+_ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u0304": "=", "\u0307": ".", "\u030c": "v ",
+            "\u0327": "c ", "\u0306": "u ", "\u030b": "H ", "\u030a": "r "}
+
+
+def escape(text: str) -> str:
+    """Any text as LaTeX text; a character that stock fonts lack is written as its code point."""
+    return "".join(_character(c) for c in text)
+
+
+def _character(c: str) -> str:
+    if c in _ESCAPES:
+        return _ESCAPES[c]
+    if c in _GREEK:
+        return rf"$\{_GREEK[c]}$"
+    if " " <= c <= "~":
+        return c
+    parts = unicodedata.normalize("NFD", c)
+    if len(parts) == 2 and parts[0].isascii() and parts[1] in _ACCENTS:
+        return rf"\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
+    return rf"\texttt{{U+{ord(c):04X}}}"
+
+
+def name(text: str) -> str:
+    """A parameter or module name in typewriter, which may be broken after dots and underscores."""
+    broken = escape(text).replace(".", r".\allowbreak{}").replace(r"\_", r"\_\allowbreak{}")
+    return rf"\texttt{{{broken}}}"
+
+
+def inline(tree: Tree) -> list[str]:
+    """One ``$...$`` per line of the formula; long ones can be broken at commas, sums and relations."""
+    items = tree.items if isinstance(tree, Seq) else (tree,)
+    lines: list[list[Tree]] = [[]]
+    for item in items:
+        if isinstance(item, Break):
+            lines.append([])
+        else:
+            lines[-1].append(item)
+    return [_line(line) for line in lines if line]
+
+
+def _line(line: list[Tree]) -> str:
+    """A line of words only is text, so that it can be broken."""
+    if len(line) == 1 and isinstance(line[0], Text) and line[0].style == "text":
+        return escape(line[0].string)
+    return f"${show(Seq(tuple(line)))}$"
+
+
+def show(node: Tree) -> str:
+    """LaTeX of a tree in normal form: every argument in braces, so that no script meets a second one."""
+    if isinstance(node, Atom):
+        broken = r" \allowbreak" if node.kind == "punctuation" and node.char in ",;" else ""
+        return node.tex + broken + (" " if node.tex[-1].isalpha() or broken else "")
+    if isinstance(node, Text):
+        return _text(node)
+    if isinstance(node, Seq):
+        return "".join(show(i) for i in node.items)
+    if isinstance(node, Script):
+        base = show(node.base)
+        simple = isinstance(node.base, (Atom, Text))
+        sub = "" if node.sub is None else f"_{{{show(node.sub)}}}"
+        sup = "" if node.sup is None else f"^{{{show(node.sup)}}}"
+        return (base.rstrip() if simple else f"{{{base}}}") + sub + sup
+    if isinstance(node, Frac):
+        return rf"\tfrac{{{show(node.top)}}}{{{show(node.bottom)}}}"
+    if isinstance(node, Root):
+        return rf"\sqrt{{{show(node.body)}}}"
+    if isinstance(node, Accent):
+        return rf"\{node.mark}{{{show(node.body)}}}"
+    if isinstance(node, Fence):
+        return _fence(node)
+    if isinstance(node, Matrix):
+        return _matrix(node)
+    assert isinstance(node, Break)
+    return r"\\ "
+
+
+def _text(node: Text) -> str:
+    if node.style in ("texttt", "text", "textbf", "textit"):
+        return rf"\{node.style}{{{escape(node.string)}}}"
+    return rf"\{node.style}{{{escape(node.string).replace('$', '')}}}"  # these stay in mathematics
+
+
+def _fence(node: Fence) -> str:
+    body = show(node.body)
+    if isinstance(node.body, Frac) and body in (r"\tfrac{1}{2}", r"\tfrac{1}{4}"):
+        return body
+    if len(body) > LONG and node.left and node.right:
+        return f"{node.left} {body}{node.right} "
+    return rf"\left{node.left or '.'} {body}\right{node.right or '.'} "
+
+
+def _matrix(node: Matrix) -> str:
+    rows = r" \\ ".join(" & ".join(show(c) for c in row) for row in node.rows)
+    name = node.name if node.name != "array" else "matrix"
+    return rf"\begin{{{name}}}{rows}\end{{{name}}}"
+
+
+def from_latex(source: str) -> list[str]:
+    """``inline`` of a formula given as text."""
+    return inline(parse(source))
