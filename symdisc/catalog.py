@@ -49,6 +49,7 @@ class Catalog:
     model: Any = field(default=None, compare=False, repr=False)
     example: Any = field(default=None, compare=False, repr=False)
     kwargs: Any = field(default=None, compare=False, repr=False)
+    captured: Any = field(default=None, compare=False, repr=False)
 
     # --- numbers ------------------------------------------------------------------------------------------------------
     @property
@@ -79,7 +80,7 @@ class Catalog:
         """A random group element: one factor per symmetry, condition numbers at most exp(2 scale)."""
         if scale < 0:
             raise BadInput(f"scale must not be negative, got {scale}")
-        return sample_element(self.symmetries, self.discrete, seed, scale, discrete)
+        return sample_element(self.symmetries, self.discrete, seed, scale, discrete, flows=self.captured is not None)
 
     def inverse(self, g: Element) -> Element:
         """The element that undoes ``g``."""

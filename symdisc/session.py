@@ -36,7 +36,8 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
     with clock("capture"):
         captured = capture(model, tuple(example_inputs), kwargs)
     catalog = discover_captured(captured, type(model).__name__, clock, solve)
-    return catalog.replace(model=model, example=tuple(example_inputs), kwargs=kwargs, timings=dict(clock.seconds))
+    return catalog.replace(model=model, example=tuple(example_inputs), kwargs=kwargs, captured=captured,
+                           timings=dict(clock.seconds))
 
 
 def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool | None = None) -> Catalog:

@@ -59,7 +59,7 @@ def apply_element(cat: Catalog, state: Mapping[str, Tensor], g: Element) -> dict
     with torch.no_grad():
         for factor in g.factors:
             if factor.kind == "flow":
-                from symdisc.torchside.remainder import run_flow
+                from symdisc.torchside.flow import run_flow
 
                 new = run_flow(cat, factor, work)
             else:

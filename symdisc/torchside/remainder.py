@@ -1,31 +1,34 @@
-"""Named families against the complete solve: the orbit dimension, what the names do not cover, and the certificate."""
+"""Named families against the complete linear system: the orbit dimension, what the names do not cover, and the certificate."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from symdisc.certificate import Certificate
 from symdisc.elements import tangent_arrays
+from symdisc.errors import BadInput, Undecided
+from symdisc.solve import independent_part
 from symdisc.symmetry import Symmetry
+from symdisc.torchside.algebra import Algebra, fibre
 from symdisc.torchside.kernels import run_moves
+from symdisc.torchside.network import ModelFunction, Network
 
 if TYPE_CHECKING:
     from symdisc.archgraph import ArchGraph
     from symdisc.catalog import Catalog
-    from symdisc.certificate import Certificate
-    from symdisc.symmetry import Factor
     from symdisc.torchside.capture import Capture
 
-__all__ = ["certify_model", "complete", "run_flow", "tangents"]
+__all__ = ["certify_model", "complete", "tangents"]
 
 STEP = 1e-4  # of the central difference; its error is below 1e-8 relative, far under the rank cut of 1e-6
 
 
-def tangents(symmetries: Sequence[Symmetry], state: dict[str, Tensor], layout: Sequence[str]) -> np.ndarray:
+def tangents(symmetries: Sequence[Symmetry], state: Mapping[str, Tensor], layout: Sequence[str]) -> np.ndarray:
     """Generators of the named families at ``state``, [count, D], by central differences of the moves themselves."""
     rows = []
     for s in symmetries:
@@ -38,24 +41,91 @@ def tangents(symmetries: Sequence[Symmetry], state: dict[str, Tensor], layout: S
     return np.stack(rows) if rows else np.zeros((0, total))
 
 
-def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry]) -> tuple[list[Symmetry], int | None, list[str]]:
-    """Orbit dimension by the complete linear system, and a nameless remainder if the families leave one."""
-    counted = [s for s in symmetries if s.counts and s.family != "flow"]
+def float64_state(captured: Capture) -> dict[str, Tensor]:
+    """Parameters and buffers by canonical name, floats in float64."""
     state = {n: t.detach().double() for n, t in captured.parameters.items()}
-    state.update({captured.graph.buffers[v]: captured.tensors[v].double() for v in captured.graph.buffers
-                  if v in captured.tensors and captured.tensors[v].is_floating_point()})
-    rows = tangents(counted, state, list(captured.parameters))
-    rank = int(np.linalg.matrix_rank(rows, tol=1e-6 * max(np.abs(rows).max(initial=0.0), 1e-300))) if len(rows) else 0
-    return symmetries, rank, []
+    for v, n in captured.graph.buffers.items():
+        if v in captured.tensors:
+            t = captured.tensors[v]
+            state[n] = t.double() if t.is_floating_point() else t
+    return state
+
+
+def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry]) -> tuple[list[Symmetry], int | None, list[str]]:
+    """Orbit dimension by the complete linear system, and the remainder that the named families leave.
+
+    The families must lie in the fibre: one that does not is an error of the engine, never hidden.
+    """
+    algebra = Algebra.of(captured, arch, float64_state(captured))
+    named = [s for s in symmetries if s.counts and s.family != "flow"]
+    layout = list(algebra.network.layout)
+    rows = tangents(named, float64_state(captured), layout)
+    try:
+        whole, found = algebra.outputs[0].basis, algebra.tangents
+    except Undecided as error:
+        rank = independent_part(rows, np.zeros((algebra.network.size, 0)))[0]
+        return symmetries, rank, [f"the complete linear system could not be decided ({error}); only named families are counted"]
+    _, outside = independent_part(rows, whole)
+    notes = []
+    if outside > 1e-5:
+        notes.append(f"a named family leaves the fibre by {outside:.1e} at these weights: the example inputs may be too few")
+    span = _span(np.concatenate([rows, found.T]))
+    rest = _beyond(span, rows)
+    if rest.shape[1]:
+        symmetries = [*symmetries, _remainder(rest, algebra.network)]
+    return symmetries, span.shape[1], notes
+
+
+def _span(rows: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
+    """Orthonormal basis [D, k] of the span of rows at unit length."""
+    size = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = (rows / np.where(size > 0, size, 1.0))[size[:, 0] > 0]
+    if not len(rows):
+        return np.zeros((rows.shape[1], 0))
+    _, s, vh = np.linalg.svd(rows, full_matrices=False)
+    return np.asarray(vh[s > tolerance * s[0]].T)
+
+
+def _beyond(span: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The part of ``span`` orthogonal to ``rows``, [D, r]."""
+    named = _span(rows)
+    rest = span - named @ (named.T @ span)
+    u, s, _ = np.linalg.svd(rest, full_matrices=False)
+    return np.asarray(u[:, :span.shape[1] - named.shape[1]]) if s.size else rest
+
+
+def _remainder(rest: np.ndarray, network: Network) -> Symmetry:
+    names, at = [], 0
+    for name, shape in network.layout.items():
+        n = int(np.prod(shape))
+        if float(np.square(rest[at:at + n]).sum()) > 1e-8:
+            names.append(name)
+        at += n
+    r = rest.shape[1]
+    return Symmetry(
+        "remainder without a name", f"R^{r} locally", "flow", "network", tuple(names), r, "witnessed", (network.size,), (),
+        group_latex=rf"\mathbb{{R}}^{{{r}}}_{{\mathrm{{loc}}}}",
+        condition=r"J_{\mathrm{out}}\,\delta\theta = 0,\quad (1 - P_{[y_k, 1]})\,J_{y_k}\,\delta\theta = 0",
+        formula=r"\dot\theta = P_{T(\theta)}\,v",
+        assumptions=("generic weights: the dimension is constant along the flow",),
+        note="found by the complete linear system at these weights; acts by its flow")
 
 
 def certify_model(cat: Catalog, seed: int) -> Certificate:
-    raise NotImplementedError
+    """D - rank J of the torch module itself (not of the captured graph) at the weights, beside the found orbit dimension."""
+    captured = cat.captured
+    if captured is None or cat.orbit_dimension is None:
+        raise BadInput("this catalog has no orbit dimension (weights on the meta device or too many): certify a miniature")
+    network = Network(captured, float64_state(captured), seed + 1)
+    mode = cat.model.training
+    model = cat.model
+    double = model if all(p.dtype == torch.float64 for p in model.parameters()) else None
+    if double is None:
+        import copy
 
-
-def run_flow(cat: Catalog, factor: Factor, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    raise NotImplementedError
-
-
-def _unused() -> None:
-    torch.manual_seed(0)
+        double = copy.deepcopy(model).double()
+    double.train(mode)
+    function = ModelFunction(double, cat.example, cat.kwargs)
+    space, _ = fibre(network, first=5000, function=function)
+    return Certificate(cat.orbit_dimension, space.dimension, space.gap, network.size,
+                       note="float64 rank of the module's own Jacobian at its weights")

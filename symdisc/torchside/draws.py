@@ -1,0 +1,60 @@
+"""Inputs to probe a network with: like the example, at many scales, over the whole vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from symdisc.opgraph import OpGraph, refs
+
+__all__ = ["draw", "vocabularies"]
+
+# Samples differ in scale by about this factor (log-normal), so that the regions of piecewise functions are all met.
+SPREAD = 0.7
+INDEX_LAYOUT = frozenset(f"aten.{n}" for n in ("view", "_unsafe_view", "reshape", "clone", "alias", "detach", "_to_copy", "to",
+                                               "unsqueeze", "squeeze", "expand", "slice", "select", "contiguous"))
+
+
+def vocabularies(graph: OpGraph) -> dict[str, int]:
+    """For each integer input that is looked up in a table, the number of rows of the smallest such table."""
+    rows: dict[str, int] = {}
+    origin = {n: n for n in graph.inputs}
+    for op in graph.ops:
+        if op.packet in INDEX_LAYOUT and op.inputs and op.inputs[0] in origin:
+            origin[op.name] = origin[op.inputs[0]]
+        if op.packet == "aten.embedding":
+            table, index = (list(refs(a)) for a in op.args[:2])
+            source = origin.get(index[0]) if index else None
+            shape = graph.shape(table[0]) if table else None
+            if source is not None and shape:
+                rows[source] = min(rows.get(source, shape[0]), shape[0])
+    return rows
+
+
+def draw(graph: OpGraph, example: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
+    """One set of inputs in float64, reproducible by ``seed``.
+
+    Floats are normal with the example's spread, each sample at a scale of its own, of one sign where the example is; token
+    indices range over the whole vocabulary; masks and other switches stay as they are.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tables = vocabularies(graph)
+    return tuple(_one(x, tables.get(name), generator) for name, x in zip(graph.inputs, example, strict=True))
+
+
+def _one(x: Tensor, rows: int | None, generator: torch.Generator) -> Tensor:
+    if not x.is_floating_point():
+        return torch.randint(0, rows, x.shape, generator=generator).to(x.dtype) if rows else x
+    value = x.detach().double()
+    finite = value[torch.isfinite(value)]
+    if finite.numel() < value.numel() or bool(((finite == 0) | (finite == 1)).all() and finite.numel() and finite.max() > 0):
+        return value  # an additive mask, a mask of zeros and ones, an adjacency
+    spread = float(finite.std()) if finite.numel() > 1 else 1.0
+    noise = torch.randn(value.shape, generator=generator, dtype=torch.float64) * (spread if spread > 1e-6 else 1.0)
+    if value.dim():
+        noise = noise * torch.exp(SPREAD * torch.randn(value.shape[:1], generator=generator, dtype=torch.float64)).reshape(
+            -1, *[1] * (value.dim() - 1))
+    signed = bool(finite.min() < 0) or not bool(finite.any())
+    return noise if signed else noise.abs()

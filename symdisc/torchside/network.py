@@ -1,0 +1,154 @@
+"""A captured network as a differentiable function of its parameters: Jacobians of outputs, motions of features."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, jacrev, jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from symdisc.torchside.capture import Capture
+from symdisc.torchside.draws import draw
+from symdisc.torchside.interpret import ancestors, evaluate
+
+__all__ = ["ModelFunction", "Network", "jacobian_rows", "plain_kernels"]
+
+Parameters = dict[str, Tensor]
+Function = Callable[..., Tensor]
+
+
+@contextlib.contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Attention by its formula: the fused kernels have no derivative rule under vmap."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def jacobian_rows(function: Function, parameters: Parameters, draws: Sequence[tuple[Tensor, ...]]) -> np.ndarray:
+    """d function / d parameters at all ``draws``, [outputs of all draws, D]; rows that are not finite are left out."""
+    jac = jacrev(function)
+    stacked = [torch.stack(t) for t in zip(*draws, strict=True)]
+    with plain_kernels():
+        try:
+            parts = vmap(jac, in_dims=(None, *(0,) * len(stacked)), chunk_size=16, randomness="same")(parameters, *stacked)
+            rows = torch.cat([p.reshape(len(draws), p.shape[1], -1) for p in parts.values()], 2).flatten(0, 1)
+        except RuntimeError:  # an operator without a rule under vmap: one draw at a time
+            rows = torch.cat([torch.cat([p.reshape(p.shape[0], -1) for p in jac(parameters, *x).values()], 1) for x in draws])
+    rows = rows.detach()
+    return rows[torch.isfinite(rows).all(1)].numpy()
+
+
+class Network:
+    """The operator graph run in float64 as a function of the parameters (canonical names, ties once)."""
+
+    def __init__(self, capture: Capture, state: Mapping[str, Tensor], seed: int = 0) -> None:
+        self.capture, self.graph, self.seed = capture, capture.graph, seed
+        self.layout = {n: tuple(t.shape) for n, t in capture.parameters.items()}
+        self.parameters: Parameters = {n: state[n].detach().double() for n in self.layout}
+        graph, tensors = capture.graph, capture.tensors
+        fixed = {n: tensors[n] for n in graph.constants if n in tensors}
+        fixed.update({v: state.get(n, tensors.get(v)) for v, n in graph.buffers.items()})
+        self.fixed = {n: t.double() if t.is_floating_point() else t for n, t in fixed.items() if isinstance(t, Tensor)}
+        self.size = sum(int(np.prod(s)) for s in self.layout.values())
+
+    def draws(self, first: int, count: int) -> list[tuple[Tensor, ...]]:
+        """Inputs number ``first`` to ``first + count - 1``."""
+        return [draw(self.graph, self.capture.example, 7919 * self.seed + k) for k in range(first, first + count)]
+
+    @cached_property
+    def _ops(self) -> Any:
+        return ancestors(self.graph, self.graph.outputs)
+
+    def function(self, wanted: Sequence[str]) -> Function:
+        """parameters, *inputs -> the values ``wanted``, flattened into one vector."""
+        ops = self._ops if tuple(wanted) == self.graph.outputs else ancestors(self.graph, wanted)
+
+        def run(parameters: Parameters, *inputs: Tensor) -> Tensor:
+            env: dict[str, Any] = {**self.fixed, **dict(zip(self.graph.inputs, inputs, strict=True))}
+            env.update({v: parameters[n] for v, n in self.graph.parameters.items()})
+            values = evaluate(ops, env, wanted, torch.float64)
+            return torch.cat([_real(values[w]).reshape(-1) for w in wanted])
+
+        return run
+
+    def output(self, parameters: Parameters, draws: Sequence[tuple[Tensor, ...]]) -> np.ndarray:
+        """Outputs at all draws, in one vector."""
+        f = self.function(self.graph.outputs)
+        with torch.no_grad(), plain_kernels():
+            return torch.cat([f(parameters, *x) for x in draws]).numpy()
+
+    def jacobian(self, parameters: Parameters, draws: Sequence[tuple[Tensor, ...]]) -> np.ndarray:
+        """[rows, D]"""
+        return jacobian_rows(self.function(self.graph.outputs), parameters, draws)
+
+    def motion(self, wanted: Sequence[str], parameters: Parameters, directions: np.ndarray,
+               draws: Sequence[tuple[Tensor, ...]]) -> tuple[np.ndarray, np.ndarray]:
+        """Values ``wanted`` at all draws, [S, n], and their derivatives along the columns of ``directions`` [D, k], [S, n, k]."""
+        f = self.function(wanted)
+        tangents = self.unflatten(torch.from_numpy(np.ascontiguousarray(directions.T)), batched=True)
+        stacked = [torch.stack(t) for t in zip(*draws, strict=True)]
+
+        def along(tangent: Parameters, *x: Tensor) -> Tensor:
+            return vmap(lambda *one: jvp(lambda p: f(p, *one), (parameters,), (tangent,))[1], randomness="same")(*x)
+
+        with plain_kernels():
+            try:
+                values = vmap(lambda *one: f(parameters, *one), randomness="same")(*stacked)
+                moves = vmap(lambda t: along(t, *stacked), randomness="same", chunk_size=16)(tangents).permute(1, 2, 0)
+            except (RuntimeError, NotImplementedError):  # an operator without such rules: reverse mode, one draw at a time
+                values = torch.stack([f(parameters, *x) for x in draws])
+                moves = torch.stack([self._backward_motion(f, parameters, directions, x) for x in draws])
+        return values.detach().numpy(), moves.detach().numpy()
+
+    def _backward_motion(self, f: Function, parameters: Parameters, directions: np.ndarray, x: tuple[Tensor, ...]) -> Tensor:
+        rows = jacrev(f)(parameters, *x)
+        jac = torch.cat([r.reshape(r.shape[0], -1) for r in rows.values()], 1).detach()
+        return jac @ torch.from_numpy(directions)
+
+    def flatten(self, parameters: Mapping[str, Tensor]) -> np.ndarray:
+        """[D], parameters in the order of registration."""
+        return torch.cat([parameters[n].reshape(-1) for n in self.layout]).numpy() if self.layout else np.zeros(0)
+
+    def unflatten(self, theta: Tensor, batched: bool = False) -> Parameters:
+        """[D] (or [k, D]) back to named tensors."""
+        out, at = {}, 0
+        for name, shape in self.layout.items():
+            n = int(np.prod(shape))
+            part = theta[..., at:at + n]
+            out[name] = part.reshape(*((len(theta),) if batched else ()), *shape)
+            at += n
+        return out
+
+
+def _real(t: Tensor) -> Tensor:
+    return torch.view_as_real(t) if t.is_complex() else t.double()
+
+
+class ModelFunction:
+    """The torch module itself as a function of its parameters: nothing of the captured graph is used."""
+
+    def __init__(self, model: torch.nn.Module, example: Sequence[Any], kwargs: Mapping[str, Any] | None) -> None:
+        self.model, self.example, self.kwargs = model, example, dict(kwargs or {})
+
+    def __call__(self, parameters: Parameters, *inputs: Any) -> Tensor:
+        buffers = {n: b.detach().double().clone() if b.is_floating_point() else b.detach().clone()
+                   for n, b in self.model.named_buffers()}
+        out = functional_call(self.model, {**parameters, **buffers}, inputs, self.kwargs)
+        leaves = torch.utils._pytree.tree_leaves(out)
+        if not all(isinstance(t, Tensor) or t is None for t in leaves):
+            leaves = list(out.values())
+        return torch.cat([_real(t).reshape(-1) for t in leaves
+                          if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())])
