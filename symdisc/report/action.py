@@ -17,18 +17,31 @@ __all__ = ["Step", "element", "steps"]
 
 @dataclass(frozen=True)
 class Step:
-    """One parameter (``part``: the positions that move, as text, when not all) and its map in LaTeX."""
+    """One parameter (``part``: the positions that move, as text, when not all), its map and the letters in it, in LaTeX."""
 
     parameter: str
     part: str
     latex: str
+    letters: str = ""
 
 
 def steps(symmetry: Symmetry | Discrete, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Step, ...]:
     """What happens to each parameter, in order of the moves; empty when there are no moves."""
     single = symmetry.shape in ((), (1,))
-    return tuple(Step(m.parameter, _part(m, shapes.get(m.parameter)), rf"\theta \mapsto {_image(m, single)}")
+    return tuple(Step(m.parameter, _part(m, shapes.get(m.parameter)), rf"\theta \mapsto {_image(m, single, shapes)}", _letters(m))
                  for m in symmetry.moves)
+
+
+def _letters(move: Move) -> str:
+    """Which parameters the letters gamma, beta, mu and v stand for."""
+    found = []
+    if move.gain is not None:
+        found.append(rf"\gamma = {f'{_number(move.offset)} + ' if move.offset and move.kind != 'bn_shift' else ''}{_name(move.gain)}")
+    if move.kind in ("outer_bias", "centred"):
+        found.append(rf"\beta = {_name(move.extra[0])}")
+    if move.kind == "bn_shift":
+        found += [rf"\mu = {_name(move.extra[0])}", rf"v = {_name(move.extra[1])}"]
+    return r",\; ".join(found)
 
 
 def element(symmetry: Symmetry | Discrete) -> str:
@@ -46,7 +59,8 @@ def element(symmetry: Symmetry | Discrete) -> str:
         one = _MATRIX[family].format(n=s[1])
         if s[0] == 1:
             return rf"g \in {one}"
-        return rf"g = \operatorname{{diag}}(g_1, \dots, g_{{{s[0]}}}),\; g_b \in {one}"
+        dots = "" if s[0] == 2 else r"\dots, "
+        return rf"g = \operatorname{{diag}}(g_1, {dots}g_{{{s[0]}}}),\; g_b \in {one}"
     zero = r",\; \textstyle\sum t = 0" if family.endswith("0") else ""
     letter = "a" if any(m.kind.startswith("outer") for m in symmetry.moves) else "t"
     power = " \\times ".join(str(k) for k in s if k > 1) or "1"
@@ -82,7 +96,7 @@ def _positions(index: Index) -> list[int]:
     return [int(p) for p in index.positions().ravel()]
 
 
-def _image(move: Move, single: bool) -> str:
+def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """The new value of theta."""
     if move.kind == "matmul":
         return _matrix(move)
@@ -92,14 +106,13 @@ def _image(move: Move, single: bool) -> str:
     if move.kind == "scale":
         return _scaled(move, single)
     if move.kind == "affine_scale":
-        return rf"{scale}\, (\theta + {move.offset:g}) - {move.offset:g}"
+        return rf"{scale}\, (\theta + {_number(move.offset)}) - {_number(move.offset)}"
     if move.kind == "recentre":
-        centre = rf"\texttt{{{_tex(move.extra[0])}}}"
+        centre = _name(move.extra[0])
         return rf"{centre} + {scale}\, (\theta - {centre})"
     if move.kind == "bn_shift":
-        mean, var = (rf"\texttt{{{_tex(_leaf(n))}}}" for n in move.extra)
-        return rf"\theta + ({scale} - 1)\, \gamma\, {mean} / \sqrt{{{var} + {move.offset:g}}}"
-    return _shifted(move)
+        return rf"\theta + ({scale} - 1)\, \gamma\, \mu / \sqrt{{v + {_number(move.offset)}}}"
+    return _shifted(move, shapes)
 
 
 def _matrix(move: Move) -> str:
@@ -132,17 +145,19 @@ def _scaled(move: Move, single: bool) -> str:
     return rf"{_power('c_u', move.power)}\, \theta_u"
 
 
-def _shifted(move: Move) -> str:
+def _shifted(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Translations; an unknown kind is named rather than guessed."""
     sign = "-" if move.power < 0 else "+"
-    size = "" if abs(move.power) == 1 else rf"{abs(move.power):g}\, "
+    size = "" if abs(move.power) == 1 else rf"{_number(abs(move.power))}\, "
     if move.kind == "add":
-        chain = r"\, ".join(_through(t) for t in reversed(move.through))
+        chain = r"\, ".join(_through(t, shapes) for t in reversed(move.through))
         return rf"\theta {sign} {size}{chain + chr(92) + ', ' if chain else ''}t"
     if move.kind == "outer":
-        one = r"\mathbf{1}" if move.gain is None else r"\gamma^{-1}"
+        one = r"\mathbf{1}" if move.gain is None else r"(1/\gamma)"
         if move.axis == -1:
             return r"\theta + a"
+        if len(shapes.get(move.parameter, (0, 0))) == 1:
+            return rf"\theta + a\, {one}"
         return rf"\theta + {one} a^{{\top}}" if move.axis == 0 else rf"\theta + a\, {one}^{{\top}}"
     if move.kind == "outer_bias":
         total = r"\textstyle\sum \beta" + ("" if move.gain is None else r" / \gamma")
@@ -152,20 +167,30 @@ def _shifted(move: Move) -> str:
     return rf"\text{{{_tex(move.kind)}}}(\theta)"
 
 
-def _through(step: Through) -> str:
-    """A linear map that a translation passes."""
+def _through(step: Through, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """A linear map that a translation passes; a kernel acts on constants by its sum over positions."""
     if step.kind == "scale":
-        return f"{step.offset:g}"
-    name = rf"\texttt{{{_tex(step.parameter)}}}"
+        return _number(step.offset)
+    name = _name(step.parameter)
     if step.kind == "dense":
+        if len(shapes.get(step.parameter, ())) > 2:
+            name = rf"(\textstyle\sum_{{\kappa}} {name}_{{\kappa}})"
         return name if step.keep < step.axis else rf"{name}^{{\top}}"
     if step.kind == "gain":
-        return rf"\operatorname{{diag}}({name}{f' + {step.offset:g}' if step.offset else ''})"
-    return rf"\operatorname{{diag}}({name} + {step.offset:g})^{{-1/2}}"
+        return rf"\operatorname{{diag}}({name}{f' + {_number(step.offset)}' if step.offset else ''})"
+    return rf"\operatorname{{diag}}({name} + {_number(step.offset)})^{{-1/2}}"
 
 
-def _leaf(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
+def _number(value: float) -> str:
+    """1e-05 as 10^{-5}."""
+    digits, _, power = f"{value:g}".partition("e")
+    if not power:
+        return digits
+    return ("" if digits == "1" else rf"{digits} \cdot ") + rf"10^{{{int(power)}}}"
+
+
+def _name(parameter: str) -> str:
+    return rf"\texttt{{{_tex(parameter)}}}"
 
 
 def _tex(name: str) -> str:

@@ -118,5 +118,10 @@ def spans(values: Sequence[int]) -> str:
 
 
 def shorten(name: str, path: str) -> str:
-    """``name`` without the module ``path`` that it lies below."""
-    return name.removeprefix(f"{path}.") if path else name
+    """``name`` seen from the module ``path``: without it when it lies below, else ``…`` and what follows the common part."""
+    parts, way = name.split("."), path.split(".") if path else []
+    common = 0
+    while common < min(len(parts) - 1, len(way)) and parts[common] == way[common]:
+        common += 1
+    rest = ".".join(parts[common:])
+    return rest if common == len(way) or not common else f"…{rest}"

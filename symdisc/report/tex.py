@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Accent", "Atom", "Break", "Fence", "Frac", "Matrix", "Root", "Script", "Seq", "Text", "Tree", "parse", "rename"]
+__all__ = ["Accent", "Atom", "Break", "Fence", "Frac", "Matrix", "Root", "Script", "Seq", "Text", "Tree", "parse"]
 
 
 @dataclass(frozen=True)
@@ -120,30 +119,6 @@ def parse(source: str) -> Tree:
     if reader.here is not None:
         raise ValueError(f"unbalanced {reader.here!r} in formula {source!r}")
     return tree
-
-
-def rename(tree: Tree, change: Callable[[str], str]) -> Tree:
-    """The tree with every name in typewriter (parameters) replaced by ``change(name)``."""
-    def walk(node: Tree) -> Tree:
-        if isinstance(node, Text):
-            return Text(node.style, change(node.string)) if node.style == "texttt" else node
-        if isinstance(node, Seq):
-            return Seq(tuple(walk(n) for n in node.items))
-        if isinstance(node, Script):
-            return Script(walk(node.base), node.sub and walk(node.sub), node.sup and walk(node.sup))
-        if isinstance(node, Frac):
-            return Frac(walk(node.top), walk(node.bottom))
-        if isinstance(node, Root):
-            return Root(walk(node.body))
-        if isinstance(node, Accent):
-            return Accent(node.mark, walk(node.body))
-        if isinstance(node, Fence):
-            return Fence(node.left, walk(node.body), node.right)
-        if isinstance(node, Matrix):
-            return Matrix(node.name, tuple(tuple(walk(c) for c in row) for row in node.rows))
-        return node
-
-    return walk(tree)
 
 
 def flat(items: list[Tree]) -> Tree:

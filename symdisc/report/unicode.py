@@ -117,6 +117,9 @@ def _script(node: Script) -> str:
         if body is None:
             continue
         inner = show(body).replace(" ", "")
+        if inner == ">0":
+            text = f"({text}>0)" if node.sup is not None else f"{text}>0"
+            continue
         if all(c in table for c in inner):
             text += "".join(table[c] for c in inner)
         else:

@@ -1,0 +1,282 @@
+"""What every report tells, before any form: facts, rows, broken, certificate. The writers only set it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from symdisc.report.action import Step, element, steps
+from symdisc.report.grouping import Group, Place, merge, shorten
+from symdisc.symmetry import Broken, Discrete, Symmetry
+
+if TYPE_CHECKING:
+    from symdisc.catalog import Catalog
+
+__all__ = ["Action", "Fact", "Loss", "Report", "Row", "build", "magnitude", "number"]
+
+WHOLE = "whole network"
+_STYLED = re.compile(r"\\(texttt|text)\{((?:[^{}]|\{\})*)\}")
+_TEXTTT = re.compile(r"\\texttt\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of the head: ``latex`` when the value is a formula."""
+
+    label: str
+    text: str
+    latex: str = ""
+
+
+@dataclass(frozen=True)
+class Action:
+    """What happens to a parameter (or to the same one in ``count`` layers), and what the letters in it stand for."""
+
+    parameter: str
+    short: str
+    count: int
+    latex: str
+    letters: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One symmetry, continuous or discrete, at one place or at ``count`` like places.
+
+    ``quantities`` are what gradient flow conserves because of it, in LaTeX; ``formula`` the record's own words for the
+    action, used where there are no moves to read it from.
+    """
+
+    name: str
+    group: str
+    where: str
+    legend: str
+    count: int
+    each: int
+    dimension: int
+    order: int
+    status: str
+    counted: bool
+    condition: str
+    element: str
+    actions: tuple[Action, ...]
+    formula: str
+    assumptions: tuple[str, ...]
+    note: str
+    quantities: tuple[str, ...] = ()
+    conserved: int = 0
+
+    @property
+    def places(self) -> str:
+        return f" × {self.count} layers" if self.count > 1 else ""
+
+    def summary(self, most: int = 3) -> tuple[tuple[str, str], ...]:
+        """(LaTeX, names) for the table: parameters that move alike on one line, ``most`` lines, what is left out as '…'."""
+        if not self.actions:
+            return ((self.formula, ""),) if self.formula else ()
+        alike: dict[str, list[str]] = {}
+        for action in self.actions:
+            alike.setdefault(action.latex, []).append(action.short)
+        lines = [(latex, _few(list(dict.fromkeys(names)))) for latex, names in alike.items()]
+        return (*lines[:most], ("", f"… and {len(lines) - most} more")) if len(lines) > most else tuple(lines)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is not a symmetry, and what broke it."""
+
+    family: str
+    where: str
+    breaker: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Report:
+    architecture: str
+    facts: tuple[Fact, ...]
+    rows: tuple[Row, ...]
+    discrete: tuple[Row, ...]
+    losses: tuple[Loss, ...]
+    certificate: tuple[Fact, ...]
+    notes: tuple[str, ...]
+
+
+def build(cat: Catalog, quantities: bool = True) -> Report:
+    """Everything a report tells of a catalog; ``quantities`` asks for the conserved quantities too."""
+    merged = merge([_place(s) for s in cat.symmetries])
+    first = [cat.symmetries[g.members[0]] for g in merged]
+    found = _quantities(cat, first) if quantities else {}
+    rows = tuple(_row(s, g, cat.parameters | cat.buffers, found.get(k, ())) for k, (s, g) in enumerate(zip(first, merged, strict=True)))
+    discrete = tuple(_row(cat.discrete[g.members[0]], g, cat.parameters | cat.buffers, ())
+                     for g in merge([_place(d) for d in cat.discrete]))
+    return Report(cat.architecture, _facts(cat, rows, discrete, quantities), rows, discrete, _losses(cat.broken), _certificate(cat),
+                  cat.notes)
+
+
+def _quantities(cat: Catalog, symmetries: Sequence[Symmetry]) -> dict[int, tuple[Any, ...]]:
+    """What is conserved, by number of the symmetry; like layers conserve alike, so one of each is asked."""
+    number_of = {id(s): k for k, s in enumerate(symmetries)}
+    found: dict[int, tuple[Any, ...]] = {}
+    for q in cat.replace(symmetries=tuple(symmetries)).conserved:
+        k = number_of[id(q.symmetry)]
+        found[k] = (*found.get(k, ()), q)
+    return found
+
+
+def _place(s: Symmetry | Discrete) -> Place:
+    """Two symmetries are alike when all but layer numbers agree: the moves too, names aside."""
+    names = list(s.parameters)
+    shape_of_moves = []
+    for m in s.moves:
+        others = [*(t.parameter for t in m.through), *([m.gain] if m.gain else []), *m.extra]
+        names += [m.parameter, *others]
+        shape_of_moves.append((m.kind, m.axis, m.index, m.rep, m.power, m.gain_power, m.offset, m.rows, len(others)))
+    extra = (s.dimension, s.assumptions, s.counts) if isinstance(s, Symmetry) else (s.order,)
+    return Place((s.site, *names), (s.name, s.group, s.family, s.shape, s.status, s.note, extra, tuple(shape_of_moves)))
+
+
+def _row(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int, ...]], found: tuple[Any, ...]) -> Row:
+    names = dict(zip((s.site, *_names(s)), group.names, strict=True))
+    site = group.names[0]
+    short = {n: shorten(p, site) for n, p in names.items()}
+    continuous = isinstance(s, Symmetry)
+    each = s.dimension if isinstance(s, Symmetry) else 0
+    name = s.name if s.family != "flow" else f"{s.name or 'remainder'} (numeric, no name)"
+    return Row(
+        name, s.group_latex or rf"\mathrm{{{s.group or 'unnamed'}}}", group.spread(site) or WHOLE, group.legend, group.count, each,
+        each * group.count, 1 if isinstance(s, Symmetry) else s.order, s.status, not isinstance(s, Symmetry) or s.counts,
+        s.condition if isinstance(s, Symmetry) else "", element(s), _actions(steps(s, shapes), names, site),
+        _relabel(s.formula, short) if isinstance(s, Symmetry) else "", s.assumptions if isinstance(s, Symmetry) else (), s.note,
+        tuple(_relabel(q.latex(), short) for q in found) if continuous else (), sum(q.dimension for q in found) * group.count)
+
+
+def _names(s: Symmetry | Discrete) -> list[str]:
+    return list(_place(s).names[1:])
+
+
+def _actions(found: Sequence[Step], names: Mapping[str, str], site: str) -> tuple[Action, ...]:
+    """One line per parameter; a parameter that moves alike in several layers is one line."""
+    places = []
+    for step in found:
+        latex, letters = _relabel(step.latex, names), _relabel(step.letters, names)
+        inside = [t.replace(r"\_", "_") for t in _TEXTTT.findall(latex + letters)]
+        rest = (_TEXTTT.sub("?", latex), _TEXTTT.sub("?", letters), step.part)
+        places.append(Place((names[step.parameter], *inside), rest))
+    actions = []
+    for group in merge(places, first_index=2):
+        step = found[group.members[0]]
+        mapping = {step.parameter: group.spread(group.names[0])}
+        old = [n for n in places[group.members[0]].names[1:]]
+        mapping |= {names.get(a, a): group.spread(b) for a, b in zip(old, group.names[1:], strict=True)}
+        full = group.spread(group.names[0])
+        latex = _relabel(_relabel(step.latex, names), mapping, site)
+        actions.append(Action(full + step.part, shorten(full, site) + step.part, group.count, latex,
+                              _relabel(_relabel(step.letters, names), mapping, site)))
+    return tuple(dict.fromkeys(actions))
+
+
+def _relabel(latex: str, names: Mapping[str, str], site: str = "") -> str:
+    """Names inside a formula replaced: in typewriter as a whole, in words where they stand."""
+    table = {_escaped(a): _escaped(shorten(b, site)) for a, b in names.items() if a}
+    dotted = sorted((a for a in table if "." in a), key=len, reverse=True)
+    inside = re.compile(rf"(?<![\w.\\])(?:{'|'.join(map(re.escape, dotted))})(?![\w\\]|\.\w)") if dotted else None
+
+    def change(found: re.Match[str]) -> str:
+        style, text = found.groups()
+        if style == "texttt":
+            return rf"\texttt{{{table.get(text, text)}}}"
+        return rf"\text{{{inside.sub(lambda m: table[m.group()], text) if inside else text}}}"
+
+    return _STYLED.sub(change, latex) if table else latex
+
+
+def _escaped(name: str) -> str:
+    return name.replace("_", r"\_")
+
+
+def _few(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f", … {len(names) - most} more" if len(names) > most else "")
+
+
+# --- the head ---------------------------------------------------------------------------------------------------------
+def _facts(cat: Catalog, rows: Sequence[Row], discrete: Sequence[Row], quantities: bool) -> tuple[Fact, ...]:
+    total, group, orbit = cat.parameter_count, cat.group_dimension, cat.orbit_dimension
+    facts = [Fact("Architecture", f"{cat.architecture}, {'training' if cat.training else 'evaluation'} mode"),
+             Fact("Parameters D", number(total) + (f" ({len(cat.aliases)} tied names counted once)" if cat.aliases else "")),
+             Fact("Group dimension", number(group))]
+    if orbit is None:
+        share = f"up to {_percent(group, total)} of D (by the group; orbit dimension not computed)"
+        facts += [Fact("Orbit dimension", "not computed"), Fact("Redundant share", share)]
+    else:
+        facts += [Fact("Orbit dimension", number(orbit)), Fact("Redundant share", f"{_percent(orbit, total)} of D")]
+    if discrete:
+        order = sum(math.log10(r.order) * r.count for r in discrete)
+        facts.append(Fact("Discrete group", f"order {magnitude(order)}", _product(discrete)))
+    else:
+        facts.append(Fact("Discrete group", "none found"))
+    if quantities:
+        facts.append(Fact("Conserved by gradient flow", f"{number(sum(r.conserved for r in rows))} numbers"))
+    facts.append(Fact("Completeness", _verdict(cat)))
+    return tuple(facts)
+
+
+def _product(rows: Sequence[Row]) -> str:
+    """The product of discrete groups, equal ones as a power."""
+    counts: Counter[str] = Counter()
+    for r in rows:
+        counts[r.group] += r.count
+    return r" \times ".join(g if n == 1 else rf"{{{g}}}^{{{n}}}" if not re.search(r"\^|\\times", g) else rf"({g})^{{{n}}}"
+                            for g, n in counts.items())
+
+
+def _verdict(cat: Catalog) -> str:
+    c = cat.certificate
+    if c is None:
+        return "not certified"
+    where = " on a miniature" if c.miniature else ""
+    if c.complete:
+        return f"complete{where}: found {number(c.found)} = fibre dimension {number(c.fibre)}"
+    return f"not complete{where}: found {number(c.found)}, fibre dimension {number(c.fibre)}"
+
+
+def _certificate(cat: Catalog) -> tuple[Fact, ...]:
+    c = cat.certificate
+    if c is None:
+        return ()
+    arithmetic = "exact" if c.exact else f"float64, spectral gap {c.gap:.1e}"
+    facts = [Fact("Found orbit dimension", number(c.found)), Fact("Fibre dimension", f"{number(c.fibre)} = D − rank J"),
+             Fact("Parameters", number(c.D)), Fact("Arithmetic", arithmetic),
+             Fact("Made on", "a miniature of the same structure" if c.miniature else "the network itself"),
+             Fact("Verdict", "complete: nothing is missing" if c.complete else f"{number(abs(c.fibre - c.found))} not accounted for")]
+    return (*facts, *([Fact("Note", c.note)] if c.note else []))
+
+
+def _losses(broken: Sequence[Broken]) -> tuple[Loss, ...]:
+    losses = []
+    for group in merge([Place((b.site, b.breaker), (b.family, b.reason)) for b in broken]):
+        b = broken[group.members[0]]
+        losses.append(Loss(b.family, group.spread(group.names[0]) or WHOLE, group.spread(group.names[1]), b.reason, group.count))
+    return tuple(losses)
+
+
+def number(value: int) -> str:
+    """22 713 216: digits in threes."""
+    return f"{value:,}".replace(",", "\u2009") if abs(value) >= 10000 else str(value)
+
+
+def magnitude(log10: float) -> str:
+    """A size given by its decimal logarithm: exact when small."""
+    if log10 < 6:
+        return number(round(10**log10))
+    power = math.floor(log10)
+    return f"≈ {10 ** (log10 - power):.1f}·10^{power}"
+
+
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.2f} %" if total else "0 %"
