@@ -135,15 +135,22 @@ def _outer(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[s
     if move.axis == -1:
         return x + t.reshape(x.shape)
     if move.gain is not None:
-        t = t / _along(_compute(state[move.gain]).to(x.dtype).reshape(-1) + move.offset, x, axis)
+        t = t * _along(_inverse_gain(move, state).to(x.dtype), x, axis)
     return x + t
+
+
+def _inverse_gain(move: Move, state: Mapping[str, Tensor]) -> Tensor:
+    """min|gamma| / gamma in float64, largest entry 1: trained gains come as small as 1e-33, and 1 / gamma would drown the weight."""
+    assert move.gain is not None
+    gain = state[move.gain].double().reshape(-1) + move.offset
+    return gain.abs().min() / gain
 
 
 def _outer_bias(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     shift = _compute(state[move.extra[0]]).to(torch.float64).reshape(-1)
-    gain = torch.ones_like(shift) if move.gain is None else _compute(state[move.gain]).to(torch.float64).reshape(-1)
+    inverse = torch.ones_like(shift) if move.gain is None else _inverse_gain(move, state)
     t = _tensor(np.asarray(array, dtype=np.float64), x).reshape(-1)
-    return x + move.power * t * (shift / gain).sum().to(x.dtype)
+    return x + move.power * t * (shift * inverse).sum().to(x.dtype)
 
 
 def _centred(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
