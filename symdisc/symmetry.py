@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from symdisc.generators import Generator
 from symdisc.moves import Move
 
 __all__ = ["Broken", "Discrete", "Element", "Factor", "Symmetry"]
@@ -20,7 +21,8 @@ class Symmetry:
     scales, any shape for translations. ``dimension`` counts its algebra. ``status`` is "proved" (the node conditions were
     solved and proved from formulas) or "witnessed" (checked numerically). ``condition`` and ``formula`` are LaTeX: the
     equivariance condition solved, and the action on the parameters. ``counts`` is False for factors that move buffers only
-    and so do not enter the parameter dimension.
+    and so do not enter the parameter dimension. ``generators`` is filled for the family "linear", which acts by their
+    exponential instead of by moves.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Symmetry:
     repeats: int = 1
     counts: bool = True
     note: str = ""
+    generators: tuple[Generator, ...] = ()
 
     def latex(self) -> str:
         """Group, condition and action as LaTeX (amsmath), without dollar signs."""
@@ -48,11 +51,12 @@ class Symmetry:
 
     def to_dict(self) -> dict[str, Any]:
         d = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "moves"}
-        return {**d, "moves": [m.to_dict() for m in self.moves]}
+        return {**d, "moves": [m.to_dict() for m in self.moves], "generators": [g.to_dict() for g in self.generators]}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Symmetry:
-        values = {**d, "moves": tuple(Move.from_dict(m) for m in d["moves"])}
+        values = {**d, "moves": tuple(Move.from_dict(m) for m in d["moves"]),
+                  "generators": tuple(Generator.from_dict(g) for g in d["generators"])}
         for key in ("parameters", "shape", "assumptions"):
             values[key] = tuple(values[key])
         return cls(**values)

@@ -16,9 +16,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "symdisc"
 FLOORS = (
     {"errors"},
     {"spaces", "formula", "exact", "moves"},
-    {"rulebook", "opgraph", "groups", "symmetry"},
-    {"archgraph", "elements"},
-    {"equivariance"},
+    {"rulebook", "opgraph", "groups", "generators"},
+    {"archgraph", "symmetry"},
+    {"equivariance", "elements"},
     {"families", "solve"},
     {"conserved", "laws"},
     {"certificate", "lower"},

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from symdisc.errors import StateMismatch
-from symdisc.symmetry import Element
+from symdisc.generators import exponentiate
+from symdisc.symmetry import Discrete, Element, Symmetry
 from symdisc.torchside.kernels import run_moves
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
 
-__all__ = ["apply_element", "check_state"]
+__all__ = ["act", "apply_element", "check_state"]
 
 
 def check_state(cat: Catalog, state: Mapping[str, Tensor]) -> None:
@@ -38,6 +40,15 @@ def check_state(cat: Catalog, state: Mapping[str, Tensor]) -> None:
     strange = [n for n in state if n not in known]
     if strange:
         raise StateMismatch(f"the state_dict has {strange[0]}, which the catalog's model lacks; is it the checkpoint of this model?")
+
+
+def act(symmetry: Symmetry | Discrete, array: np.ndarray, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """New tensors for the parameters that the element ``array`` of one symmetry changes."""
+    if isinstance(symmetry, Symmetry) and symmetry.generators:
+        values = {n: state[n].double().cpu().numpy() for n in symmetry.parameters}
+        new = exponentiate(symmetry.generators, array, values)
+        return {n: torch.from_numpy(v).to(state[n]) for n, v in new.items()}
+    return run_moves(symmetry.moves, array, state)
 
 
 def _lookup(cat: Catalog, state: Mapping[str, Tensor], name: str) -> Tensor | None:
@@ -63,8 +74,7 @@ def apply_element(cat: Catalog, state: Mapping[str, Tensor], g: Element) -> dict
 
                 new = run_flow(cat, factor, work)
             else:
-                moves = (cat.discrete if factor.kind == "discrete" else cat.symmetries)[factor.which].moves
-                new = run_moves(moves, factor.array, work)
+                new = act((cat.discrete if factor.kind == "discrete" else cat.symmetries)[factor.which], factor.array, work)
             work.update(new)
             changed.update(new)
     out: dict[str, Tensor] = {}

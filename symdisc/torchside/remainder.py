@@ -15,7 +15,8 @@ from symdisc.errors import BadInput, Undecided
 from symdisc.solve import independent_part
 from symdisc.symmetry import Symmetry
 from symdisc.torchside.algebra import Algebra, fibre
-from symdisc.torchside.kernels import run_moves
+from symdisc.torchside.apply import act
+from symdisc.torchside.linear import linear_families
 from symdisc.torchside.network import ModelFunction, Network
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def tangents(symmetries: Sequence[Symmetry], state: Mapping[str, Tensor], layout
     rows = []
     for s in symmetries:
         for plus, minus in tangent_arrays(s, STEP):
-            a, b = run_moves(s.moves, plus, state), run_moves(s.moves, minus, state)
+            a, b = act(s, plus, state), act(s, minus, state)
             rows.append(np.concatenate([
                 ((a[n] - b[n]) / (2 * STEP)).double().reshape(-1).numpy() if n in a else np.zeros(state[n].numel())
                 for n in layout]))
@@ -71,6 +72,12 @@ def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry]) -> 
         notes.append(f"a named family leaves the fibre by {outside:.1e} at these weights: the example inputs may be too few")
     span = _span(np.concatenate([rows, found.T]))
     rest = _beyond(span, rows)
+    if rest.shape[1]:
+        more = linear_families(captured, algebra, rows)
+        symmetries = [*symmetries, *more]
+        rows = np.concatenate([rows, tangents(more, float64_state(captured), layout)])
+        span = _span(np.concatenate([rows, found.T]))
+        rest = _beyond(span, rows)
     if rest.shape[1]:
         symmetries = [*symmetries, _remainder(rest, algebra.network)]
     return symmetries, span.shape[1], notes

@@ -1,0 +1,109 @@
+"""Symmetries found without the graph: constant-coefficient affine fields X with J(theta) X(theta) = 0 at many random theta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from symdisc.errors import Undecided
+from symdisc.exact import echelon, null_space
+from symdisc.generators import Candidates, Generator, tidy
+from symdisc.solve import Accumulator, normal_rows
+from symdisc.symmetry import Symmetry
+from symdisc.torchside.algebra import Algebra
+from symdisc.torchside.capture import Capture
+from symdisc.torchside.check import random_state
+from symdisc.torchside.network import Network
+
+__all__ = ["linear_families"]
+
+MOST_CANDIDATES = 2600  # the null space costs their number cubed: about ten seconds at this size
+POINTS = 1.3  # equations per unknown
+
+
+def linear_families(captured: Capture, algebra: Algebra, named: np.ndarray) -> list[Symmetry]:
+    """Linear symmetries whose tangents at the weights lie beyond those of the families ``named`` [count, D]."""
+    candidates = Candidates(algebra.network.layout)
+    if candidates.count > MOST_CANDIDATES or not candidates.count:
+        return []
+    try:
+        basis = _solutions(captured, algebra, candidates)
+    except Undecided:
+        return []  # the flow stands in
+    if not basis.shape[1]:
+        return []
+    rows = tidy(echelon(basis)[0])
+    constants = np.concatenate([np.full(n, axis == -1) for _, axis, n in candidates.slots()])
+    rows = rows[np.lexsort([np.count_nonzero(rows, axis=1), np.abs(rows[:, ~constants]).max(1) > 0])]  # plainest first
+    fields = candidates.fields({n: t.numpy() for n, t in algebra.network.parameters.items()})
+    chosen = _beyond(fields @ rows.T, named)
+    return _families([candidates.generator(rows[k]) for k in chosen])
+
+
+def _solutions(captured: Capture, algebra: Algebra, candidates: Candidates) -> np.ndarray:
+    """Coefficients [count, k] of all fields that leave the outputs alone at every point tried."""
+    space, draws = algebra.outputs
+    network = algebra.network
+    rank = network.size - space.dimension
+    total = Accumulator(candidates.count)
+    points = int(np.ceil(POINTS * candidates.count / max(rank, 1))) + 2
+    inputs = network.draws(0, min(draws, max(8, draws // 2)))
+    for k in range(points):
+        state: Mapping[str, Tensor] = algebra.network.parameters if k == 0 else random_state(captured, set(), 100 + k)
+        at = network if k == 0 else Network(captured, {**_buffers(captured, algebra), **state})
+        rows = normal_rows(at.jacobian(at.parameters, inputs))
+        short = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
+        total.add(short @ candidates.fields({n: t.numpy() for n, t in at.parameters.items()}))
+    return null_space(total.factor, rtol=1e-9, min_gap=1e3, what="linear fields").basis
+
+
+def _buffers(captured: Capture, algebra: Algebra) -> dict[str, Tensor]:
+    return {n: algebra.network.fixed[v] for v, n in captured.graph.buffers.items() if v in algebra.network.fixed}
+
+
+def _beyond(fields: np.ndarray, named: np.ndarray, tolerance: float = 1e-6) -> list[int]:
+    """Columns of ``fields`` [D, k], taken in turn, that enlarge the span."""
+    frame: list[np.ndarray] = []
+    if len(named):
+        size = np.linalg.norm(named, axis=1, keepdims=True)
+        _, s, vh = np.linalg.svd(named / np.where(size > 0, size, 1.0), full_matrices=False)
+        frame = list(vh[s > tolerance * s[0]])
+    chosen = []
+    for k in range(fields.shape[1]):
+        v = fields[:, k].copy()
+        length = float(np.linalg.norm(v))
+        if length < 1e-12:
+            continue
+        v /= length
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            if frame:
+                q = np.array(frame)
+                v = v - q.T @ (q @ v)
+        if float(np.linalg.norm(v)) > tolerance:
+            frame.append(v / np.linalg.norm(v))
+            chosen.append(k)
+    return chosen
+
+
+def _families(generators: list[Generator]) -> list[Symmetry]:
+    """One symmetry per set of parameters that move together."""
+    groups: dict[tuple[tuple[str, ...], bool], list[Generator]] = {}
+    for g in generators:
+        groups.setdefault((g.parameters, g.constant), []).append(g)
+    return [_symmetry(names, constant, tuple(found)) for (names, constant), found in groups.items()]
+
+
+def _symmetry(names: tuple[str, ...], constant: bool, generators: tuple[Generator, ...]) -> Symmetry:
+    n = len(generators)
+    typed = ", ".join(rf"\texttt{{{p.replace('_', chr(92) + '_')}}}" for p in names)
+    title = "constants traded between parameters" if constant and len(names) > 1 else (
+        "entries without effect" if constant else "linear symmetry without a name")
+    formula = (rf"({typed}) \mapsto ({typed}) + \sum_{{k=1}}^{{{n}}} c_k T_k" if constant
+               else rf"({typed}) \mapsto \exp\!\Big(\sum_{{k=1}}^{{{n}}} c_k X_k\Big)({typed})")
+    site = names[0].rpartition(".")[0] or names[0]
+    return Symmetry(title, f"R^{n}" if constant else f"exp of {n} generators", "linear", site, names, n, "witnessed", (n,), (),
+                    group_latex=rf"\mathbb{{R}}^{{{n}}}" if constant else rf"\exp\langle X_1,\dots,X_{{{n}}}\rangle",
+                    condition=r"J_{\mathrm{out}}(\theta)\, X_k(\theta) = 0 \text{ for all } \theta", formula=formula,
+                    note="found without the graph, by one null space at many random weights", generators=generators)
