@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Action", "Fact", "Loss", "Report", "Row", "build", "magnitude", "number"]
 
 WHOLE = "whole network"
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STYLED = re.compile(r"\\(texttt|text)\{((?:[^{}]|\{\})*)\}")
 _TEXTTT = re.compile(r"\\texttt\{([^{}]*)\}")
 
@@ -275,7 +276,7 @@ def magnitude(log10: float) -> str:
     if log10 < 6:
         return number(round(10**log10))
     power = math.floor(log10)
-    return f"≈ {10 ** (log10 - power):.1f}·10^{power}"
+    return f"≈ {10 ** (log10 - power):.1f}·10{str(power).translate(_RAISED)}"
 
 
 def _percent(part: int, total: int) -> str:

@@ -22,12 +22,13 @@ PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
 \setlength{\parskip}{3pt plus 1pt}
 \setlength{\emergencystretch}{4em}
 \setlength{\LTleft}{0pt}
+\setlength{\LTpre}{2pt}
+\setlength{\LTpost}{2pt}
 \hbadness=10000
 \relpenalty=100
 \binoppenalty=200
 \newcolumntype{L}[1]{>{\raggedright\arraybackslash}p{#1}}
 \newcommand{\term}[1]{\textbf{#1}\quad}
-\newcommand{\minor}[1]{{\footnotesize #1}}
 """
 
 
@@ -63,14 +64,14 @@ def _facts(facts: tuple[Fact, ...]) -> str:
         if fact.latex:
             value = f"{' '.join(typeset.from_latex(fact.latex))}, {value}"
         lines.append(rf"{typeset.escape(fact.label)} & {value} \\")
-    return "\n".join([r"\begin{tabular}{@{}>{\bfseries}lL{0.7\textwidth}@{}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"])
+    return "\n".join([r"\begin{tabular}{@{}>{\bfseries}lL{0.68\textwidth}@{}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"])
 
 
 def _table(rows: tuple[Row, ...]) -> str:
     if not rows:
         return "None found."
     head = r"group & where & dim & formula & status \\"
-    lines = [r"\begin{longtable}{@{}lL{0.27\textwidth}rL{0.37\textwidth}l@{}}", r"\toprule", head, r"\midrule", r"\endfirsthead",
+    lines = [r"\begin{longtable}{@{}lL{0.26\textwidth}rL{0.44\textwidth}l@{}}", r"\toprule", head, r"\midrule", r"\endfirsthead",
              r"\toprule", head, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"]
     for row in rows:
         where = rf"{_where(row)}\newline {typeset.escape(row.name)}"
@@ -100,7 +101,7 @@ def _formula(row: Row) -> str:
 
 
 def _section(k: int, row: Row) -> str:
-    legend = f" (${row.legend.replace('…', r' \dots ')}$)" if row.legend else ""
+    legend = f" ({typeset.escape(row.legend)})" if row.legend else ""
     lines = [rf"\subsection*{{{k}. {typeset.escape(row.name)}}}", rf"\term{{Where}}{_where(row)}{legend}",
              rf"\term{{Group}}{_math(row.group)}, element {_math(row.element)}"]
     if row.order == 1:
@@ -122,7 +123,7 @@ def _section(k: int, row: Row) -> str:
 def _actions(row: Row) -> str:
     if not row.actions:
         return rf"\term{{Action}}{_math(row.formula) if row.formula else 'numeric, see the catalog'}"
-    lines = [r"\term{Action}", "", r"\begin{longtable}{@{}L{0.52\textwidth}L{0.43\textwidth}@{}}"]
+    lines = [r"\term{Action}", "", r"\begin{longtable}{@{}L{0.48\textwidth}L{0.47\textwidth}@{}}"]
     for a in row.actions:
         times = rf" $\times {a.count}$" if a.count > 1 else ""
         letters = f" with {_math(a.letters)}" if a.letters else ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
-from symdisc.report.tex import Accent, Atom, Break, Fence, Frac, Matrix, Root, Script, Seq, Text, Tree, parse
+from symdisc.report.tex import Accent, Atom, Break, Fence, Frac, Matrix, Root, Script, Seq, Text, Tree, named, parse
 
 __all__ = ["from_latex", "show"]
 
@@ -28,7 +29,7 @@ def show(tree: Tree) -> str:
             lines.append([])
         else:
             lines[-1].append(item)
-    return "<br>".join(f"<math><mrow>{''.join(_show(i) for i in line)}</mrow></math>" for line in lines if line)
+    return "<br>".join(f"<math><mrow>{_side_by_side(line)}</mrow></math>" for line in lines if line)
 
 
 def _show(node: Tree) -> str:
@@ -37,13 +38,15 @@ def _show(node: Tree) -> str:
     if isinstance(node, Text):
         return _text(node)
     if isinstance(node, Seq):
-        return f"<mrow>{''.join(_show(i) for i in node.items)}</mrow>"
+        return f"<mrow>{_side_by_side(node.items)}</mrow>"
     if isinstance(node, Script):
         return _script(node)
     if isinstance(node, Frac):
         return f"<mfrac>{_show(node.top)}{_show(node.bottom)}</mfrac>"
     if isinstance(node, Root):
         return f"<msqrt>{_show(node.body)}</msqrt>"
+    if isinstance(node, Accent) and named(node.body) and node.mark == "dot":
+        return f"<mrow><mfrac><mi>d</mi><mrow><mi>d</mi><mi>t</mi></mrow></mfrac>{_show(node.body)}</mrow>"
     if isinstance(node, Accent):
         return f'<mover accent="true">{_show(node.body)}<mo>{_MARKS[node.mark]}</mo></mover>'
     if isinstance(node, Fence):
@@ -54,6 +57,16 @@ def _show(node: Tree) -> str:
         return f"<mrow><mo>(</mo><mtable>{rows}</mtable><mo>)</mo></mrow>"
     assert isinstance(node, Break)
     return '<mspace linebreak="newline"/>'
+
+
+def _side_by_side(items: Sequence[Tree]) -> str:
+    """Two names in a row are set apart."""
+    text, before = "", False
+    for item in items:
+        here = named(item)
+        text += ('<mspace width="0.3em"/>' if before and here else "") + _show(item)
+        before = here
+    return text
 
 
 def _delimiter(token: str) -> str:

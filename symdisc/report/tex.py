@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["Accent", "Atom", "Break", "Fence", "Frac", "Matrix", "Root", "Script", "Seq", "Text", "Tree", "parse"]
+__all__ = ["Accent", "Atom", "Break", "Fence", "Frac", "Matrix", "Root", "Script", "Seq", "Text", "Tree", "named", "parse"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,15 @@ def parse(source: str) -> Tree:
     if reader.here is not None:
         raise ValueError(f"unbalanced {reader.here!r} in formula {source!r}")
     return tree
+
+
+def named(node: Tree) -> bool:
+    """A parameter's name, perhaps with scripts or a dot: many letters that stand for one thing."""
+    if isinstance(node, Seq):
+        return len(node.items) == 1 and named(node.items[0])
+    if isinstance(node, (Script, Accent)):
+        return named(node.base if isinstance(node, Script) else node.body)
+    return isinstance(node, Text) and node.style == "texttt"
 
 
 def flat(items: list[Tree]) -> Tree:

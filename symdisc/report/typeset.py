@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import unicodedata
 
-from symdisc.report.tex import Accent, Atom, Break, Fence, Frac, Matrix, Root, Script, Seq, Text, Tree, parse
+from symdisc.report.tex import Accent, Atom, Break, Fence, Frac, Matrix, Root, Script, Seq, Text, Tree, named, parse
 
 __all__ = ["escape", "from_latex", "inline", "name", "show"]
 
-LONG = 60  # characters from which a pair of brackets may be broken, so it must not be \left..\right
+LONG = 40  # characters from which a pair of brackets may be broken, so it must not be \left..\right
 
 _ESCAPES = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
             "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", '"': "''", "\n": " ",
             "\t": " ", "–": "--", "—": "---", "…": r"\dots{}", "×": r"$\times$", "·": r"$\cdot$", "∈": r"$\in$", "−": "$-$",
             "≤": r"$\le$", "≥": r"$\ge$", "≠": r"$\ne$", "→": r"$\to$", "↦": r"$\mapsto$", "‘": "`", "’": "'", "“": "``", "”": "''",
-            "½": r"$\frac12$", "⊕": r"$\oplus$", "\u00a0": "~", "²": r"$^2$", "√": r"$\surd$", "∞": r"$\infty$", "≈": r"$\approx$"}
+            "½": r"$\frac12$", "⊕": r"$\oplus$", "\u00a0": "~", "√": r"$\surd$", "∞": r"$\infty$", "≈": r"$\approx$", "\u2009": r"\,", "∣": r"$|$", "↔": r"$\leftrightarrow$", "⁻": "$^{-}$", "ℝ": r"$\mathbb{R}$"}
+_ESCAPES |= {sign: f"$^{{{digit}}}$" for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+_ESCAPES |= {sign: f"$_{{{digit}}}$" for digit, sign in enumerate("₀₁₂₃₄₅₆₇₈₉")}
 _GREEK = dict(zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
                   "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
                   "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), strict=True))
@@ -73,7 +75,7 @@ def show(node: Tree) -> str:
     if isinstance(node, Text):
         return _text(node)
     if isinstance(node, Seq):
-        return "".join(show(i) for i in node.items)
+        return _sequence(node)
     if isinstance(node, Script):
         base = show(node.base)
         simple = isinstance(node.base, (Atom, Text))
@@ -85,6 +87,8 @@ def show(node: Tree) -> str:
     if isinstance(node, Root):
         return rf"\sqrt{{{show(node.body)}}}"
     if isinstance(node, Accent):
+        if named(node.body) and node.mark == "dot":  # a dot would be lost above a long name
+            return rf"\tfrac{{d}}{{dt}}{show(node.body)}"
         return rf"\{node.mark}{{{show(node.body)}}}"
     if isinstance(node, Fence):
         return _fence(node)
@@ -92,6 +96,16 @@ def show(node: Tree) -> str:
         return _matrix(node)
     assert isinstance(node, Break)
     return r"\\ "
+
+
+def _sequence(node: Seq) -> str:
+    """Side by side; two names in a row are set apart."""
+    text, before = "", False
+    for item in node.items:
+        here = named(item)
+        text += (r"\," if before and here else "") + show(item)
+        before = here
+    return text
 
 
 def _text(node: Text) -> str:

@@ -1,0 +1,156 @@
+"""A figure of the architecture graph: nodes from top to bottom, edges coloured by the symmetry that lives there."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from symdisc import archgraph
+from symdisc.errors import BadInput
+from symdisc.report.picture import Edge, Picture, Strand, picture
+
+if TYPE_CHECKING:
+    from symdisc.catalog import Catalog
+
+__all__ = ["draw"]
+
+WIDTH, HALF, STEP, COLUMN = 2.2, 0.23, 1.25, 4.6  # of a box, half its height, between rows, between columns; inches
+COLOURS = {"gl": "#0072B2", "complex": "#56B4E9", "scale": "#D55E00", "o": "#009E73", "o1": "#009E73", "permutation": "#CC79A7",
+           "sign": "#882255", "flow": "#000000", "outer": "#E69F00", "outer0": "#E69F00", "translation": "#B8860B",
+           "translation0": "#B8860B"}
+PLAIN, OTHER = "#9a9a9a", "#6a3d9a"
+FILL = {"input": "#eef3f8", "output": "#eef3f8", "node": "#ffffff", "constant": "#f4f4f4"}
+STYLE = {"svg.hashsalt": "symdisc", "font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False}
+
+
+def draw(cat: Catalog, path: str | os.PathLike[str]) -> None:
+    """Write the figure as PNG, SVG or PDF, by the suffix of ``path``; the same catalog gives the same bytes.
+
+    Raises BadInput for other suffixes, and for a catalog read from a file, which does not hold its graph.
+    """
+    target = Path(path)
+    kind = target.suffix.lower().removeprefix(".")
+    nothing: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None},
+                                          "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    if kind not in nothing:
+        raise BadInput(f"a figure is .png, .svg or .pdf, not {target.suffix or 'without a suffix'!r}: {target.name}")
+    if cat.graph is None:
+        raise BadInput("this catalog holds no graph (it was read from a file); draw the one that discover returned")
+    with mpl.rc_context(STYLE):
+        figure = _figure(picture(archgraph.build(cat.graph), cat), cat.architecture)
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, dpi=150, metadata=nothing[kind])
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        beside.write_bytes(content.getvalue())
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _figure(shown: Picture, title: str) -> Figure:
+    rows = max(shown.ranks, default=0) + 1
+    reach = max((abs(c) for c in shown.columns), default=0.0) * COLUMN
+    side = reach + WIDTH / 2 + 2.9
+    legend = _legend(shown)
+    foot = 0.25 + 0.2 * ((len(legend) + 1) // 2)
+    height = (rows - 1) * STEP + 2 * HALF + foot + 0.75
+    figure = Figure(figsize=(2 * side, height))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    bottom = -(rows - 1) * STEP - HALF - foot
+    axes.set_xlim(-side, side)
+    axes.set_ylim(bottom, bottom + height)
+    axes.set_aspect("equal")
+    axes.axis("off")
+    axes.text(0, bottom + height - 0.25, f"Architecture graph of {title}", ha="center", va="center", fontsize=11, weight="bold")
+    points = [(c * COLUMN, -r * STEP) for c, r in zip(shown.columns, shown.ranks, strict=True)]
+    _repeats(axes, shown, points)
+    for edge in shown.edges:
+        _edge(axes, edge, shown, points)
+    for vertex, (x, y) in zip(shown.vertices, points, strict=True):
+        axes.add_patch(FancyBboxPatch((x - WIDTH / 2, y - HALF), WIDTH, 2 * HALF, boxstyle="round,pad=0,rounding_size=0.09",
+                                      facecolor=FILL[vertex.kind], edgecolor="#333333", linewidth=0.9, zorder=4))
+        label = _cut(vertex.label.replace("_", " "), 30)
+        axes.text(x, y + (0.08 if vertex.place else 0), label, ha="center", va="center", fontsize=8, zorder=5)
+        axes.text(x, y - 0.11, _cut(vertex.place, 44, front=True), ha="center", va="center", fontsize=5.5, color="#555555", zorder=5)
+    if legend:
+        axes.legend(handles=legend, loc="lower center", ncols=2, frameon=False, fontsize=7.5, handlelength=1.6, borderaxespad=0.4)
+    return figure
+
+
+def _cut(text: str, most: int, front: bool = False) -> str:
+    if len(text) <= most:
+        return text
+    return f"…{text[1 - most:]}" if front else f"{text[: most - 1]}…"
+
+
+def _colour(strand: Strand) -> str:
+    return COLOURS.get(strand.family, OTHER) if strand.family else PLAIN
+
+
+def _legend(shown: Picture) -> list[Line2D]:
+    """One line per kind of symmetry that is drawn."""
+    named: dict[str, str] = {}
+    for edge in shown.edges:
+        for strand in edge.strands:
+            named.setdefault(_colour(strand), strand.name or "no symmetry")
+    lines = [Line2D([], [], color=colour, linewidth=1.8, label=name) for colour, name in named.items()]
+    if any(e.back for e in shown.edges):
+        lines.append(Line2D([], [], color="#333333", linewidth=1.2, linestyle=(0, (4, 2)), label="into the next layer"))
+    return lines
+
+
+def _repeats(axes: Any, shown: Picture, points: list[tuple[float, float]]) -> None:
+    """A shaded field behind folded vertices."""
+    for count in sorted({v.count for v in shown.vertices if v.count > 1}):
+        inside = [p for v, p in zip(shown.vertices, points, strict=True) if v.count == count]
+        left, right = (f(x for x, _ in inside) for f in (min, max))
+        low, high = (f(y for _, y in inside) for f in (min, max))
+        axes.add_patch(FancyBboxPatch((left - WIDTH / 2 - 0.25, low - HALF - 0.14), right - left + WIDTH + 0.5,
+                                      high - low + 2 * HALF + 0.28, boxstyle="round,pad=0,rounding_size=0.15",
+                                      facecolor="#f3f0e7", edgecolor="#c9c2ab", linewidth=0.8, zorder=0))
+        axes.text(left - WIDTH / 2 - 0.32, high + HALF, f"× {count}", ha="right", va="center", fontsize=10, color="#7a7050",
+                  weight="bold")
+
+
+def _edge(axes: Any, edge: Edge, shown: Picture, points: list[tuple[float, float]]) -> None:
+    (x0, y0), (x1, y1) = points[edge.tail], points[edge.head]
+    span = shown.ranks[edge.head] - shown.ranks[edge.tail]
+    for k, strand in enumerate(edge.strands):
+        shift = (k - (len(edge.strands) - 1) / 2) * 0.09
+        if not edge.back and span == 1:
+            start, end, bend = (x0 + shift, y0 - HALF), (x1 + shift, y1 + HALF), 0.0
+        elif not edge.back:  # past other rows: out at the left, back in at the left
+            start, end, bend = (x0 - WIDTH / 2, y0 + shift), (x1 - WIDTH / 2, y1 + shift), 0.55 if abs(x0 - x1) < 0.1 else 0.25
+        else:
+            start, end, bend = (x0 + WIDTH / 2, y0 + shift), (x1 + WIDTH / 2, y1 + shift), 0.45
+        axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}" if bend else "arc3", color=_colour(strand),
+                                       arrowstyle="-|>", mutation_scale=8, linewidth=1.4, shrinkA=0, shrinkB=0, zorder=2,
+                                       linestyle=(0, (4, 2)) if edge.back else "-"))
+    _label(axes, edge, span, (x0, y0), (x1, y1))
+
+
+def _label(axes: Any, edge: Edge, span: int, tail: tuple[float, float], head: tuple[float, float]) -> None:
+    """Modules and groups beside the middle of an edge, one line per strand."""
+    lines = [(f"{s.modules}  {s.groups}".strip(), _colour(s)) for s in edge.strands if s.modules]
+    lines = [(_cut(text, 46), colour) for text, colour in lines]
+    (x0, y0), (x1, y1) = tail, head
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    if edge.back:
+        x, align = max(x0, x1) + WIDTH / 2 + 0.225 * abs(y0 - y1) + 0.1, "left"
+    elif span > 1:
+        x, align = x - WIDTH / 2 - (0.275 * abs(y0 - y1) if abs(x0 - x1) < 0.1 else 0) - 0.08, "right"
+    else:
+        x, align = x + 0.09 * len(edge.strands) / 2 + 0.1, "left"
+    for k, (text, colour) in enumerate(lines):
+        axes.text(x, y + ((len(lines) - 1) / 2 - k) * 0.16, text, ha=align, va="center", fontsize=6.5, color=colour, zorder=6,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})
