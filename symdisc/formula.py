@@ -19,7 +19,7 @@ import sympy as sp
 
 from symdisc.errors import FormulaError
 
-__all__ = ["CONSTANTS", "FUNCTIONS", "IndexedFormula", "check_expression", "is_indexed", "parse", "parse_indexed", "to_text",
+__all__ = ["CONSTANTS", "FUNCTIONS", "IndexedFormula", "check_expression", "free_names", "is_indexed", "parse", "parse_indexed", "to_text",
            "variable"]
 
 # Long enough for every rule, short enough that a hostile text costs nothing.
@@ -59,12 +59,13 @@ def variable(name: str) -> sp.Symbol:
     return sp.Symbol(name, real=True)
 
 
-def parse(text: str) -> sp.Expr:
-    """A scalar formula, text to sympy; numbers become exact rationals, names become real variables.
+def parse(text: str, symbols: Mapping[str, sp.Expr] | None = None) -> sp.Expr:
+    """A scalar formula, text to sympy; numbers become exact rationals, names become real variables or the given values.
 
     Raises FormulaError for anything outside the grammar (``rules/README.md``).
     """
-    return _finished(_Builder({}).expression(_tree(text, "eval").body), text)
+    tables = {name: {(): value} for name, value in (symbols or {}).items()}
+    return _finished(_Builder(tables).expression(_tree(text, "eval").body), text)
 
 
 def _finished(expr: Any, text: str) -> sp.Expr:
@@ -72,6 +73,12 @@ def _finished(expr: Any, text: str) -> sp.Expr:
     if not isinstance(expr, sp.Expr) or expr.has(sp.nan, sp.zoo, sp.oo, -sp.oo, sp.I):
         raise FormulaError(f"the formula {_short(text)} has no real finite value")
     return expr
+
+
+def free_names(text: str) -> frozenset[str]:
+    """Names in a scalar formula that are neither functions nor constants."""
+    names = {n.id for n in ast.walk(_tree(text, "eval")) if isinstance(n, ast.Name)}
+    return frozenset(names - set(FUNCTIONS) - set(CONSTANTS) - _RESERVED)
 
 
 def is_indexed(text: str) -> bool:
