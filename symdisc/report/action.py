@@ -1,7 +1,7 @@
 """The action on each parameter as a formula, read off the moves.
 
-theta stands for the parameter, g for the group element (blocks g_1, g_2, ... on the diagonal), c for scales, t and a for
-translations, P for a permutation. W is stored [out, in], so a matrix on axis 1 stands on its right, transposed.
+theta stands for the parameter, g for the group element (blocks g_1, g_2, ... on the diagonal), c for scales, t and a
+for translations, P for a permutation. W is stored [out, in], so a matrix on axis 1 stands on its right, transposed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Step", "element", "steps"]
 
 @dataclass(frozen=True)
 class Step:
-    """One parameter (``part``: the positions that move, as text, when not all), its map and the letters in it, in LaTeX."""
+    """One parameter (``part``: the positions that move, when not all), its map and the letters in it, in LaTeX."""
 
     parameter: str
     part: str
@@ -28,15 +28,20 @@ class Step:
 def steps(symmetry: Symmetry | Discrete, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Step, ...]:
     """What happens to each parameter, in order of the moves; empty when there are no moves."""
     single = symmetry.shape in ((), (1,))
-    return tuple(Step(m.parameter, _part(m, shapes.get(m.parameter)), rf"\theta \mapsto {_image(m, single, shapes)}", _letters(m))
-                 for m in symmetry.moves)
+    return tuple(
+        Step(
+            m.parameter, _part(m, shapes.get(m.parameter)), rf"\theta \mapsto {_image(m, single, shapes)}", _letters(m)
+        )
+        for m in symmetry.moves
+    )
 
 
 def _letters(move: Move) -> str:
     """Which parameters the letters gamma, beta, mu and v stand for."""
     found = []
     if move.gain is not None:
-        found.append(rf"\gamma = {f'{_number(move.offset)} + ' if move.offset and move.kind != 'bn_shift' else ''}{_name(move.gain)}")
+        offset = f"{_number(move.offset)} + " if move.offset and move.kind != "bn_shift" else ""
+        found.append(rf"\gamma = {offset}{_name(move.gain)}")
     if move.kind in ("outer_bias", "centred"):
         found.append(rf"\beta = {_name(move.extra[0])}")
     if move.kind == "bn_shift":
@@ -67,8 +72,12 @@ def element(symmetry: Symmetry | Discrete) -> str:
     return rf"{letter} \in \mathbb{{R}}^{{{power}}}{zero}"
 
 
-_MATRIX = {"gl": r"\mathrm{{GL}}({n})", "o": r"\mathrm{{SO}}({n})", "o1": r"\mathrm{{SO}}({n}),\; g \mathbf{{1}} = \mathbf{{1}}",
-           "complex": r"\mathbb{{C}}^{{\times}}"}
+_MATRIX = {
+    "gl": r"\mathrm{{GL}}({n})",
+    "o": r"\mathrm{{SO}}({n})",
+    "o1": r"\mathrm{{SO}}({n}),\; g \mathbf{{1}} = \mathbf{{1}}",
+    "complex": r"\mathbb{{C}}^{{\times}}",
+}
 
 
 def _part(move: Move, shape: tuple[int, ...] | None) -> str:
@@ -101,7 +110,9 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
     if move.kind == "matmul":
         return _matrix(move)
     if move.kind == "permute":
-        return {0: r"P \theta", -1: r"P \theta", 1: r"\theta P^{\top}"}.get(move.axis, rf"P \cdot_{{{move.axis}}} \theta")
+        return {0: r"P \theta", -1: r"P \theta", 1: r"\theta P^{\top}"}.get(
+            move.axis, rf"P \cdot_{{{move.axis}}} \theta"
+        )
     scale = _power("c" if single else "c_u", move.power)
     if move.kind == "scale":
         return _scaled(move, single)

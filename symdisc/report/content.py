@@ -20,6 +20,7 @@ __all__ = ["Action", "Fact", "Loss", "Report", "Row", "build", "magnitude", "num
 
 WHOLE = "whole network"
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MEASURED = re.compile(r"\d+(?:\.\d+)?e[+-]\d+")
 _STYLED = re.compile(r"\\(texttt|text)\{((?:[^{}]|\{\})*)\}")
 _TEXTTT = re.compile(r"\\texttt\{([^{}]*)\}")
 
@@ -76,7 +77,7 @@ class Row:
         return f" × {self.count} layers" if self.count > 1 else ""
 
     def summary(self, most: int = 3) -> tuple[tuple[str, str], ...]:
-        """(LaTeX, names) for the table: parameters that move alike on one line, ``most`` lines, what is left out as '…'."""
+        """(LaTeX, names) for the table: parameters that move alike on one line, at most ``most`` lines and a rest."""
         if not self.actions:
             return ((self.formula, ""),) if self.formula else ()
         alike: dict[str, list[str]] = {}
@@ -113,11 +114,23 @@ def build(cat: Catalog, quantities: bool = True) -> Report:
     merged = merge([_place(s) for s in cat.symmetries])
     first = [cat.symmetries[g.members[0]] for g in merged]
     found = _quantities(cat, first) if quantities else {}
-    rows = tuple(_row(s, g, cat.parameters | cat.buffers, found.get(k, ())) for k, (s, g) in enumerate(zip(first, merged, strict=True)))
-    discrete = tuple(_row(cat.discrete[g.members[0]], g, cat.parameters | cat.buffers, ())
-                     for g in merge([_place(d) for d in cat.discrete]))
-    return Report(cat.architecture, _facts(cat, rows, discrete, quantities), rows, discrete, _losses(cat.broken), _certificate(cat),
-                  cat.notes)
+    rows = tuple(
+        _row(s, g, cat.parameters | cat.buffers, found.get(k, ()))
+        for k, (s, g) in enumerate(zip(first, merged, strict=True))
+    )
+    discrete = tuple(
+        _row(cat.discrete[g.members[0]], g, cat.parameters | cat.buffers, ())
+        for g in merge([_place(d) for d in cat.discrete])
+    )
+    return Report(
+        cat.architecture,
+        _facts(cat, rows, discrete, quantities),
+        rows,
+        discrete,
+        _losses(cat.broken),
+        _certificate(cat),
+        cat.notes,
+    )
 
 
 def _quantities(cat: Catalog, symmetries: Sequence[Symmetry]) -> dict[int, tuple[Any, ...]]:
@@ -150,11 +163,25 @@ def _row(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int, .
     each = s.dimension if isinstance(s, Symmetry) else 0
     name = s.name if s.family != "flow" else f"{s.name or 'remainder'} (numeric, no name)"
     return Row(
-        name, s.group_latex or rf"\mathrm{{{s.group or 'unnamed'}}}", group.spread(site) or WHOLE, group.legend, group.count, each,
-        each * group.count, 1 if isinstance(s, Symmetry) else s.order, s.status, not isinstance(s, Symmetry) or s.counts,
-        s.condition if isinstance(s, Symmetry) else "", element(s), _actions(steps(s, shapes), names, site),
-        _relabel(s.formula, short) if isinstance(s, Symmetry) else "", s.assumptions if isinstance(s, Symmetry) else (), s.note,
-        tuple(_relabel(q.latex(), short) for q in found) if continuous else (), sum(q.dimension for q in found) * group.count)
+        name,
+        s.group_latex or rf"\mathrm{{{s.group or 'unnamed'}}}",
+        group.spread(site) or WHOLE,
+        group.legend,
+        group.count,
+        each,
+        each * group.count,
+        1 if isinstance(s, Symmetry) else s.order,
+        s.status,
+        not isinstance(s, Symmetry) or s.counts,
+        s.condition if isinstance(s, Symmetry) else "",
+        element(s),
+        _actions(steps(s, shapes), names, site),
+        _relabel(s.formula, short) if isinstance(s, Symmetry) else "",
+        s.assumptions if isinstance(s, Symmetry) else (),
+        s.note,
+        tuple(_relabel(q.latex(), short) for q in found) if continuous else (),
+        sum(q.dimension for q in found) * group.count,
+    )
 
 
 def _names(s: Symmetry | Discrete) -> list[str]:
@@ -177,8 +204,15 @@ def _actions(found: Sequence[Step], names: Mapping[str, str], site: str) -> tupl
         mapping |= {names.get(a, a): group.spread(b) for a, b in zip(old, group.names[1:], strict=True)}
         full = group.spread(group.names[0])
         latex = _relabel(_relabel(step.latex, names), mapping, site)
-        actions.append(Action(full + step.part, shorten(full, site) + step.part, group.count, latex,
-                              _relabel(_relabel(step.letters, names), mapping, site)))
+        actions.append(
+            Action(
+                full + step.part,
+                shorten(full, site) + step.part,
+                group.count,
+                latex,
+                _relabel(_relabel(step.letters, names), mapping, site),
+            )
+        )
     return tuple(dict.fromkeys(actions))
 
 
@@ -208,9 +242,11 @@ def _few(names: list[str], most: int = 4) -> str:
 # --- the head ---------------------------------------------------------------------------------------------------------
 def _facts(cat: Catalog, rows: Sequence[Row], discrete: Sequence[Row], quantities: bool) -> tuple[Fact, ...]:
     total, group, orbit = cat.parameter_count, cat.group_dimension, cat.orbit_dimension
-    facts = [Fact("Architecture", f"{cat.architecture}, {'training' if cat.training else 'evaluation'} mode"),
-             Fact("Parameters D", number(total) + (f" ({len(cat.aliases)} tied names counted once)" if cat.aliases else "")),
-             Fact("Group dimension", number(group))]
+    facts = [
+        Fact("Architecture", f"{cat.architecture}, {'training' if cat.training else 'evaluation'} mode"),
+        Fact("Parameters D", number(total) + (f" ({len(cat.aliases)} tied names counted once)" if cat.aliases else "")),
+        Fact("Group dimension", number(group)),
+    ]
     if orbit is None:
         share = f"up to {_percent(group, total)} of D (by the group; orbit dimension not computed)"
         facts += [Fact("Orbit dimension", "not computed"), Fact("Redundant share", share)]
@@ -232,8 +268,10 @@ def _product(rows: Sequence[Row]) -> str:
     counts: Counter[str] = Counter()
     for r in rows:
         counts[r.group] += r.count
-    return r" \times ".join(g if n == 1 else rf"{{{g}}}^{{{n}}}" if not re.search(r"\^|\\times", g) else rf"({g})^{{{n}}}"
-                            for g, n in counts.items())
+    return r" \times ".join(
+        g if n == 1 else rf"{{{g}}}^{{{n}}}" if not re.search(r"\^|\\times", g) else rf"({g})^{{{n}}}"
+        for g, n in counts.items()
+    )
 
 
 def _verdict(cat: Catalog) -> str:
@@ -251,18 +289,33 @@ def _certificate(cat: Catalog) -> tuple[Fact, ...]:
     if c is None:
         return ()
     arithmetic = "exact" if c.exact else f"float64, spectral gap {c.gap:.1e}"
-    facts = [Fact("Found orbit dimension", number(c.found)), Fact("Fibre dimension", f"{number(c.fibre)} = D − rank J"),
-             Fact("Parameters", number(c.D)), Fact("Arithmetic", arithmetic),
-             Fact("Made on", "a miniature of the same structure" if c.miniature else "the network itself"),
-             Fact("Verdict", "complete: nothing is missing" if c.complete else f"{number(abs(c.fibre - c.found))} not accounted for")]
+    facts = [
+        Fact("Found orbit dimension", number(c.found)),
+        Fact("Fibre dimension", f"{number(c.fibre)} = D − rank J"),
+        Fact("Parameters", number(c.D)),
+        Fact("Arithmetic", arithmetic),
+        Fact("Made on", "a miniature of the same structure" if c.miniature else "the network itself"),
+        Fact(
+            "Verdict",
+            "complete: nothing is missing" if c.complete else f"{number(abs(c.fibre - c.found))} not accounted for",
+        ),
+    ]
     return (*facts, *([Fact("Note", c.note)] if c.note else []))
 
 
 def _losses(broken: Sequence[Broken]) -> tuple[Loss, ...]:
+    """Like losses merged; of measured numbers the smallest and the largest are told."""
     losses = []
-    for group in merge([Place((b.site, b.breaker), (b.family, b.reason)) for b in broken]):
-        b = broken[group.members[0]]
-        losses.append(Loss(b.family, group.spread(group.names[0]) or WHOLE, group.spread(group.names[1]), b.reason, group.count))
+    for group in merge([Place((b.site, b.breaker), (b.family, _MEASURED.sub("#", b.reason))) for b in broken]):
+        members = [broken[m] for m in group.members]
+        first, reason = members[0], members[0].reason
+        if any(b.reason != reason for b in members):
+            columns = zip(*(_MEASURED.findall(b.reason) for b in members), strict=True)
+            ranges = iter([f"{min(c, key=float)} to {max(c, key=float)}" for c in columns])
+            reason = _MEASURED.sub(lambda _: next(ranges), reason)  # noqa: B023 (used at once)
+        losses.append(
+            Loss(first.family, group.spread(group.names[0]) or WHOLE, group.spread(group.names[1]), reason, group.count)
+        )
     return tuple(losses)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,23 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 WIDTH, HALF, STEP, COLUMN = 2.2, 0.23, 1.25, 4.6  # of a box, half its height, between rows, between columns; inches
-COLOURS = {"gl": "#0072B2", "complex": "#56B4E9", "scale": "#D55E00", "o": "#009E73", "o1": "#009E73", "permutation": "#CC79A7",
-           "sign": "#882255", "flow": "#000000", "outer": "#E69F00", "outer0": "#E69F00", "translation": "#B8860B",
-           "translation0": "#B8860B"}
+COLOURS = {
+    "gl": "#0072B2",
+    "complex": "#56B4E9",
+    "scale": "#D55E00",
+    "o": "#009E73",
+    "o1": "#009E73",
+    "permutation": "#CC79A7",
+    "sign": "#882255",
+    "flow": "#000000",
+    "outer": "#E69F00",
+    "outer0": "#E69F00",
+    "translation": "#B8860B",
+    "translation0": "#B8860B",
+}
 PLAIN, OTHER = "#9a9a9a", "#6a3d9a"
 FILL = {"input": "#eef3f8", "output": "#eef3f8", "node": "#ffffff", "constant": "#f4f4f4"}
-STYLE = {"svg.hashsalt": "symdisc", "font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False}
+STYLE: Any = {"svg.hashsalt": "symdisc", "font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False}
 
 
 def draw(cat: Catalog, path: str | os.PathLike[str]) -> None:
@@ -38,8 +50,11 @@ def draw(cat: Catalog, path: str | os.PathLike[str]) -> None:
     """
     target = Path(path)
     kind = target.suffix.lower().removeprefix(".")
-    nothing: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None},
-                                          "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    nothing: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
     if kind not in nothing:
         raise BadInput(f"a figure is .png, .svg or .pdf, not {target.suffix or 'without a suffix'!r}: {target.name}")
     if cat.graph is None:
@@ -59,7 +74,8 @@ def draw(cat: Catalog, path: str | os.PathLike[str]) -> None:
 def _figure(shown: Picture, title: str) -> Figure:
     rows = max(shown.ranks, default=0) + 1
     reach = max((abs(c) for c in shown.columns), default=0.0) * COLUMN
-    side = reach + WIDTH / 2 + 2.9
+    spans = [(e.back, abs(shown.ranks[e.head] - shown.ranks[e.tail])) for e in shown.edges]
+    side = reach + WIDTH / 2 + max([2.9, *(_apex(span, back) + 1.75 for back, span in spans if back or span > 1)])
     legend = _legend(shown)
     foot = 0.25 + 0.2 * ((len(legend) + 1) // 2)
     height = (rows - 1) * STEP + 2 * HALF + foot + 0.75
@@ -71,26 +87,61 @@ def _figure(shown: Picture, title: str) -> Figure:
     axes.set_ylim(bottom, bottom + height)
     axes.set_aspect("equal")
     axes.axis("off")
-    axes.text(0, bottom + height - 0.25, f"Architecture graph of {title}", ha="center", va="center", fontsize=11, weight="bold")
+    axes.text(
+        0,
+        bottom + height - 0.25,
+        f"Architecture graph of {title}",
+        ha="center",
+        va="center",
+        fontsize=11,
+        weight="bold",
+    )
     points = [(c * COLUMN, -r * STEP) for c, r in zip(shown.columns, shown.ranks, strict=True)]
     _repeats(axes, shown, points)
     for edge in shown.edges:
         _edge(axes, edge, shown, points)
     for vertex, (x, y) in zip(shown.vertices, points, strict=True):
-        axes.add_patch(FancyBboxPatch((x - WIDTH / 2, y - HALF), WIDTH, 2 * HALF, boxstyle="round,pad=0,rounding_size=0.09",
-                                      facecolor=FILL[vertex.kind], edgecolor="#333333", linewidth=0.9, zorder=4))
+        axes.add_patch(
+            FancyBboxPatch(
+                (x - WIDTH / 2, y - HALF),
+                WIDTH,
+                2 * HALF,
+                boxstyle="round,pad=0,rounding_size=0.09",
+                facecolor=FILL[vertex.kind],
+                edgecolor="#333333",
+                linewidth=0.9,
+                zorder=4,
+            )
+        )
         label = _cut(vertex.label.replace("_", " "), 30)
         axes.text(x, y + (0.08 if vertex.place else 0), label, ha="center", va="center", fontsize=8, zorder=5)
-        axes.text(x, y - 0.11, _cut(vertex.place, 44, front=True), ha="center", va="center", fontsize=5.5, color="#555555", zorder=5)
+        axes.text(
+            x,
+            y - 0.11,
+            _cut(vertex.place, 44, front=True),
+            ha="center",
+            va="center",
+            fontsize=5.5,
+            color="#555555",
+            zorder=5,
+        )
     if legend:
-        axes.legend(handles=legend, loc="lower center", ncols=2, frameon=False, fontsize=7.5, handlelength=1.6, borderaxespad=0.4)
+        axes.legend(
+            handles=legend,
+            loc="lower center",
+            ncols=2,
+            frameon=False,
+            fontsize=7.5,
+            handlelength=1.6,
+            borderaxespad=0.4,
+        )
     return figure
 
 
 def _cut(text: str, most: int, front: bool = False) -> str:
     if len(text) <= most:
         return text
-    return f"…{text[1 - most:]}" if front else f"{text[: most - 1]}…"
+    return f"…{text[1 - most :]}" if front else f"{text[: most - 1]}…"
 
 
 def _colour(strand: Strand) -> str:
@@ -99,11 +150,13 @@ def _colour(strand: Strand) -> str:
 
 def _legend(shown: Picture) -> list[Line2D]:
     """One line per kind of symmetry that is drawn."""
-    named: dict[str, str] = {}
+    named: dict[str, dict[str, None]] = {}
     for edge in shown.edges:
         for strand in edge.strands:
-            named.setdefault(_colour(strand), strand.name or "no symmetry")
-    lines = [Line2D([], [], color=colour, linewidth=1.8, label=name) for colour, name in named.items()]
+            named.setdefault(_colour(strand), {})[strand.name or "no symmetry"] = None
+    lines = [
+        Line2D([], [], color=colour, linewidth=1.8, label=_cut(", ".join(names), 60)) for colour, names in named.items()
+    ]
     if any(e.back for e in shown.edges):
         lines.append(Line2D([], [], color="#333333", linewidth=1.2, linestyle=(0, (4, 2)), label="into the next layer"))
     return lines
@@ -115,11 +168,38 @@ def _repeats(axes: Any, shown: Picture, points: list[tuple[float, float]]) -> No
         inside = [p for v, p in zip(shown.vertices, points, strict=True) if v.count == count]
         left, right = (f(x for x, _ in inside) for f in (min, max))
         low, high = (f(y for _, y in inside) for f in (min, max))
-        axes.add_patch(FancyBboxPatch((left - WIDTH / 2 - 0.25, low - HALF - 0.14), right - left + WIDTH + 0.5,
-                                      high - low + 2 * HALF + 0.28, boxstyle="round,pad=0,rounding_size=0.15",
-                                      facecolor="#f3f0e7", edgecolor="#c9c2ab", linewidth=0.8, zorder=0))
-        axes.text(left - WIDTH / 2 - 0.32, high + HALF, f"× {count}", ha="right", va="center", fontsize=10, color="#7a7050",
-                  weight="bold")
+        axes.add_patch(
+            FancyBboxPatch(
+                (left - WIDTH / 2 - 0.25, low - HALF - 0.14),
+                right - left + WIDTH + 0.5,
+                high - low + 2 * HALF + 0.28,
+                boxstyle="round,pad=0,rounding_size=0.15",
+                facecolor="#f3f0e7",
+                edgecolor="#c9c2ab",
+                linewidth=0.8,
+                zorder=0,
+            )
+        )
+        axes.text(
+            left - WIDTH / 2 - 0.32,
+            high + HALF,
+            f"× {count}",
+            ha="right",
+            va="center",
+            fontsize=10,
+            color="#7a7050",
+            weight="bold",
+        )
+
+
+def _apex(span: int, back: bool) -> float:
+    """How far an edge swings out beside the boxes: further on the right, where the labels of straight edges stand."""
+    return min((1.75 if back else 0.7) + 0.3 * max(span - 1, 0), 3.4)
+
+
+def _bend(start: tuple[float, float], end: tuple[float, float], apex: float) -> float:
+    """The curvature (arc3's rad) with which an edge swings out by ``apex``."""
+    return 2 * apex / max(math.dist(start, end), 0.2)
 
 
 def _edge(axes: Any, edge: Edge, shown: Picture, points: list[tuple[float, float]]) -> None:
@@ -130,12 +210,26 @@ def _edge(axes: Any, edge: Edge, shown: Picture, points: list[tuple[float, float
         if not edge.back and span == 1:
             start, end, bend = (x0 + shift, y0 - HALF), (x1 + shift, y1 + HALF), 0.0
         elif not edge.back:  # past other rows: out at the left, back in at the left
-            start, end, bend = (x0 - WIDTH / 2, y0 + shift), (x1 - WIDTH / 2, y1 + shift), 0.55 if abs(x0 - x1) < 0.1 else 0.25
+            start, end = (x0 - WIDTH / 2, y0 + shift), (x1 - WIDTH / 2, y1 + shift)
+            bend = _bend(start, end, _apex(span, False))
         else:
-            start, end, bend = (x0 + WIDTH / 2, y0 + shift), (x1 + WIDTH / 2, y1 + shift), 0.45
-        axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}" if bend else "arc3", color=_colour(strand),
-                                       arrowstyle="-|>", mutation_scale=8, linewidth=1.4, shrinkA=0, shrinkB=0, zorder=2,
-                                       linestyle=(0, (4, 2)) if edge.back else "-"))
+            start, end = (x0 + WIDTH / 2, y0 + shift - 0.08), (x1 + WIDTH / 2, y1 + shift + 0.08)
+            bend = _bend(start, end, _apex(-span, True))
+        axes.add_patch(
+            FancyArrowPatch(
+                start,
+                end,
+                connectionstyle=f"arc3,rad={bend}" if bend else "arc3",
+                color=_colour(strand),
+                arrowstyle="-|>",
+                mutation_scale=8,
+                linewidth=1.4,
+                shrinkA=0,
+                shrinkB=0,
+                zorder=2,
+                linestyle=(0, (4, 2)) if edge.back else "-",
+            )
+        )
     _label(axes, edge, span, (x0, y0), (x1, y1))
 
 
@@ -146,11 +240,20 @@ def _label(axes: Any, edge: Edge, span: int, tail: tuple[float, float], head: tu
     (x0, y0), (x1, y1) = tail, head
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     if edge.back:
-        x, align = max(x0, x1) + WIDTH / 2 + 0.225 * abs(y0 - y1) + 0.1, "left"
+        x, align = (x0 + x1) / 2 + WIDTH / 2 + _apex(-span, True) + 0.1, "left"
     elif span > 1:
-        x, align = x - WIDTH / 2 - (0.275 * abs(y0 - y1) if abs(x0 - x1) < 0.1 else 0) - 0.08, "right"
+        x, align = x - WIDTH / 2 - _apex(span, False) - 0.08, "right"
     else:
         x, align = x + 0.09 * len(edge.strands) / 2 + 0.1, "left"
     for k, (text, colour) in enumerate(lines):
-        axes.text(x, y + ((len(lines) - 1) / 2 - k) * 0.16, text, ha=align, va="center", fontsize=6.5, color=colour, zorder=6,
-                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})
+        axes.text(
+            x,
+            y + ((len(lines) - 1) / 2 - k) * 0.16,
+            text,
+            ha=align,
+            va="center",
+            fontsize=6.5,
+            color=colour,
+            zorder=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+        )

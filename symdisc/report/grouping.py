@@ -28,8 +28,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Group:
-    """Places that differ in a layer number only. ``members`` number the places; ``names`` have the index in place of it.
+    """Places that differ in a layer number only.
 
+    ``members`` number the places; ``names`` have the index in place of the layer number.
     ``ranges`` gives for each index its values, in the order of ``INDICES``; it is empty for a single place.
     """
 
@@ -79,8 +80,12 @@ def _merge_level(groups: list[Group], rests: list[Hashable], level: int, index: 
             continue
         first = members[0][1]
         everyone = tuple(m for _, k in members for m in groups[k].members)
-        merged[first] = replace(groups[first], names=patterns[first], members=everyone,
-                                ranges=(*groups[first].ranges, (index, tuple(numbers))))
+        merged[first] = replace(
+            groups[first],
+            names=patterns[first],
+            members=everyone,
+            ranges=(*groups[first].ranges, (index, tuple(numbers))),
+        )
         absorbed |= {k for _, k in members[1:]}
     return [merged.get(k, g) for k, g in enumerate(groups) if k not in absorbed]
 
@@ -118,7 +123,7 @@ def spans(values: Sequence[int]) -> str:
 
 
 def shorten(name: str, path: str) -> str:
-    """``name`` seen from the module ``path``: without it when it lies below, else ``…`` and what follows the common part."""
+    """``name`` seen from the module ``path``: without it when it lies below, else ``…`` and what differs."""
     parts, way = name.split("."), path.split(".") if path else []
     common = 0
     while common < min(len(parts) - 1, len(way)) and parts[common] == way[common]:

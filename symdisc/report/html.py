@@ -18,8 +18,14 @@ __all__ = ["render"]
 
 def render(cat: Catalog) -> str:
     """One HTML document; everything that comes from the model is escaped."""
-    environment = Environment(loader=PackageLoader("symdisc.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                              lstrip_blocks=True, keep_trailing_newline=True)
+    environment = Environment(
+        loader=PackageLoader("symdisc.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     environment.filters["math"] = lambda latex: Markup(mathml.from_latex(latex))
     environment.filters["number"] = number
     return environment.get_template("catalog.html").render(report=build(cat))

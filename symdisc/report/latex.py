@@ -1,4 +1,4 @@
-"""The catalog as a complete LaTeX document that a stock LaTeX compiles: amsmath, amssymb, booktabs, longtable, array, geometry."""
+"""The catalog as a complete document for a stock LaTeX: amsmath, amssymb, array, booktabs, longtable, geometry."""
 
 from __future__ import annotations
 
@@ -33,10 +33,15 @@ PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
 
 
 def render(cat: Catalog) -> str:
-    """A document with the totals, the table, each symmetry, the discrete part, what is broken, the certificate, notes."""
+    """One document: totals, table, each symmetry, discrete part, what is broken, certificate, notes."""
     report = build(cat)
-    blocks = [PREAMBLE + r"\begin{document}", rf"\section*{{Symmetries of {typeset.escape(report.architecture)}}}",
-              _facts(report.facts), r"\section*{Continuous symmetries}", _table(report.rows)]
+    blocks = [
+        PREAMBLE + r"\begin{document}",
+        rf"\section*{{Symmetries of {typeset.escape(report.architecture)}}}",
+        _facts(report.facts),
+        r"\section*{Continuous symmetries}",
+        _table(report.rows),
+    ]
     blocks += [_section(k, row) for k, row in enumerate(report.rows, 1)]
     if report.discrete:
         blocks += [r"\section*{Discrete symmetries}", _table(report.discrete)]
@@ -64,19 +69,43 @@ def _facts(facts: tuple[Fact, ...]) -> str:
         if fact.latex:
             value = f"{' '.join(typeset.from_latex(fact.latex))}, {value}"
         lines.append(rf"{typeset.escape(fact.label)} & {value} \\")
-    return "\n".join([r"\begin{tabular}{@{}>{\bfseries}lL{0.68\textwidth}@{}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"])
+    return "\n".join(
+        [
+            r"\begin{tabular}{@{}>{\bfseries}lL{0.64\textwidth}@{}}",
+            r"\toprule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
 
 
 def _table(rows: tuple[Row, ...]) -> str:
     if not rows:
         return "None found."
     head = r"group & where & dim & formula & status \\"
-    lines = [r"\begin{longtable}{@{}lL{0.26\textwidth}rL{0.44\textwidth}l@{}}", r"\toprule", head, r"\midrule", r"\endfirsthead",
-             r"\toprule", head, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"]
+    lines = [
+        r"\begin{longtable}{@{}lL{0.26\textwidth}rL{0.44\textwidth}l@{}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        r"\endfirsthead",
+        r"\toprule",
+        head,
+        r"\midrule",
+        r"\endhead",
+        r"\bottomrule",
+        r"\endfoot",
+    ]
     for row in rows:
         where = rf"{_where(row)}\newline {typeset.escape(row.name)}"
-        cells = [" ".join(typeset.from_latex(row.group)), rf"\footnotesize {where}", _dimension(row),
-                 rf"\footnotesize {_formula(row)}", rf"\footnotesize {typeset.escape(row.status)}"]
+        cells = [
+            " ".join(typeset.from_latex(row.group)),
+            rf"\footnotesize {where}",
+            _dimension(row),
+            rf"\footnotesize {_formula(row)}",
+            rf"\footnotesize {typeset.escape(row.status)}",
+        ]
         lines.append(" & ".join(cells) + r" \\[3pt]")
     return "\n".join([*lines, r"\end{longtable}"])
 
@@ -102,8 +131,11 @@ def _formula(row: Row) -> str:
 
 def _section(k: int, row: Row) -> str:
     legend = f" ({typeset.escape(row.legend)})" if row.legend else ""
-    lines = [rf"\subsection*{{{k}. {typeset.escape(row.name)}}}", rf"\term{{Where}}{_where(row)}{legend}",
-             rf"\term{{Group}}{_math(row.group)}, element {_math(row.element)}"]
+    lines = [
+        rf"\subsection*{{{k}. {typeset.escape(row.name)}}}",
+        rf"\term{{Where}}{_where(row)}{legend}",
+        rf"\term{{Group}}{_math(row.group)}, element {_math(row.element)}",
+    ]
     if row.order == 1:
         each = f" ({number(row.each)} each)" if row.count > 1 else ""
         moved = "" if row.counted else ", moves buffers, not counted"
@@ -132,8 +164,15 @@ def _actions(row: Row) -> str:
 
 
 def _losses(losses: tuple[Loss, ...]) -> str:
-    lines = [r"\begin{longtable}{@{}L{0.22\textwidth}L{0.26\textwidth}L{0.16\textwidth}L{0.28\textwidth}@{}}", r"\toprule",
-             r"what & where & broken by & why \\", r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"]
+    lines = [
+        r"\begin{longtable}{@{}L{0.22\textwidth}L{0.26\textwidth}L{0.16\textwidth}L{0.28\textwidth}@{}}",
+        r"\toprule",
+        r"what & where & broken by & why \\",
+        r"\midrule",
+        r"\endhead",
+        r"\bottomrule",
+        r"\endfoot",
+    ]
     for b in losses:
         where = typeset.name(b.where) + (rf" $\times {b.count}$" if b.count > 1 else "")
         cells = (typeset.escape(b.family), where, typeset.name(b.breaker), typeset.escape(b.reason))

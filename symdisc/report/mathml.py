@@ -11,8 +11,25 @@ __all__ = ["from_latex", "show"]
 
 _TAGS = {"letter": "mi", "function": "mi", "number": "mn", "unknown": "mi"}
 _VARIANT = {"mathbf": {"1": "𝟏", "0": "𝟎"}, "mathbb": {"R": "ℝ", "C": "ℂ", "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "H": "ℍ"}}
-_MARKS = {"dot": "˙", "ddot": "¨", "hat": "^", "widehat": "^", "tilde": "~", "widetilde": "~", "bar": "¯", "overline": "¯"}
-_SPACE = {"\\,": "0.17em", "\\;": "0.28em", "\\:": "0.22em", "\\ ": "0.28em", "~": "0.28em", "\\quad": "1em", "\\qquad": "2em"}
+_MARKS = {
+    "dot": "˙",
+    "ddot": "¨",
+    "hat": "^",
+    "widehat": "^",
+    "tilde": "~",
+    "widetilde": "~",
+    "bar": "¯",
+    "overline": "¯",
+}
+_SPACE = {
+    "\\,": "0.17em",
+    "\\;": "0.28em",
+    "\\:": "0.22em",
+    "\\ ": "0.28em",
+    "~": "0.28em",
+    "\\quad": "1em",
+    "\\qquad": "2em",
+}
 
 
 def from_latex(source: str) -> str:

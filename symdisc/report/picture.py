@@ -1,4 +1,4 @@
-"""The architecture graph made ready for drawing: like layers folded into one, each edge with the symmetry living there."""
+"""The architecture graph made ready for drawing: like layers folded, each edge with the symmetry living there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,20 @@ __all__ = ["Edge", "Picture", "Strand", "Vertex", "picture"]
 
 FOLD_FROM = 16  # graphs with more vertices than this are folded
 # What colours an edge, when several symmetries move its parameters: the one that says most.
-LEADING = ("gl", "complex", "scale", "o", "o1", "permutation", "sign", "flow", "outer", "outer0", "translation", "translation0")
+LEADING = (
+    "gl",
+    "complex",
+    "scale",
+    "o",
+    "o1",
+    "permutation",
+    "sign",
+    "flow",
+    "outer",
+    "outer0",
+    "translation",
+    "translation0",
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +165,8 @@ class _Living:
 
     def __init__(self, cat: Catalog) -> None:
         self.movers: dict[str, list[Symmetry | Discrete]] = defaultdict(list)
-        for s in (*cat.symmetries, *cat.discrete):
+        everything: list[Symmetry | Discrete] = [*cat.symmetries, *cat.discrete]
+        for s in everything:
             for name in s.parameters:
                 self.movers[name].append(s)
 
@@ -162,8 +176,12 @@ class _Living:
         telling = [s for s in ordered if _leading(s)[0] < LEADING.index("flow")] or ordered[:1]
         groups = list(dict.fromkeys(unicode.from_latex(s.group_latex) if s.group_latex else s.group for s in telling))
         first = ordered[0] if ordered else None
-        return Strand(_modules(carried), ", ".join(groups[:3]) + (", …" if len(groups) > 3 else ""),
-                      first.family if first else "", first.name if first else "")
+        return Strand(
+            _modules(carried),
+            ", ".join(groups[:2]) + (", …" if len(groups) > 2 else ""),
+            first.family if first else "",
+            first.name if first else "",
+        )
 
 
 def _leading(s: Symmetry | Discrete) -> tuple[int, int]:

@@ -21,7 +21,7 @@ STYLES = {"proved": "green", "witnessed": "yellow"}
 
 
 def table(cat: Catalog) -> RenderableType:
-    """Group, where, dimension, formula and status of each symmetry; then totals, the discrete part, what is broken, notes."""
+    """Group, where, dimension, formula and status of each symmetry; then totals, what is broken, notes."""
     report = build(cat, quantities=False)
     parts: list[RenderableType] = [_rows(report), _totals(report)]
     if report.losses:
@@ -31,16 +31,27 @@ def table(cat: Catalog) -> RenderableType:
 
 
 def _rows(report: Report) -> Table:
-    grid = Table(title=f"Symmetries of {report.architecture}", box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False,
-                 title_justify="left", expand=False)
+    grid = Table(
+        title=f"Symmetries of {report.architecture}",
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+        pad_edge=False,
+        title_justify="left",
+        expand=False,
+    )
     grid.add_column("group", style="bold", no_wrap=True)
     grid.add_column("where", overflow="fold", ratio=3)
     grid.add_column("dim", justify="right", no_wrap=True)
     grid.add_column("formula", overflow="fold", ratio=5)
     grid.add_column("status", no_wrap=True)
     for row in (*report.rows, *report.discrete):
-        grid.add_row(unicode.from_latex(row.group), _where(row), _dimension(row), _formula(row),
-                     Text(row.status, style=STYLES.get(row.status, "")))
+        grid.add_row(
+            unicode.from_latex(row.group),
+            _where(row),
+            _dimension(row),
+            _formula(row),
+            Text(row.status, style=STYLES.get(row.status, "")),
+        )
     return grid
 
 
@@ -83,5 +94,7 @@ def _broken(report: Report) -> Table:
     for column in ("what", "where", "broken by", "why"):
         grid.add_column(column, overflow="fold")
     for loss in report.losses:
-        grid.add_row(loss.family, loss.where + (f" × {loss.count}" if loss.count > 1 else ""), loss.breaker, loss.reason)
+        grid.add_row(
+            loss.family, loss.where + (f" × {loss.count}" if loss.count > 1 else ""), loss.breaker, loss.reason
+        )
     return grid

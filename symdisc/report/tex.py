@@ -1,7 +1,7 @@
 """The part of LaTeX mathematics that our formulas use, as a tree, so that one formula can be printed in every form.
 
-    tree = parse(r"W \\mapsto g W g^{-1}")
-    unicode.show(tree), mathml.show(tree), typeset.show(tree)
+tree = parse(r"W \\mapsto g W g^{-1}")
+unicode.show(tree), mathml.show(tree), typeset.show(tree)
 """
 
 from __future__ import annotations
@@ -9,7 +9,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["Accent", "Atom", "Break", "Fence", "Frac", "Matrix", "Root", "Script", "Seq", "Text", "Tree", "named", "parse"]
+from symdisc.report.signs import ACCENTS, COMMANDS, FUNCTIONS, IGNORED, PLAIN, SPACES, STYLES
+
+__all__ = [
+    "Accent",
+    "Atom",
+    "Break",
+    "Fence",
+    "Frac",
+    "Matrix",
+    "Root",
+    "Script",
+    "Seq",
+    "Text",
+    "Tree",
+    "named",
+    "parse",
+]
 
 
 @dataclass(frozen=True)
@@ -81,39 +97,14 @@ class Break:
 
 Tree = Atom | Text | Seq | Script | Frac | Root | Accent | Fence | Matrix | Break
 
-STYLES = frozenset({"texttt", "text", "mathrm", "mathbf", "mathbb", "mathcal", "operatorname", "textbf", "textit", "boldsymbol"})
-ACCENTS = frozenset({"dot", "ddot", "hat", "tilde", "bar", "overline", "widehat", "widetilde"})
-SPACES = {"\\,": "\u2009", "\\;": " ", "\\:": " ", "\\!": "", "\\ ": " ", "\\quad": "  ", "\\qquad": "    ", "~": " "}
-FUNCTIONS = frozenset({"exp", "log", "ln", "sin", "cos", "tan", "tanh", "sinh", "cosh", "det", "dim", "ker", "max", "min", "sup",
-                       "inf", "arg", "lim", "atan", "arctan", "sgn", "Pr"})
-_GREEK = dict(zip("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-                  "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega varepsilon vartheta varphi".split(),
-                  "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩεϑφ", strict=True))
-_SIGNS = {
-    "binary": {"cdot": "·", "times": "×", "otimes": "⊗", "oplus": "⊕", "odot": "⊙", "circ": "∘", "pm": "±", "ltimes": "⋉",
-               "rtimes": "⋊", "wedge": "∧", "setminus": "∖", "cup": "∪", "cap": "∩", "star": "⋆", "ast": "∗"},
-    "relation": {"mapsto": "↦", "to": "→", "rightarrow": "→", "leq": "≤", "le": "≤", "geq": "≥", "ge": "≥", "neq": "≠", "ne": "≠",
-                 "in": "∈", "subset": "⊂", "subseteq": "⊆", "approx": "≈", "equiv": "≡", "sim": "∼", "cong": "≅", "perp": "⊥",
-                 "mid": "|", "colon": ":", "Rightarrow": "⇒", "iff": "⇔", "propto": "∝", "simeq": "≃", "leftarrow": "←"},
-    "big": {"sum": "∑", "prod": "∏", "int": "∫", "bigoplus": "⨁", "bigotimes": "⨂", "bigcup": "⋃"},
-    "letter": {"top": "⊤", "infty": "∞", "nabla": "∇", "partial": "∂", "ell": "ℓ", "forall": "∀", "exists": "∃", "dots": "…",
-               "ldots": "…", "cdots": "⋯", "vdots": "⋮", "prime": "′", "Vert": "‖", "|": "‖", "vert": "|", "imath": "ı", "Re": "ℜ",
-               "hbar": "ℏ", "emptyset": "∅", "dagger": "†", "%": "%", "_": "_", "&": "&", "#": "#", "$": "$"},
-    "open": {"langle": "⟨", "{": "{", "lbrace": "{", "lfloor": "⌊", "lceil": "⌈", "lVert": "‖", "lvert": "|"},
-    "close": {"rangle": "⟩", "}": "}", "rbrace": "}", "rfloor": "⌋", "rceil": "⌉", "rVert": "‖", "rvert": "|"},
-}
-COMMANDS = {f"\\{name}": (char, kind) for kind, signs in _SIGNS.items() for name, char in signs.items()}
-COMMANDS |= {f"\\{name}": (char, "letter") for name, char in _GREEK.items()}
-_PLAIN = {"+": "binary", "-": "binary", "*": "binary", "/": "binary", "=": "relation", "<": "relation", ">": "relation",
-          ":": "relation", ",": "punctuation", ";": "punctuation", ".": "punctuation", "(": "open", "[": "open", ")": "close",
-          "]": "close"}
-_IGNORED = frozenset({"\\displaystyle", "\\textstyle", "\\scriptstyle", "\\limits", "\\nolimits", "\\big", "\\Big", "\\bigl", "\\bigr",
-                      "\\Bigl", "\\Bigr", "\\allowbreak", "\\nonumber"})
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\d+(?:\.\d+)?|\s+|.", re.DOTALL)
 
 
 def parse(source: str) -> Tree:
-    """The tree of a formula. A command that is not known stays as it is (kind "unknown"); unbalanced braces raise ValueError."""
+    """The tree of a formula; a command that is not known stays as it is (kind "unknown").
+
+    Raises ValueError for unbalanced braces.
+    """
     reader = _Reader(_TOKEN.findall(source))
     tree = reader.sequence(frozenset())
     if reader.here is not None:
@@ -163,7 +154,7 @@ class _Reader:
                 self.take()
             elif token in ("^", "_"):
                 self._script(items)
-            elif token in _IGNORED:
+            elif token in IGNORED:
                 self.take()
             else:
                 items.append(self.item())
@@ -173,10 +164,12 @@ class _Reader:
         mark = self.take()
         body = self.argument()
         base: Tree = items.pop() if items else Seq(())
-        sub, sup = (body, None) if mark == "_" else (None, body)
-        if isinstance(base, Script) and (base.sub is None or sub is None) and (base.sup is None or sup is None):
-            base, sub, sup = base.base, sub or base.sub, sup or base.sup
-        items.append(Script(base, sub, sup))
+        if isinstance(base, Script) and mark == "_" and base.sub is None:
+            items.append(Script(base.base, body, base.sup))
+        elif isinstance(base, Script) and mark == "^" and base.sup is None:
+            items.append(Script(base.base, base.sub, body))
+        else:
+            items.append(Script(base, body, None) if mark == "_" else Script(base, None, body))
 
     def argument(self) -> Tree:
         while self.here is not None and self.here.isspace():
@@ -222,7 +215,8 @@ class _Reader:
 
     def _raw(self) -> str:
         self.expect("{")
-        depth, parts = 1, []
+        depth = 1
+        parts: list[str] = []
         while True:
             token = self.take()
             depth += (token == "{") - (token == "}")
@@ -274,4 +268,4 @@ def _atom(token: str) -> Atom:
         return Atom(token, token[1:], "unknown")
     if token[0].isdigit():
         return Atom(token, token, "number")
-    return Atom(token, token, _PLAIN.get(token, "letter"))
+    return Atom(token, token, PLAIN.get(token, "letter"))

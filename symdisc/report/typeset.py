@@ -4,24 +4,75 @@ from __future__ import annotations
 
 import unicodedata
 
+from symdisc.report.signs import GREEK
 from symdisc.report.tex import Accent, Atom, Break, Fence, Frac, Matrix, Root, Script, Seq, Text, Tree, named, parse
 
 __all__ = ["escape", "from_latex", "inline", "name", "show"]
 
 LONG = 40  # characters from which a pair of brackets may be broken, so it must not be \left..\right
 
-_ESCAPES = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
-            "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", '"': "''", "\n": " ",
-            "\t": " ", "–": "--", "—": "---", "…": r"\dots{}", "×": r"$\times$", "·": r"$\cdot$", "∈": r"$\in$", "−": "$-$",
-            "≤": r"$\le$", "≥": r"$\ge$", "≠": r"$\ne$", "→": r"$\to$", "↦": r"$\mapsto$", "‘": "`", "’": "'", "“": "``", "”": "''",
-            "½": r"$\frac12$", "⊕": r"$\oplus$", "\u00a0": "~", "√": r"$\surd$", "∞": r"$\infty$", "≈": r"$\approx$", "\u2009": r"\,", "∣": r"$|$", "↔": r"$\leftrightarrow$", "⁻": "$^{-}$", "ℝ": r"$\mathbb{R}$"}
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    '"': "''",
+    "\n": " ",
+    "\t": " ",
+    "–": "--",
+    "—": "---",
+    "…": r"\dots{}",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "∈": r"$\in$",
+    "−": "$-$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "≠": r"$\ne$",
+    "→": r"$\to$",
+    "↦": r"$\mapsto$",
+    "‘": "`",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "½": r"$\frac12$",
+    "⊕": r"$\oplus$",
+    "\u00a0": "~",
+    "√": r"$\surd$",
+    "∞": r"$\infty$",
+    "≈": r"$\approx$",
+    "\u2009": r"\,",
+    "∣": r"$|$",
+    "↔": r"$\leftrightarrow$",
+    "⁻": "$^{-}$",
+    "ℝ": r"$\mathbb{R}$",
+}
 _ESCAPES |= {sign: f"$^{{{digit}}}$" for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
 _ESCAPES |= {sign: f"$_{{{digit}}}$" for digit, sign in enumerate("₀₁₂₃₄₅₆₇₈₉")}
-_GREEK = dict(zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-                  "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-                  "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), strict=True))
-_ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u0304": "=", "\u0307": ".", "\u030c": "v ",
-            "\u0327": "c ", "\u0306": "u ", "\u030b": "H ", "\u030a": "r "}
+_GREEK = {char: name for name, char in GREEK.items()}
+_ACCENTS = {
+    "\u0300": "`",
+    "\u0301": "'",
+    "\u0302": "^",
+    "\u0303": "~",
+    "\u0308": '"',
+    "\u0304": "=",
+    "\u0307": ".",
+    "\u030c": "v ",
+    "\u0327": "c ",
+    "\u0306": "u ",
+    "\u030b": "H ",
+    "\u030a": "r ",
+}
 
 
 def escape(text: str) -> str:

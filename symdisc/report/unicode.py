@@ -6,13 +6,26 @@ from symdisc.report.tex import Accent, Atom, Break, Fence, Frac, Matrix, Root, S
 
 __all__ = ["from_latex", "show"]
 
-_SUP = dict(zip("0123456789+-=()abcdefghijklmnoprstuvwxyzTABDEGHIJKLMNOPRUVW−⊤",
-                "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻᵀᴬᴮᴰᴱᴳᴴᴵᴶᴷᴸᴹᴺᴼᴾᴿᵁⱽᵂ⁻ᵀ", strict=True))
+_SUP = dict(
+    zip(
+        "0123456789+-=()abcdefghijklmnoprstuvwxyzTABDEGHIJKLMNOPRUVW−⊤",
+        "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻᵀᴬᴮᴰᴱᴳᴴᴵᴶᴷᴸᴹᴺᴼᴾᴿᵁⱽᵂ⁻ᵀ",
+        strict=True,
+    )
+)
 _SUB = dict(zip("0123456789+-=()aehijklmnoprstuvxβγρφχ−", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓᵦᵧᵨᵩᵪ₋", strict=True))
 _BLACKBOARD = {"R": "ℝ", "C": "ℂ", "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "H": "ℍ"}
 _BOLD = {"1": "𝟏", "0": "𝟎"}
-_MARKS = {"dot": "\u0307", "ddot": "\u0308", "hat": "\u0302", "tilde": "\u0303", "bar": "\u0304", "overline": "\u0304",
-          "widehat": "\u0302", "widetilde": "\u0303"}
+_MARKS = {
+    "dot": "\u0307",
+    "ddot": "\u0308",
+    "hat": "\u0302",
+    "tilde": "\u0303",
+    "bar": "\u0304",
+    "overline": "\u0304",
+    "widehat": "\u0302",
+    "widetilde": "\u0303",
+}
 _SIMPLE = {("1", "2"): "½", ("1", "3"): "⅓", ("1", "4"): "¼", ("3", "4"): "¾"}
 
 
@@ -27,7 +40,7 @@ def show(tree: Tree) -> str:
 
 
 def _tidy(text: str) -> str:
-    for pair in ("( ", "(") , (" )", ")"), (" ,", ","), (" .", "."):
+    for pair in ("( ", "("), (" )", ")"), (" ,", ","), (" .", "."):
         while pair[0] in text:
             text = text.replace(*pair)
     lines = [" ".join(line.replace("\u2009", " ").split()) for line in text.split("\n")]
@@ -50,7 +63,11 @@ def _show(node: Tree) -> str:
         return f"√({show(node.body)})"
     if isinstance(node, Accent):
         body = show(node.body)
-        return body + _MARKS[node.mark] if len(body) == 1 else (f"d/dt {body}" if node.mark == "dot" else f"{node.mark}({body})")
+        return (
+            body + _MARKS[node.mark]
+            if len(body) == 1
+            else (f"d/dt {body}" if node.mark == "dot" else f"{node.mark}({body})")
+        )
     if isinstance(node, Fence):
         inner = _show(node.body)
         if isinstance(node.body, Frac) and (node.left, node.right) == ("(", ")") and inner in _SIMPLE.values():
@@ -72,8 +89,17 @@ def _sequence(node: Seq) -> str:
     text, before = "", None
     for item in node.items:
         piece = _show(item)
-        unary = isinstance(item, Atom) and item.char in "+-" and (before is None or (
-            isinstance(before, Atom) and before.kind in ("binary", "relation", "open", "punctuation", "space", "big")))
+        unary = (
+            isinstance(item, Atom)
+            and item.char in "+-"
+            and (
+                before is None
+                or (
+                    isinstance(before, Atom)
+                    and before.kind in ("binary", "relation", "open", "punctuation", "space", "big")
+                )
+            )
+        )
         sign = isinstance(item, Atom) and item.kind in ("binary", "relation") and item.char not in "·/:"
         if sign and not unary:
             piece = f" {'−' if piece == '-' else piece} "
@@ -104,7 +130,8 @@ def _short(node: Tree | None) -> bool:
     """A function sign that takes its argument without a blank."""
     inner = node.base if isinstance(node, Script) else node
     return (isinstance(inner, Atom) and inner.kind in ("letter", "function")) or (
-        isinstance(inner, Text) and inner.style in ("mathrm", "operatorname"))
+        isinstance(inner, Text) and inner.style in ("mathrm", "operatorname")
+    )
 
 
 def _grouped(node: Tree, text: str) -> str:
