@@ -1,7 +1,8 @@
 """What training conserves because of a symmetry: moment maps, broken laws, exact predictions."""
 
 from symdisc.conserved.derive import conserved_quantities
+from symdisc.conserved.elementwise import ElementwiseLaw, elementwise_law
 from symdisc.conserved.flow import Flow, load_flows
 from symdisc.conserved.quantity import ConservedQuantity, Term
 
-__all__ = ["ConservedQuantity", "Flow", "Term", "conserved_quantities", "load_flows"]
+__all__ = ["ConservedQuantity", "ElementwiseLaw", "Flow", "Term", "conserved_quantities", "elementwise_law", "load_flows"]

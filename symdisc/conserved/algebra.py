@@ -92,11 +92,17 @@ def part_dimension(part: str, shape: tuple[int, ...], zero_sum: bool = False) ->
 def project(part: str, mu, zero_sum: bool = False):  # type: ignore[no-untyped-def]
     """The moment ``mu`` (numpy or torch, [blocks, size, size] for matrix families) seen by a part of the algebra.
 
-    "symmetric" and "skew" give the projected matrices, "diagonal" their diagonals [blocks, size], "scalar" the traces
+    "all", "complex", "symmetric" and "skew" give the projected matrices, "diagonal" their diagonals [blocks, size], "scalar" the traces
     [blocks], "entries" the array itself (mean removed for zero-sum families).
     """
     if part == "entries":
         return mu - mu.mean() if zero_sum else mu
+    if part == "all":
+        return mu
+    if part == "complex":
+        signs = np.array([[1.0, -1.0], [-1.0, 1.0]])
+        turned = mu[..., [1, 0], :][..., [1, 0]]  # J^T mu J, up to the signs
+        return (mu + turned * (signs if isinstance(mu, np.ndarray) else mu.new_tensor(signs))) / 2
     if part == "symmetric":
         return (mu + mu.swapaxes(-1, -2)) / 2
     if part.startswith("skew"):

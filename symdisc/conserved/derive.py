@@ -17,7 +17,7 @@ import sympy as sp
 from symdisc.conserved import reasons
 from symdisc.conserved.algebra import MATRIX_FAMILIES, restrict
 from symdisc.conserved.flow import THETA, TIME, Flow, Local
-from symdisc.conserved.oneform import analyse, miniature, planar_potential
+from symdisc.conserved.oneform import FormVerdict, Miniature, analyse, miniature, planar_potential
 from symdisc.conserved.pairing import depends_on
 from symdisc.conserved.quantity import ConservedQuantity, Term
 from symdisc.conserved.typeset import constraint_latex
@@ -92,24 +92,16 @@ class _Deriver:
                                  assumptions=(*self.symmetry.assumptions, *domain), **more)  # type: ignore[arg-type]
 
     # --- facts ----------------------------------------------------------------------------------------------------------
-    @property
-    def mixing(self) -> str:
-        """"symmetric" where the matrices of the generator are symmetric only for symmetric elements, "all" where always.
-
-        Moves on the same positions add up: alpha a - beta a^T is symmetric for every a iff alpha + beta = 0.
-        """
-        total: dict[object, float] = {}
-        for m in self.symmetry.moves:
-            key = (m.parameter, m.axis, m.rows, m.index)
-            total[key] = total.get(key, 0.0) + 1.0
-        return "symmetric" if any(total.values()) else "all"
-
     def part(self) -> str:
-        """The part of the algebra whose field, in the metric P^-1, is a gradient field (for linear fields)."""
+        """The part of the algebra whose field, in the metric P^-1, is a gradient field (for linear fields).
+
+        A move multiplies some axis of a parameter by a or by -a^T, and moves of one parameter add up, so the matrix of the
+        field is symmetric for symmetric a, and for those alone.
+        """
         if not self.matrix:
             return "entries"
         curved = any(not w.constant for w in self.local.values())
-        return restrict(self.symmetry.family, "diagonal" if curved else self.mixing)
+        return restrict(self.symmetry.family, "diagonal" if curved else "symmetric")
 
     def scale(self) -> sp.Expr:
         """A common constant preconditioner only changes the clock and is left out of Q."""
@@ -144,7 +136,7 @@ class _Deriver:
         kind = next(iter(self.local.values())).kind
         if kind == "fisher" and any(w.rho != 0 for w in self.local.values()):
             return self.none("weight decay inside a natural gradient is not orthogonal to the symmetry")
-        if self.nonlinear:
+        if self.nonlinear or any(m.gain for m in self.symmetry.moves if m.kind == "matmul"):
             return self.nonlinear_answer()
         part = self.part()
         if part == "zero":
@@ -184,30 +176,47 @@ class _Deriver:
                              law=r"\dot Q = 0", reason=reasons.SPAN, constraint=constraint)
         return self.none(reasons.ANTISYMMETRIC if pure else reasons.ANTISYMMETRIC_DECAY, constraint)
 
+    def verdict(self) -> tuple[Miniature, FormVerdict]:
+        """Closedness and integrability, asked first of the part of the form that lives on one nonlinear move.
+
+        Freezing parameters restricts the form to a coordinate subspace, and what fails there fails on the whole.
+        """
+        s = self.symmetry
+        for move in self.nonlinear:
+            few = self.trained & {move.parameter, *depends_on(move)}
+            mini = miniature(s.family, s.shape, s.moves, self.parameters, few)
+            found = analyse(mini)
+            if not found.closed and not found.integrable:
+                return mini, found
+        mini = miniature(s.family, s.shape, s.moves, self.parameters, self.trained)
+        return mini, analyse(mini)
+
     def nonlinear_answer(self) -> ConservedQuantity:
+        why = reasons.nonlinear(self.nonlinear, self.trained) if self.nonlinear else reasons.CONJUGATED
         constraint = r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a"
         if any(w.rho != 0 or not w.constant for w in self.local.values()):
-            return self.none(reasons.nonlinear(self.nonlinear, self.trained) + "; the flow's decay or metric acts on it besides")
-        mini = miniature(self.symmetry.family, self.symmetry.shape, self.symmetry.moves, self.parameters, self.trained)
-        verdict = analyse(mini)
+            return self.none(why + "; the flow's decay or metric acts on it besides")
+        mini, verdict = self.verdict()
         if verdict.closed:
             raise Undecided("part of a nonlinear generator is closed on the miniature; no potential is built for such fields")
-        planar = self.planar(mini)
+        planar = self.planar(mini) if verdict.integrable else None
         if planar is not None:
             return planar
-        return self.none(f"{reasons.nonlinear(self.nonlinear, self.trained)}: its one-form is not closed and "
+        return self.none(f"{why}: its one-form is not closed and "
                          f"{'no integrating factor was found' if verdict.integrable else f'has no integrating factor ({verdict.witness})'}",
                          constraint)
 
-    def planar(self, mini: object) -> ConservedQuantity | None:
+    def planar(self, mini: Miniature) -> ConservedQuantity | None:
         """Scalings of two single entries per unit: in two variables an integrating factor exists."""
         moves = self.symmetry.moves
         if self.matrix or len(moves) != 2 or {self.parameters[m.parameter] for m in moves} != {self.symmetry.shape}:
             return None
-        first = {u: (1 if i == 0 else 0) for i, u in enumerate(mini.unknowns)}  # type: ignore[attr-defined]
-        field = {n: (c, sp.nsimplify(f.subs(first))) for n, c, f in zip(mini.names, mini.coordinates, mini.field, strict=True)  # type: ignore[attr-defined]
+        first = {u: (1 if i == 0 else 0) for i, u in enumerate(mini.unknowns)}
+        field = {n: (c, sp.nsimplify(f.subs(first))) for n, c, f in zip(mini.names, mini.coordinates, mini.field, strict=True)
                  if f.subs(first) != 0}
-        if len(field) != 2 or any(m.kind in ("bn_shift", "recentre", "affine_scale") for m in moves):
+        # Two components are no plane where they read a third variable.
+        seen = set().union(*(f.free_symbols for _, f in field.values())) - {c for c, _ in field.values()}
+        if len(field) != 2 or seen or any(m.kind in ("bn_shift", "recentre", "affine_scale") for m in moves):
             return None  # the miniature replaced running statistics by numbers
         (x, fx), (y, fy) = (field[m.parameter] for m in moves)
         found = planar_potential(x, y, fx, fy)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy as sp
 
-from symdisc.conserved.algebra import project
+from symdisc.conserved.algebra import MATRIX_FAMILIES, project, restrict
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.pairing import block_rows, pairing, unit_rows
 from symdisc.errors import BadInput
@@ -93,12 +93,15 @@ def scalar_function(text: str):  # type: ignore[no-untyped-def]
 
 def residual(q: ConservedQuantity, params: Mapping[str, Array], gradient: Mapping[str, Array]) -> Array:
     """See ConservedQuantity.residual; a parameter without gradient counts as zero."""
+    s = q.symmetry
     total: Array = 0.0
-    for move in q.symmetry.moves:
+    for move in s.moves:
         x = gradient.get(move.parameter)
         if x is not None:
-            total = total + pairing(move, x, params[move.parameter], params, q.symmetry.shape)
-    return total
+            total = total + pairing(move, x, params[move.parameter], params, s.shape)
+    if isinstance(total, float):
+        return np.zeros(s.shape)
+    return project(restrict(s.family, "all") if s.family in MATRIX_FAMILIES else "entries", total, q.zero_sum)
 
 
 def columns(q: ConservedQuantity, params: Mapping[str, Array]) -> Array:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -97,16 +98,17 @@ def miniature(family: str, shape: tuple[int, ...], moves: Sequence[Move], shapes
             # Squares, so that an inverse square root of a running variance stays rational.
             state[name] = np.array([sp.Integer((e + k + 2) ** 2) for e in range(prod(small))], dtype=object).reshape(small)
     d = {c: sp.Symbol(f"d{c.name}") for c in coordinates}
-    mu: object = None
+    mu: Any = 0
     small_moves = [_shrink(m, layout, shape) for m in moves]
     array = _algebra_shape(family, shape, small_moves, state)
     for move in small_moves:
+        if move.parameter not in trained:
+            continue
         y = state[move.parameter]
         x = np.array([d.get(v, 0) for v in y.ravel()], dtype=object).reshape(y.shape)
-        part = pairing(move, x, y, state, array)
-        mu = part if mu is None else mu + part
+        mu = mu + pairing(move, x, y, state, array)
     unknowns, element = _generic(family, array)
-    form = sp.expand(sum(sp.nsimplify(m) * a for m, a in zip(np.ravel(np.asarray(mu, dtype=object)), element, strict=True)))
+    form = sp.expand(sum(_exact(sp.sympify(m)) * a for m, a in zip(np.ravel(np.asarray(mu, dtype=object)), element, strict=True)))
     field = tuple(sp.diff(form, d[c]) for c in coordinates)
     kept = [i for i, f in enumerate(field) if f != 0 or any(g.has(coordinates[i]) for g in field)]
     return Miniature(tuple(coordinates[i] for i in kept), unknowns, tuple(field[i] for i in kept), tuple(names[i] for i in kept))
@@ -125,11 +127,11 @@ def _shrink(move: Move, layout: Mapping[str, tuple[tuple[int, ...], dict[int, in
     for step in move.through:
         if step.parameter:
             s, w = layout[step.parameter]
-            step = replace(step, axis=w.get(step.axis, 0), keep=w.get(step.keep, 0), offset=0.0,
+            step = replace(step, axis=w.get(step.axis, 0), keep=w.get(step.keep, 0), offset=0,
                            index=_index(s[w[step.axis]] if step.kind == "dense" else s[0], True))
         through.append(step)
     scale = move.kind in ("scale", "affine_scale", "recentre", "bn_shift")
-    return replace(move, axis=axis, index=_index(n, not scale), rows=None, offset=0.0, through=tuple(through))
+    return replace(move, axis=axis, index=_index(n, not scale), rows=None, offset=0, through=tuple(through))
 
 
 def _algebra_shape(family: str, shape: tuple[int, ...], moves: Sequence[Move], state: Mapping[str, np.ndarray]) -> tuple[int, ...]:
@@ -166,25 +168,44 @@ def _generic(family: str, array: tuple[int, ...]) -> tuple[tuple[sp.Symbol, ...]
 
 # --- verdicts -----------------------------------------------------------------------------------------------------------
 def analyse(mini: Miniature) -> FormVerdict:
-    """Closed part by exact linear algebra; Frobenius at a rational point for a generic element."""
-    curl = {(i, j): sp.together(sp.diff(mini.field[j], mini.coordinates[i]) - sp.diff(mini.field[i], mini.coordinates[j]))
-            for i, j in combinations(range(len(mini.coordinates)), 2)}
-    rows = []
-    for value in curl.values():
-        numerator = sp.expand(sp.fraction(value)[0])
-        for coefficient in sp.Poly(numerator, *mini.coordinates).coeffs() if numerator != 0 else ():
-            rows.append([coefficient.coeff(u) for u in mini.unknowns])
-    rank = sp.Matrix(rows).rank() if rows else 0
-    closed = len(mini.unknowns) - rank
-    point = {c: sp.Rational(k + 2, 2 * k + 3) for k, c in enumerate(mini.coordinates)}
+    """Closed part of the algebra by exact linear algebra; Frobenius at a rational point for a generic element."""
+    pairs = list(combinations(range(len(mini.coordinates)), 2))
+    curl = {(i, j): sp.diff(mini.field[j], mini.coordinates[i]) - sp.diff(mini.field[i], mini.coordinates[j]) for i, j in pairs}
+    closed = len(mini.unknowns) - _curl_rank(mini, curl)
+    point = _point(mini, 0)
     point.update({u: sp.Integer(2 * k + 1) for k, u in enumerate(mini.unknowns)})
-    omega = [sp.nsimplify(f.subs(point)) for f in mini.field]
-    d = {ij: sp.nsimplify(v.subs(point)) for ij, v in curl.items()}
+    omega = [_exact(f.subs(point)) for f in mini.field]
+    d = {ij: _exact(v.subs(point)) for ij, v in curl.items()}
     for i, j, k in combinations(range(len(omega)), 3):
         value = omega[i] * d[j, k] - omega[j] * d[i, k] + omega[k] * d[i, j]
         if value != 0:
             return FormVerdict(closed, len(mini.unknowns), False, f"omega ^ d omega = {value} at a rational point")
     return FormVerdict(closed, len(mini.unknowns), True, "omega ^ d omega = 0")
+
+
+def _point(mini: Miniature, k: int) -> dict[sp.Symbol, sp.Expr]:
+    return {c: sp.Rational(i + 2 + k, 2 * i + 3 + k * k) for i, c in enumerate(mini.coordinates)}
+
+
+def _curl_rank(mini: Miniature, curl: Mapping[tuple[int, int], sp.Expr]) -> int:
+    """Rank of the map from algebra elements to d omega: at rational points if that is full, else coefficient by coefficient."""
+    rows = []
+    for k in range(2):
+        point = _point(mini, k)
+        rows += [[_exact(sp.diff(v, u).subs(point)) for u in mini.unknowns] for v in curl.values() if v != 0]
+    if rows and sp.Matrix(rows).rank() == len(mini.unknowns):
+        return len(mini.unknowns)
+    rows = []
+    for value in curl.values():
+        numerator = sp.expand(sp.fraction(sp.together(value))[0])
+        for coefficient in sp.Poly(numerator, *mini.coordinates).coeffs() if numerator != 0 else ():
+            rows.append([coefficient.coeff(u) for u in mini.unknowns])
+    return sp.Matrix(rows).rank() if rows else 0
+
+
+def _exact(value: sp.Expr) -> sp.Expr:
+    """Floats, which stand for powers and offsets of moves, as rationals."""
+    return sp.nsimplify(value) if value.has(sp.Float) else value
 
 
 def planar_potential(x: sp.Symbol, y: sp.Symbol, fx: sp.Expr, fy: sp.Expr) -> sp.Expr | None:

@@ -36,7 +36,9 @@ def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: t
     rule = _RULES.get(move.kind)
     if rule is None:
         raise BadInput(f"a move of kind {move.kind!r} has no infinitesimal generator; known kinds: {', '.join(_RULES)}")
-    return rule(move, x, y, state).reshape(shape)
+    found = rule(move, x, y, state)
+    # A full sum over an array of objects (symbolic entries) is the bare object.
+    return (found if hasattr(found, "reshape") else np.array(found)).reshape(shape)
 
 
 # --- layout -------------------------------------------------------------------------------------------------------------
