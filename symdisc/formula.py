@@ -144,6 +144,21 @@ class IndexedFormula:
                     found |= {a.id for a in node.args[:-1] if isinstance(a, ast.Name)}
         return frozenset(found)
 
+    def used_axes(self) -> dict[str, tuple[str, ...]]:
+        """The free names and the index names each is first written with. Raises FormulaError for other subscripts."""
+        found: dict[str, tuple[str, ...]] = {}
+        for node in (n for s in self.steps for n in ast.walk(s.value)):
+            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in self.names:
+                parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+                if not all(isinstance(p, ast.Name) for p in parts):
+                    raise FormulaError(f"{ast.unparse(node)}: without a rule, subscripts are index names only")
+                found.setdefault(node.value.id, tuple(p.id for p in parts if isinstance(p, ast.Name)))
+        bare = self.names - set(found)
+        if bare or not found:
+            raise FormulaError(f"{sorted(bare)[0] if bare else _short(self.text)!r}: an indexed formula needs inputs with subscripts, "
+                               "such as x[i]")
+        return found
+
     def expand(self, sizes: Mapping[str, int], inputs: Mapping[str, Mapping[tuple[int, ...], sp.Expr]],
                symbols: Mapping[str, sp.Expr] | None = None) -> dict[tuple[int, ...], sp.Expr]:
         """The result, entry by entry, with every index at its size and every input entry given."""

@@ -78,25 +78,18 @@ class _Letters:
         return product
 
     def _root(self, base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
-        whole, rest = sp.Integer(0), exponent
-        if exponent.is_Rational:
-            whole = sp.floor(exponent)
-            rest = exponent - whole
-        elif exponent.is_Add:
-            whole = sum((a for a in exponent.args if a.is_Integer), sp.Integer(0))
-            rest = exponent - whole
         written = self.write(base)
-        if not rest.is_Rational:
+        if not exponent.is_Rational:
+            whole = sum((a for a in sp.Add.make_args(exponent) if a.is_Integer), sp.Integer(0))
             if base.is_positive and base.is_number:
                 return self._exponential(exponent * sp.log(base)) if not exponent.is_number else self._letter(base**exponent)
-            return written**whole * self._letter((sp.expand(base), rest), positive=True)
-        clean = sp.expand(base)
-        key = ("root", clean, int(rest.q))
+            return written**whole * self._letter((sp.expand(base), exponent - whole), positive=True)
+        key = ("root", sp.expand(base), int(exponent.q))
         new = key not in self.names
         letter = self._letter(key, positive=True)
         if new:
-            self.relations.append((written, letter, int(rest.q)))
-        return written**whole * letter ** int(rest.p)
+            self.relations.append((written, letter, int(exponent.q)))
+        return letter ** int(exponent.p)  # also where negative: a power of a letter is the simplest denominator
 
     def _circular(self, expr: Any) -> sp.Expr:
         opened = sp.expand_trig(expr.func(sp.expand(expr.args[0])))
