@@ -107,11 +107,11 @@ def inverse_discrete(d: Discrete, array: np.ndarray) -> np.ndarray:
 
 
 def sample_element(symmetries: tuple[Symmetry, ...], discrete: tuple[Discrete, ...], seed: int, scale: float,
-                   with_discrete: bool) -> Element:
-    """One random factor for every symmetry, discrete ones last."""
+                   with_discrete: bool, flows: bool = True) -> Element:
+    """One random factor for every symmetry, discrete ones last; remainders that act by a flow only if ``flows``."""
     rng = np.random.default_rng(seed)
     factors = [Factor("flow" if s.family == "flow" else "continuous", i, sample_array(s, rng, scale))
-               for i, s in enumerate(symmetries)]
+               for i, s in enumerate(symmetries) if flows or s.family != "flow"]
     if with_discrete:
         factors += [Factor("discrete", i, sample_discrete(d, rng)) for i, d in enumerate(discrete)]
     return Element(tuple(factors), seed, scale)

@@ -13,11 +13,11 @@ import numpy as np
 import sympy as sp
 from scipy.linalg import expm
 
+from symdisc.equivariance.discrete import element, permutation
 from symdisc.equivariance.naming import name_families
 from symdisc.equivariance.record import WITNESSED, Discrete, Equivariance, Pair
 from symdisc.equivariance.system import Layout, Sample, Space, equations
 from symdisc.equivariance.units import fixed_points, name_unit, total_dimension, unit_pairs
-from symdisc.equivariance.discrete import element, permutation
 from symdisc.equivariance.vector import solve_system
 from symdisc.errors import BadInput, Undecided
 from symdisc.exact import echelon, null_space, rational
@@ -30,9 +30,11 @@ _TRY = 0.15  # size of the finite elements tried
 class Sampler(Protocol):
     """What is asked of a probe (``symdisc.torchside.probe.Probe``)."""
 
-    arity: int
     name: str
+    inputs: tuple[str, ...]
 
+    @property
+    def arity(self) -> int: ...
     def __call__(self, *inputs: np.ndarray) -> np.ndarray: ...
     def is_elementwise(self, seed: int = 0) -> bool: ...
     def slopes(self, *inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]: ...
@@ -81,7 +83,7 @@ def _unit(probe: Sampler, size: int | None) -> Equivariance:
     if borders:
         rows = np.vstack([rows, [[p, 1.0, 0.0, 0.0] for p in borders]])
     basis, gap = solve_system(rows)
-    inputs = ("x",) if probe.arity == 1 else tuple("xyzuvw"[: probe.arity])
+    inputs = probe.inputs
     names = ("c", "t", "b", "s") if probe.arity == 1 else (*(f"{k}_{v}" for v in inputs for k in "ct"), "b", "s")
     vectors = [[_number(v) for v in row] for row in echelon(basis)[0]] if basis.shape[1] else []
     kind = _kind(x, y)
@@ -89,7 +91,7 @@ def _unit(probe: Sampler, size: int | None) -> Equivariance:
         _try_unit(probe, vector, x)
     dimension = total_dimension(kind, len(vectors), probe.arity, size)
     families = name_unit(kind, names, vectors, inputs, size)
-    discrete = _discrete(probe, x, y, fixed_points(vectors)) if kind == "generic" else ()
+    discrete = _discrete(probe, x, y, vectors) if kind == "generic" else ()
     return Equivariance(
         probe.name, "", dimension, families, discrete, WITNESSED, True, inputs, size,
         pairs=unit_pairs(names, vectors, [False] * len(vectors)),
@@ -133,18 +135,20 @@ def _demand(probe: Sampler, left: np.ndarray, right: np.ndarray) -> None:
                         "not its derivative: give a formula")
 
 
-def _discrete(probe: Sampler, x: Sequence[np.ndarray], y: np.ndarray, fixed: Sequence[sp.Expr]) -> tuple[Discrete, ...]:
+def _discrete(probe: Sampler, x: Sequence[np.ndarray], y: np.ndarray, vectors: Sequence[Sequence[sp.Expr]]) -> tuple[Discrete, ...]:
     found = [permutation(probe.arity > 1)]
     if probe.arity > 1:
         return tuple(found)
     half = sp.Rational(1, 2)
-    centres = [sp.Integer(0), *fixed, *(k * half for k in range(-6, 7) if k)]
+    centres = [sp.Integer(0), *fixed_points(vectors), *(k * half for k in range(-6, 7) if k)]
     reflections = (_relation(probe, x[0], y, -1, 2 * p) for p in centres)
     hits = [r for r in reflections if r is not None]
     found += sorted(hits, key=lambda r: r.needs_linear_path)[:1]
+    if any(v[0] == 0 and v[1] != 0 for v in vectors):
+        return tuple(found)  # translations are in the continuous part
     for t in (sp.pi / 4, half, sp.pi / 2, sp.Integer(1), sp.Integer(2), sp.pi, 2 * sp.pi, 4 * sp.pi):
         shift = _relation(probe, x[0], y, 1, t)
-        if shift is not None:
+        if shift is not None and not shift.needs_linear_path:  # a square has those for every t
             found.append(shift)
             if shift.value("b") != -1:
                 break
@@ -167,7 +171,7 @@ def _relation(probe: Sampler, x: np.ndarray, y: np.ndarray, c: int, t: sp.Expr) 
 def _whole(probe: Sampler, size: int) -> Equivariance:
     rng = np.random.default_rng(0)
     first = probe.jacobian(*(rng.standard_normal(size) for _ in range(probe.arity)))
-    names = ("x",) if probe.arity == 1 else tuple("xyzuvw"[: probe.arity])
+    names = probe.inputs
     layout = Layout(tuple(Space(n, 1, size, (size,)) for n in names), Space("out", 1, len(first[0]), (len(first[0]),)))
     needed = 4 + 2 * layout.unknowns // len(first[0])
     rows, points = [], []
@@ -180,8 +184,9 @@ def _whole(probe: Sampler, size: int) -> Equivariance:
     if len(rows) < needed // 2:
         raise BadInput(f"{probe.name} has finite values at {len(rows)} of {needed} sample points: too few")
     basis, gap = solve_system(np.vstack(rows))
+    fresh = [[rng.standard_normal(size) for _ in names] for _ in range(60)]
     for vector in basis.T:
-        _try_whole(probe, layout, vector, points)
+        _try_whole(probe, layout, vector, fresh)
     families, remainder = name_families(layout, basis)
     pairs = _pairs(layout, basis)
     return Equivariance(

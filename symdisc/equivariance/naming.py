@@ -130,6 +130,8 @@ def _single(layout: Layout, space: Space) -> Iterator[tuple[Family, np.ndarray]]
     elif f == 2:
         yield matrices(f"so(2) on {x}", rf"{x} \to R {x},\ R \in SO(2)", _skew(2))
     yield matrices(f"kernel 1 l^T on {x}", rf"{x} \to {x} + \mathbf 1\,\ell^{{\mathsf T}} {x}", [ones @ np.eye(f)[[j]] for j in range(f)])
+    if f > 1:
+        yield matrices(f"scale of the mean of {x}", rf"{x} \to {x} + c\,\mathbf 1\mathbf 1^{{\mathsf T}} {x}", [ones @ ones.T])
     yield matrices(f"diagonal on {x}", rf"{x} \to D {x},\ D > 0", [np.diag(e) for e in np.eye(f)])
     yield (Family(f"translations of {x}", f, rf"{x} \to {x} + t,\ t \in \mathbb R^{{{f}}}", x),
            _stack(layout, [{x: (None, e)} for e in np.eye(f)]))

@@ -6,9 +6,10 @@ for translations, P for a permutation. W is stored [out, in], so a matrix on axi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from symdisc.generators import Generator, Part
 from symdisc.moves import Index, Move, Through
 from symdisc.symmetry import Discrete, Symmetry
 
@@ -26,7 +27,12 @@ class Step:
 
 
 def steps(symmetry: Symmetry | Discrete, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Step, ...]:
-    """What happens to each parameter, in order of the moves; empty when there are no moves."""
+    """What happens to each parameter, in order of the moves, or the generators of a group that acts by exp.
+
+    Empty when there is neither, or too much to print.
+    """
+    if isinstance(symmetry, Symmetry) and symmetry.generators:
+        return _fields(symmetry.generators)
     single = symmetry.shape in ((), (1,))
     return tuple(
         Step(
@@ -34,6 +40,27 @@ def steps(symmetry: Symmetry | Discrete, shapes: Mapping[str, tuple[int, ...]]) 
         )
         for m in symmetry.moves
     )
+
+
+def _fields(generators: Sequence[Generator], most: int = 24) -> tuple[Step, ...]:
+    """delta theta of each generator: matrix units E_{ij} along an axis, constants e_i of the flattened parameter."""
+    parts = [(k, part) for k, g in enumerate(generators, 1) for part in g.parts]
+    if len(parts) > most or any(len(part.entries) > most for _, part in parts):
+        return ()
+    return tuple(Step(part.parameter, "", rf"X_{{{k}}}: \delta\theta = {_field(part)}") for k, part in parts)
+
+
+def _field(part: Part) -> str:
+    unit = "e_{{{i}}}" if part.axis == -1 else "E_{{{i},{j}}}"
+    terms = []
+    for i, j, value in part.entries:
+        size = "" if abs(value) == 1 else rf"{_number(abs(value))}\, "
+        terms.append(("-" if value < 0 else "+") + size + unit.format(i=i, j=j))
+    total = " ".join(terms).removeprefix("+")
+    if part.axis == -1:
+        return total
+    total = f"({total})" if len(terms) > 1 else total
+    return rf"{total} \cdot_{{{part.axis}}} \theta"
 
 
 def _letters(move: Move) -> str:
@@ -53,7 +80,9 @@ def element(symmetry: Symmetry | Discrete) -> str:
     """What the group element is, in LaTeX."""
     s, family = symmetry.shape, symmetry.family
     if family == "flow":
-        return r"\exp(s X) \;\text{integrated numerically}"
+        return rf"v \in \mathbb{{R}}^{{{s[0]}}} \;\text{{moved along its flow, numerically}}"
+    if family == "linear":
+        return rf"c \in \mathbb{{R}}^{{{s[0]}}}"
     if family == "permutation":
         return rf"P \in S_{{{s[0]}}}"
     if family == "sign":

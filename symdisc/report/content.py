@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from symdisc.report.action import Step, element, steps
@@ -58,17 +58,19 @@ class Row:
     where: str
     legend: str
     count: int
-    each: int
-    dimension: int
-    order: int
     status: str
-    counted: bool
-    condition: str
     element: str
     actions: tuple[Action, ...]
-    formula: str
-    assumptions: tuple[str, ...]
     note: str
+    order: int = 1
+    each: int = 0
+    dimension: int = 0
+    counted: bool = True
+    condition: str = ""
+    formula: str = ""
+    by_generators: bool = False
+    moved: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
     quantities: tuple[str, ...] = ()
     conserved: int = 0
 
@@ -78,6 +80,8 @@ class Row:
 
     def summary(self, most: int = 3) -> tuple[tuple[str, str], ...]:
         """(LaTeX, names) for the table: parameters that move alike on one line, at most ``most`` lines and a rest."""
+        if self.by_generators:
+            return ((r"\theta \mapsto \exp(\textstyle\sum_k c_k X_k)\, \theta", _few(list(self.moved))),)
         if not self.actions:
             return ((self.formula, ""),) if self.formula else ()
         alike: dict[str, list[str]] = {}
@@ -146,41 +150,47 @@ def _quantities(cat: Catalog, symmetries: Sequence[Symmetry]) -> dict[int, tuple
 def _place(s: Symmetry | Discrete) -> Place:
     """Two symmetries are alike when all but layer numbers agree: the moves too, names aside."""
     names = list(s.parameters)
-    shape_of_moves = []
+    acting: list[Hashable] = []
     for m in s.moves:
         others = [*(t.parameter for t in m.through), *([m.gain] if m.gain else []), *m.extra]
         names += [m.parameter, *others]
-        shape_of_moves.append((m.kind, m.axis, m.index, m.rep, m.power, m.gain_power, m.offset, m.rows, len(others)))
+        acting.append((m.kind, m.axis, m.index, m.rep, m.power, m.gain_power, m.offset, m.rows, len(others)))
+    for part in (p for g in s.generators for p in g.parts) if isinstance(s, Symmetry) else ():
+        names.append(part.parameter)
+        acting.append((part.axis, part.entries))
     extra = (s.dimension, s.assumptions, s.counts) if isinstance(s, Symmetry) else (s.order,)
-    return Place((s.site, *names), (s.name, s.group, s.family, s.shape, s.status, s.note, extra, tuple(shape_of_moves)))
+    return Place((s.site, *names), (s.name, s.group, s.family, s.shape, s.status, s.note, extra, tuple(acting)))
 
 
 def _row(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int, ...]], found: tuple[Any, ...]) -> Row:
     names = dict(zip((s.site, *_names(s)), group.names, strict=True))
     site = group.names[0]
     short = {n: shorten(p, site) for n, p in names.items()}
-    continuous = isinstance(s, Symmetry)
-    each = s.dimension if isinstance(s, Symmetry) else 0
-    name = s.name if s.family != "flow" else f"{s.name or 'remainder'} (numeric, no name)"
-    return Row(
-        name,
-        s.group_latex or rf"\mathrm{{{s.group or 'unnamed'}}}",
-        group.spread(site) or WHOLE,
-        group.legend,
-        group.count,
-        each,
-        each * group.count,
-        1 if isinstance(s, Symmetry) else s.order,
-        s.status,
-        not isinstance(s, Symmetry) or s.counts,
-        s.condition if isinstance(s, Symmetry) else "",
-        element(s),
-        _actions(steps(s, shapes), names, site),
-        _relabel(s.formula, short) if isinstance(s, Symmetry) else "",
-        s.assumptions if isinstance(s, Symmetry) else (),
-        s.note,
-        tuple(_relabel(q.latex(), short) for q in found) if continuous else (),
-        sum(q.dimension for q in found) * group.count,
+    row = Row(
+        name=s.name if s.family != "flow" else f"{s.name} (numeric)",
+        group=s.group_latex or rf"\mathrm{{{s.group or 'unnamed'}}}",
+        where=group.spread(site) or WHOLE,
+        legend=group.legend,
+        count=group.count,
+        status=s.status,
+        element=element(s),
+        actions=_actions(steps(s, shapes), names, site),
+        note=s.note,
+        moved=tuple(short[n] for n in s.parameters),
+    )
+    if isinstance(s, Discrete):
+        return replace(row, order=s.order)
+    return replace(
+        row,
+        each=s.dimension,
+        dimension=s.dimension * group.count,
+        counted=s.counts,
+        condition=s.condition,
+        formula=_relabel(s.formula, short),
+        by_generators=bool(s.generators),
+        assumptions=s.assumptions,
+        quantities=tuple(_relabel(q.latex(), short) for q in found),
+        conserved=sum(q.dimension for q in found) * group.count,
     )
 
 

@@ -32,6 +32,7 @@ COLOURS = {
     "o1": "#009E73",
     "permutation": "#CC79A7",
     "sign": "#882255",
+    "linear": "#332288",
     "flow": "#000000",
     "outer": "#E69F00",
     "outer0": "#E69F00",

@@ -21,6 +21,7 @@ PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
 \setlength{\parindent}{0pt}
 \setlength{\parskip}{3pt plus 1pt}
 \setlength{\emergencystretch}{4em}
+\setlength{\tabcolsep}{4pt}
 \setlength{\LTleft}{0pt}
 \setlength{\LTpre}{2pt}
 \setlength{\LTpost}{2pt}
@@ -85,7 +86,7 @@ def _table(rows: tuple[Row, ...]) -> str:
         return "None found."
     head = r"group & where & dim & formula & status \\"
     lines = [
-        r"\begin{longtable}{@{}lL{0.26\textwidth}rL{0.44\textwidth}l@{}}",
+        r"\begin{longtable}{@{}L{0.13\textwidth}L{0.25\textwidth}rL{0.41\textwidth}l@{}}",
         r"\toprule",
         head,
         r"\midrule",

@@ -20,20 +20,7 @@ __all__ = ["Edge", "Picture", "Strand", "Vertex", "picture"]
 
 FOLD_FROM = 16  # graphs with more vertices than this are folded
 # What colours an edge, when several symmetries move its parameters: the one that says most.
-LEADING = (
-    "gl",
-    "complex",
-    "scale",
-    "o",
-    "o1",
-    "permutation",
-    "sign",
-    "flow",
-    "outer",
-    "outer0",
-    "translation",
-    "translation0",
-)
+LEADING = tuple("gl complex scale o o1 permutation sign linear flow outer outer0 translation translation0".split())
 
 
 @dataclass(frozen=True)
@@ -173,7 +160,7 @@ class _Living:
     def strand(self, carried: tuple[str, ...]) -> Strand:
         found = {id(s): s for name in carried for s in self.movers[name]}
         ordered = sorted(found.values(), key=_leading)
-        telling = [s for s in ordered if _leading(s)[0] < LEADING.index("flow")] or ordered[:1]
+        telling = [s for s in ordered if _leading(s)[0] < LEADING.index("linear")] or ordered[:1]
         groups = list(dict.fromkeys(unicode.from_latex(s.group_latex) if s.group_latex else s.group for s in telling))
         first = ordered[0] if ordered else None
         return Strand(

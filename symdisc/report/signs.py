@@ -12,16 +12,16 @@ def _pairs(text: str) -> dict[str, str]:
 
 STYLES = frozenset("texttt text mathrm mathbf mathbb mathcal operatorname textbf textit boldsymbol".split())
 ACCENTS = frozenset("dot ddot hat tilde bar overline widehat widetilde".split())
-FUNCTIONS = frozenset("exp log ln sin cos tan tanh sinh cosh det dim ker max min sup inf arg lim arctan sgn Pr".split())
+FUNCTIONS = frozenset("exp log ln sin cos tan tanh cosh det dim ker max min sup inf arg lim arctan sgn Pr".split())
 SPACES = {"\\,": "\u2009", "\\;": " ", "\\:": " ", "\\!": "", "\\ ": " ", "\\quad": "  ", "\\qquad": "    ", "~": " "}
 # layout only: our printers choose sizes and breaks themselves
 IGNORED = frozenset(
-    f"\\{name}"
-    for name in "displaystyle textstyle scriptstyle limits nolimits big Big bigl bigr allowbreak".split()
+    f"\\{name}" for name in "displaystyle textstyle scriptstyle limits nolimits big Big bigl bigr allowbreak".split()
 )
 GREEK = _pairs(
-    "alpha α beta β gamma γ delta δ epsilon ε zeta ζ eta η theta θ iota ι kappa κ lambda λ mu μ nu ν xi ξ pi π rho ρ sigma σ "
-    "tau τ upsilon υ phi φ chi χ psi ψ omega ω Gamma Γ Delta Δ Theta Θ Lambda Λ Xi Ξ Pi Π Sigma Σ Phi Φ Psi Ψ Omega Ω"
+    "alpha α beta β gamma γ delta δ epsilon ε zeta ζ eta η theta θ iota ι kappa κ lambda λ mu μ nu ν xi ξ pi π rho ρ "
+    "sigma σ tau τ upsilon υ phi φ chi χ psi ψ omega ω Gamma Γ Delta Δ Theta Θ Lambda Λ Xi Ξ "
+    "Pi Π Sigma Σ Phi Φ Psi Ψ Omega Ω"
 )
 _SIGNS = {
     "binary": _pairs(
@@ -33,8 +33,8 @@ _SIGNS = {
     ),
     "big": _pairs("sum ∑ prod ∏ int ∫ bigoplus ⨁ bigotimes ⨂ bigcup ⋃"),
     "letter": _pairs(
-        "top ⊤ infty ∞ nabla ∇ partial ∂ ell ℓ forall ∀ exists ∃ dots … ldots … cdots ⋯ vdots ⋮ prime ′ Vert ‖ vert | | ‖ "
-        "emptyset ∅ dagger † varepsilon ε vartheta ϑ varphi φ % % _ _ & & # # $ $"
+        "top ⊤ infty ∞ nabla ∇ partial ∂ ell ℓ forall ∀ exists ∃ dots … ldots … cdots ⋯ vdots ⋮ prime ′ Vert ‖ vert | "
+        "| ‖ emptyset ∅ dagger † varepsilon ε vartheta ϑ varphi φ % % _ _ & & # # $ $"
     ),
     "open": _pairs("langle ⟨ { { lbrace { lfloor ⌊ lceil ⌈ lVert ‖ lvert |"),
     "close": _pairs("rangle ⟩ } } rbrace } rfloor ⌋ rceil ⌉ rVert ‖ rvert |"),

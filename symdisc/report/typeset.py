@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from symdisc.report.signs import GREEK
@@ -9,6 +10,7 @@ from symdisc.report.tex import Accent, Atom, Break, Fence, Frac, Matrix, Root, S
 
 __all__ = ["escape", "from_latex", "inline", "name", "show"]
 
+_SAFE = re.compile(r"[A-Za-z0-9 ,.()+-]*")  # what styles of mathematics take as it is
 LONG = 40  # characters from which a pair of brackets may be broken, so it must not be \left..\right
 
 _ESCAPES = {
@@ -162,7 +164,9 @@ def _sequence(node: Seq) -> str:
 def _text(node: Text) -> str:
     if node.style in ("texttt", "text", "textbf", "textit"):
         return rf"\{node.style}{{{escape(node.string)}}}"
-    return rf"\{node.style}{{{escape(node.string).replace('$', '')}}}"  # these stay in mathematics
+    if not _SAFE.fullmatch(node.string):
+        return rf"\text{{{escape(node.string)}}}"
+    return rf"\{node.style}{{{node.string}}}"
 
 
 def _fence(node: Fence) -> str:

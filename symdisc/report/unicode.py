@@ -105,7 +105,7 @@ def _sequence(node: Seq) -> str:
             piece = f" {'−' if piece == '-' else piece} "
         elif isinstance(item, Atom) and item.char == "-":
             piece = "−"
-        elif isinstance(item, Atom) and item.kind == "punctuation" and item.char != ".":
+        elif isinstance(item, Atom) and ((item.kind == "punctuation" and item.char != ".") or item.char == ":"):
             piece = f"{piece} "
         elif text and _word(before) and (_word(item) or _opens(item)) and not text.endswith(" "):
             piece = " " + piece if not (_opens(item) and _short(before)) else piece

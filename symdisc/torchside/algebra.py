@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from symdisc.archgraph import ArchGraph, Node
@@ -15,45 +16,56 @@ from symdisc.exact import NullSpace, null_space
 from symdisc.solve import Accumulator, affine_motions, fibre_basis, normal_rows
 from symdisc.torchside.blocks import node_blocks
 from symdisc.torchside.capture import Capture
-from symdisc.torchside.network import Network, jacobian_rows
+from symdisc.torchside.check import random_state
+from symdisc.torchside.network import Function, Network, jacobian_rows
 
 __all__ = ["Algebra", "fibre"]
 
 AT_ONCE = 8  # draws between two looks at the rank
-MOST_ROWS = 24  # times D: rows after which a rank that still grows is given up
-LEAST_ROWS = 400  # between two looks: rare regions of piecewise linear networks must be met
+MOST_LOOKS = 12  # blocks of rows after which a rank that still grows is given up
+LEAST_ROWS = 400  # rows of a block: rare regions of piecewise linear networks must be met
+VISIBLE = 1e-7  # of a row at unit length: rounding stays below 1e-10, a new direction shows at 1e-4 or more
 ROUNDING = 1e-9
 PATTERNS = 8  # draws whose dependence of outputs on inputs is joined: sorting and maxima show one order each
 SAMPLES = (24, 96)  # least and most draws at which the motion of features is followed
 
 
-def fibre(network: Network, first: int = 0, function: object | None = None) -> tuple[NullSpace, int]:
-    """Directions that leave the outputs alone, and the number of draws that it took until the rank stayed.
+def fibre(network: Network, first: int = 0, function: Function | None = None) -> tuple[NullSpace, int]:
+    """Directions that leave the outputs alone, and the number of draws that it took to find them.
 
-    ``function`` replaces the captured graph by another function of the same parameters (the model itself). Raises Undecided
-    when the singular values show no gap or the rank keeps growing.
+    ``function`` replaces the captured graph by another function of the same parameters (the model itself). A null space found
+    on some draws is accepted when the Jacobian at new draws vanishes on it. Raises Undecided when the singular values show no
+    gap or new draws keep adding to the rank.
     """
     run = network.function(network.graph.outputs) if function is None else function
-    total = Accumulator(network.size)
-    ranks: list[int] = []
-    at, seen, found, trouble = first, 0, None, ""
-    while seen < MOST_ROWS * max(network.size, LEAST_ROWS):
-        got = 0
-        while got < max(network.size, LEAST_ROWS):
-            rows = normal_rows(jacobian_rows(run, network.parameters, network.draws(at, AT_ONCE)))  # type: ignore[arg-type]
-            at, got = at + AT_ONCE, got + max(len(rows), 1)
-            total.add(rows)
-        seen += got
+    total, at, trouble = Accumulator(network.size), first, ""
+    block = max(int(1.2 * network.size) + 20, LEAST_ROWS)
+    fresh, at = _rows(network, run, at, block)
+    for _ in range(MOST_LOOKS):
+        total.add(fresh)
         try:
             found = fibre_basis(total.factor)
-            ranks.append(found.rank)
         except Undecided as error:
-            ranks.append(-1)
-            trouble = str(error)
-        if len(ranks) > 1 and ranks[-1] == ranks[-2] != -1:
-            assert found is not None
+            found, trouble = None, str(error)
+        fresh, at = _rows(network, run, at, block)
+        if found is not None and not _seen(fresh, found.basis):
             return found, at - first
     raise Undecided(trouble or "the rank of the Jacobian keeps growing with the inputs: give larger example inputs")
+
+
+def _rows(network: Network, run: Function, at: int, wanted: int) -> tuple[np.ndarray, int]:
+    """At least ``wanted`` rows of the Jacobian from draw number ``at`` on, at unit length, and the number of the next draw."""
+    parts, got = [], 0
+    while got < wanted:
+        rows = normal_rows(jacobian_rows(run, network.parameters, network.draws(at, AT_ONCE)))
+        parts.append(rows)
+        at, got = at + AT_ONCE, got + max(len(rows), 1)
+    return np.concatenate(parts), at
+
+
+def _seen(rows: np.ndarray, basis: np.ndarray) -> bool:
+    """Some row of the Jacobian sees a direction of ``basis`` [D, k] that earlier draws did not."""
+    return bool(basis.shape[1]) and bool(len(rows)) and float(np.abs(rows @ basis).max()) > VISIBLE
 
 
 @dataclass
@@ -87,6 +99,34 @@ class Algebra:
         """Tangents of all symmetries that act affinely on the features of every node, [D, dimension], orthonormal."""
         directions = self.outputs[0].basis
         return directions @ self._affine(directions) if directions.shape[1] else directions
+
+    def generic_fibre(self, seeds: tuple[int, ...] = (11, 12)) -> int:
+        """The smallest fibre dimension over random weights and these: what is more here is local to these weights."""
+        best = self.outputs[0].dimension
+        ones = {n for n, p in self.network.parameters.items() if p.numel() and float(p.mean()) > 0.5}
+        buffers = {n: self.network.fixed[v] for v, n in self.capture.graph.buffers.items() if v in self.network.fixed}
+        for seed in seeds:
+            state = {**random_state(self.capture, ones, seed), **buffers}
+            try:
+                best = min(best, fibre(Network(self.capture, state, self.network.seed))[0].dimension)
+            except Undecided:
+                continue  # these weights decide nothing
+        return best
+
+    @cached_property
+    def jumps(self) -> tuple[str, ...]:
+        """Operators of nodes whose values jump along a path of weights: their derivative does not tell their changes."""
+        network = self.network
+        g = torch.Generator().manual_seed(5)
+        direction = {n: torch.randn(p.shape, generator=g, dtype=torch.float64) * max(float(p.std()) if p.numel() > 1 else 1.0, 0.1)
+                     for n, p in network.parameters.items()}
+        found = []
+        for node in self.arch.nodes:
+            for x in network.draws(2000, 3):
+                coarse, fine = (network.path_defect(node.outputs, direction, x, n) for n in (256, 512))
+                if bool((fine > np.maximum(0.7 * coarse, 1e-2)).any()):
+                    found += list(node.packets)
+        return tuple(dict.fromkeys(found))
 
     @cached_property
     def _inner(self) -> list[Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ VALUES_LIMIT = 50_000_000
 
 # distinct primes, so that no data axis can be mistaken for another one or for a width
 BATCH, LENGTH, TARGET_LENGTH = 2, 5, 3
+
+POSITIONS = re.compile(r"(^|[._])(wpe|pos(ition)?s?_?emb\w*|embed_positions?|position_?embeddings?)$")
 
 Opened = tuple[nn.Module, tuple[Any, ...], Path | None, tuple[str, ...]]
 
@@ -146,17 +149,17 @@ def _first_line(error: BaseException) -> str:
 
 # --- inputs -----------------------------------------------------------------------------------------------------------------
 def inputs_for(model: nn.Module, config: Any, device: torch.device, seed: int = 0) -> tuple[Any, ...]:
-    """Positional inputs with small sizes: token ids, pixels, or both; encoder-decoder pairs get both ids and a mask."""
+    """Positional inputs with small sizes: token ids, pixels, or both; encoder-decoder pairs get both ids and a mask.
+
+    Learned positions and token types are drawn as inputs too: otherwise the rows that short sequences do not reach would pass
+    for unused, and a transformation that is free there would ruin longer ones.
+    """
     wanted = list(inspect.signature(model.forward).parameters)
     text = getattr(config, "text_config", None) or config
     generator = torch.Generator().manual_seed(seed)
     named: dict[str, Tensor] = {}
-    vocabulary = getattr(text, "vocab_size", None)
-    if "input_ids" in wanted and isinstance(vocabulary, int):
-        named["input_ids"] = _ids(text, vocabulary, (BATCH, _length(text, LENGTH)), generator)
-        if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in wanted:
-            named["attention_mask"] = torch.ones_like(named["input_ids"])
-            named["decoder_input_ids"] = _ids(text, vocabulary, (BATCH, TARGET_LENGTH), generator)
+    if "input_ids" in wanted and isinstance(getattr(text, "vocab_size", None), int):
+        named = _text_inputs(model, config, text, wanted, generator)
     if "pixel_values" in wanted:
         vision = getattr(config, "vision_config", None) or config
         side = getattr(vision, "image_size", 32)
@@ -169,13 +172,29 @@ def inputs_for(model: nn.Module, config: Any, device: torch.device, seed: int = 
     return tuple(named[n].to(device) if n in named else None for n in wanted[: last + 1])
 
 
-def _length(text: Any, length: int) -> int:
-    limit = getattr(text, "max_position_embeddings", None)
-    return min(length, limit) if isinstance(limit, int) and limit > 1 else length
+def _text_inputs(model: nn.Module, config: Any, text: Any, wanted: list[str], generator: torch.Generator) -> dict[str, Tensor]:
+    rows = [m.num_embeddings for n, m in model.named_modules() if isinstance(m, nn.Embedding) and POSITIONS.search(n)]
+    free = "position_ids" in wanted
+    limit = getattr(text, "max_position_embeddings", None) or (min(rows) if rows else LENGTH)
+    length = min(LENGTH, max(limit, 2)) if free or not rows else max(min(min(rows), limit), 2)
+    length = max(length, (getattr(text, "relative_attention_max_distance", None) or 0) + 2)  # every bucket of distances is met
+    named = {"input_ids": _ids(text, (BATCH, length), generator)}
+    types = getattr(text, "type_vocab_size", 0) or 0
+    if "token_type_ids" in wanted and types > 1:
+        named["token_type_ids"] = torch.randint(0, types, named["input_ids"].shape, generator=generator)
+    pair = getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in wanted
+    if rows and free:
+        named["position_ids"] = torch.randint(0, min(min(rows), limit), named["input_ids"].shape, generator=generator)
+    if pair:
+        named["decoder_input_ids"] = _ids(text, (BATCH, TARGET_LENGTH if length == LENGTH else length), generator)
+    if (pair or "position_ids" in named) and "attention_mask" in wanted:
+        # without a mask transformers takes a jump in the positions for the start of another sequence
+        named["attention_mask"] = torch.ones_like(named["input_ids"])
+    return named
 
 
-def _ids(text: Any, vocabulary: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+def _ids(text: Any, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Random token ids; the padding token is left out, since models skip its position."""
-    ids = torch.randint(0, vocabulary, shape, generator=generator)
+    ids = torch.randint(0, text.vocab_size, shape, generator=generator)
     pad = getattr(text, "pad_token_id", None)
-    return torch.where(ids == pad, (ids + 1) % vocabulary, ids) if isinstance(pad, int) else ids
+    return torch.where(ids == pad, (ids + 1) % text.vocab_size, ids) if isinstance(pad, int) else ids

@@ -1,6 +1,6 @@
 """Finite elements of a remainder without a name: the flow of a tangent field along the fibre, integrated to high order.
 
-The field is theta -> P_T(theta) v, the projection of a fixed vector on the symmetry tangents at theta; -v runs it backwards.
+The field is theta -> P_T(theta) v, the projection of a fixed vector on the fibre's tangents at theta; -v runs it backwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from symdisc.archgraph import build
 from symdisc.errors import BadInput, Undecided
-from symdisc.solve import Accumulator, normal_rows
+from symdisc.solve import normal_rows
 from symdisc.torchside.algebra import Algebra
 
 if TYPE_CHECKING:
@@ -30,12 +30,11 @@ CORRECTIONS = 3  # Newton steps back on the fibre; the first brings the drift fr
 
 
 class _Field:
-    """Projection on the symmetry tangents of fixed dimension along a path of weights."""
+    """Projection on the tangents of the fibre, of fixed dimension, along a path of weights."""
 
     def __init__(self, algebra: Algebra) -> None:
         self.algebra, self.network = algebra, algebra.network
         self.fibre = algebra.outputs[0].dimension
-        self.dimension = algebra.tangents.shape[1]
         self.draws = self._few_draws(algebra.outputs[1])
 
     def _few_draws(self, most: int) -> list[tuple[Tensor, ...]]:
@@ -53,18 +52,12 @@ class _Field:
         return normal_rows(self.network.jacobian(parameters, draws))
 
     def tangents(self, theta: np.ndarray) -> np.ndarray:
-        """[D, dimension] at ``theta`` [D], orthonormal."""
+        """[D, fibre] at ``theta`` [D], orthonormal."""
         parameters = self.network.unflatten(torch.from_numpy(theta))
         rows = self._jacobian(parameters, self.draws)
         small = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
         _, _, vh = np.linalg.svd(small, full_matrices=True)
-        directions = vh[self.network.size - self.fibre:].T
-        if self.dimension == self.fibre:
-            return directions
-        factor = Accumulator(self.fibre)
-        self.algebra.motions_at(parameters, directions, factor)
-        _, _, wh = np.linalg.svd(factor.factor, full_matrices=True)
-        return np.asarray(directions @ wh[self.fibre - self.dimension:].T)
+        return np.asarray(vh[self.network.size - self.fibre:].T)
 
     def run(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray:
         """The end of the path that starts at ``theta`` and lasts one unit of time."""
@@ -78,7 +71,16 @@ class _Field:
             message = solver.step()
             if solver.status == "failed":
                 raise Undecided(f"the flow of the remainder could not be integrated ({message}); sample with a smaller scale")
-        return self._back(theta, solver.y)
+        end = self._back(theta, solver.y)
+        if not self._same_function(theta, end):
+            raise Undecided("the flow of the remainder met weights at which the fibre changes its dimension; sample with a "
+                            "smaller scale, or with another seed")
+        return end
+
+    def _same_function(self, start: np.ndarray, end: np.ndarray) -> bool:
+        draws = self.network.draws(4000, 8)
+        a, b = (self.network.output(self.network.unflatten(torch.from_numpy(t)), draws) for t in (start, end))
+        return bool(np.abs(a - b).max() <= 1e-8 * max(float(a.std()), 1e-300))
 
     def _back(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """Newton steps, of least length, to the outputs that the start had."""

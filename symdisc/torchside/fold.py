@@ -1,7 +1,7 @@
 """Fold an operator graph: number the units of every activation and record what operators and parameters do to them.
 
-Layout operators (view, permute, slice, cat, expand, ...) are executed by torch on integer tensors of unit numbers, so that
-any reshaping is followed exactly. The other operators add facts (``symdisc.spaces.Facts``). An operator that is not known
+Layout operators (view, permute, slice, cat, expand, ...) are executed by torch on integer tensors of unit numbers, so
+that any reshaping is followed exactly. The other operators add facts (``symdisc.spaces.Facts``). An unknown operator
 freezes the units that it touches and is reported: incomplete, never wrong.
 """
 
@@ -18,17 +18,22 @@ from symdisc.opgraph import Op, OpGraph, Ref, refs
 from symdisc.spaces import DATA, PAD, Facts, ShiftUse
 from symdisc.torchside import foldrules
 from symdisc.torchside.capture import Capture
+from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
 from symdisc.torchside.interpret import call
 
 __all__ = ["Folder", "fold"]
 
 LAYOUT = frozenset(f"aten.{n}" for n in (
-    "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",
-    "_to_copy", "to", "type_as", "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "repeat", "flip", "roll",
-    "narrow", "contiguous", "unfold", "diagonal", "flatten", "movedim", "tile", "pixel_shuffle", "pixel_unshuffle", "expand_as",
-    "unflatten", "index", "index_select", "gather", "repeat_interleave", "swapaxes", "lift_fresh_copy", "view_as", "neg",
-    "masked_fill", "tril", "triu", "positive", "dropout", "constant_pad_nd", "pad", "copy",
+    "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias",
+    "detach", "_to_copy", "to", "type_as", "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind",
+    "repeat", "flip", "roll", "narrow", "contiguous", "unfold", "diagonal", "flatten", "movedim", "tile",
+    "pixel_shuffle", "pixel_unshuffle", "expand_as", "unflatten", "index", "index_select", "gather", "repeat_interleave", "swapaxes",
+    "lift_fresh_copy", "view_as", "neg", "masked_fill", "tril", "triu", "positive", "dropout", "constant_pad_nd", "pad",
+    "copy",
 )) | {"getitem"}
+SAME_PLACES = frozenset(f"aten.{n}" for n in (
+    "clone", "alias", "detach", "_to_copy", "to", "type_as", "contiguous", "neg", "masked_fill", "positive", "dropout"))
+LOOKUPS = frozenset(f"aten.{n}" for n in ("index", "index_select", "gather"))
 
 
 def fold(capture: Capture) -> Facts:
@@ -65,10 +70,22 @@ class Folder:
     def step(self, op: Op) -> None:
         rule: Callable[[Folder, Op], None] | None = foldrules.RULES.get(op.packet)
         if op.packet in LAYOUT and self._layout(op):
-            return
+            return self._compact(op.name)
         if rule is None:
             rule = foldrules.elementwise
         rule(self, op)
+        self._compact(op.name)
+
+    def _compact(self, name: str) -> None:
+        """Store labels that repeat along an axis as an expanded view, so that later steps see them once."""
+        labels = self.labels.get(name)
+        if isinstance(labels, Tensor):
+            (cut,), shape = shrink(labels)
+            for axis in range(cut.dim()):
+                first = cut.narrow(axis, 0, 1) if cut.shape[axis] > 1 else cut
+                if first is not cut and bool((cut == first).all()):
+                    cut = first
+            self.labels[name] = cut.expand(shape)
 
     def _layout(self, op: Op) -> bool:
         """Run a layout operator on the unit numbers; False if an index operand is itself an activation."""
@@ -76,6 +93,8 @@ class Folder:
         movable = set(refs(op.args[:1])) if op.packet != "aten.copy" else set(names)
         if any(self.graph.is_activation(n) and n not in movable for n in names):
             return False
+        if op.packet in LOOKUPS and any(self.graph.roles[n] for n in names if n not in movable):
+            return self._lookup(op)
         env: dict[str, Any] = {}
         for name in names:
             env[name] = self.operand(name) if name in movable else self.values.get(name)
@@ -83,8 +102,7 @@ class Folder:
                 return False
         if op.packet in ("aten.constant_pad_nd", "aten.pad"):
             op = _with_pad_value(op)
-        if op.packet in ("aten.clone", "aten.alias", "aten.detach", "aten._to_copy", "aten.to", "aten.type_as", "aten.contiguous",
-                         "aten.neg", "aten.masked_fill", "aten.positive", "aten.dropout"):
+        if op.packet in SAME_PLACES:
             self.labels[op.name] = env[op.inputs[0]]
             return True
         result = call(op, env)
@@ -95,9 +113,27 @@ class Folder:
             self.labels[op.name] = result  # type: ignore[assignment]
         return True
 
+    def _lookup(self, op: Op) -> bool:
+        """Rows chosen by data: any row may come, so all entries along the indexed axes share their units."""
+        labels = self.operand(op.inputs[0])
+        if labels is None or op.shape is None:
+            return False
+        if op.packet == "aten.index":
+            axes = [a for a, i in enumerate(op.args[1]) if i is not None]
+        else:
+            axes = [int(op.args[1]) % labels.dim()]
+        for axis in axes:
+            first = labels.narrow(axis, 0, 1)
+            self.unite(first.expand_as(labels), labels)
+            labels = first.expand_as(labels)
+        env = {n: torch.zeros(self.graph.shape(n) or (), dtype=torch.int64) for n in op.inputs}
+        env[op.inputs[0]] = labels
+        self.labels[op.name] = call(op, env)
+        return True
+
     # --- operands -------------------------------------------------------------------------------------------------
     def operand(self, name: str) -> Any:
-        """Unit numbers of any value: activations as recorded, raw data and constants DATA, parameters as written constants."""
+        """Unit numbers of any value: activations as recorded, raw data and constants DATA, parameters as constants."""
         if name in self.labels:
             return self.labels[name]
         if self.graph.varies(name):
@@ -123,7 +159,7 @@ class Folder:
                     if {**self.graph.parameters, **self.graph.buffers}[v] == parameter)
 
     def elements(self, name: str, buffers: bool = False) -> tuple[str, Tensor, float] | None:
-        """If a value is a re-laid-out parameter: its state_dict name, the flat element at each place, a constant added."""
+        """For a re-laid-out parameter: its state_dict name, the flat element at each place, a constant added."""
         if name not in self._elements:
             self._elements[name] = self._find_elements(name)
         found = self._elements[name]
@@ -162,13 +198,11 @@ class Folder:
         return None
 
     def _fixed_values(self) -> None:
-        """Evaluate everything that does not depend on parameters, where tensors have values."""
-        graph, tensors = self.graph, self.capture.tensors
-        example = dict(zip(graph.inputs, self.capture.example, strict=False))
-        self.values = {n: t for n, t in {**tensors, **example}.items()
-                       if n not in graph.parameters and not t.is_meta}
+        """Evaluate everything that depends neither on parameters nor on data, where tensors have values."""
+        graph = self.graph
+        self.values = {n: t for n, t in self.capture.tensors.items() if n not in graph.parameters and not t.is_meta}
         for op in graph.ops:
-            if graph.varies(op.name) or op.name not in graph.live:
+            if graph.roles[op.name] or op.name not in graph.live:
                 continue
             if all(n in self.values for n in op.inputs):
                 try:
@@ -179,15 +213,16 @@ class Folder:
     # --- facts ----------------------------------------------------------------------------------------------------
     @staticmethod
     def units(labels: Tensor) -> np.ndarray:
-        found = torch.unique(labels).numpy()
+        found: np.ndarray = torch.unique(shrink(labels)[0][0]).numpy()
         return found[found > PAD]
 
     def unite(self, a: Tensor, b: Tensor) -> None:
         """Elementwise identification (residual add); broadcasting as torch does."""
-        pairs = torch.stack(torch.broadcast_tensors(a, b)).reshape(2, -1)
-        pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs[0] > PAD) & (pairs[1] > PAD)]
-        if pairs.shape[1]:
-            pairs = torch.unique(pairs, dim=1)
+        (a, b), _ = shrink(a, b)
+        a, b = a.reshape(-1), b.reshape(-1)
+        open_ = (a != b) & (a > PAD) & (b > PAD)
+        if bool(open_.any()):
+            pairs, _ = distinct_pairs(a[open_], b[open_])
             self.facts.same.append((pairs[0].numpy(), pairs[1].numpy()))
 
     def freeze(self, labels: Tensor, why: str) -> None:
@@ -202,7 +237,8 @@ class Folder:
 
     def vector(self, labels: Tensor, axis: int) -> Tensor:
         """Units along one axis, [size]; units at different places of the other axes are identified."""
-        moved = labels.movedim(axis, -1).reshape(-1, labels.shape[axis])
+        (cut,), _ = shrink(labels)
+        moved = cut.movedim(axis, -1).reshape(-1, cut.shape[axis]).expand(-1, labels.shape[axis])
         first = moved[0]
         if moved.shape[0] > 1:
             rows = torch.unique(moved, dim=0)
@@ -213,7 +249,9 @@ class Folder:
 
     def vectors(self, labels: Tensor) -> Tensor:
         """Distinct rows of units along the last axis, [rows, size]."""
-        return torch.unique(labels.reshape(-1, labels.shape[-1]), dim=0)
+        (cut,), shape = shrink(labels)
+        rows = cut.reshape(-1, cut.shape[-1]).expand(-1, shape[-1])
+        return rows if len(rows) == 1 else torch.unique(rows, dim=0)
 
     def fresh_like(self, key: Tensor) -> Tensor:
         """New units, one for each distinct value (or distinct column of values) of ``key`` [k, ...]."""
@@ -224,8 +262,8 @@ class Folder:
 
     def varying_axes(self, labels: Tensor) -> list[int]:
         """Axes along which the unit changes: the feature axes."""
-        return [a for a in range(labels.dim()) if labels.shape[a] > 1
-                and not bool((labels == labels.narrow(a, 0, 1)).all())]
+        (cut,), _ = shrink(labels)
+        return [a for a in range(cut.dim()) if cut.shape[a] > 1 and not bool((cut == cut.narrow(a, 0, 1)).all())]
 
     def uniform(self, labels: Tensor, other: str | float | int) -> bool:
         """A factor is the same for all units (it may differ between tokens or samples)."""

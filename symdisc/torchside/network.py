@@ -18,7 +18,7 @@ from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw
 from symdisc.torchside.interpret import ancestors, evaluate
 
-__all__ = ["ModelFunction", "Network", "jacobian_rows", "plain_kernels"]
+__all__ = ["Function", "ModelFunction", "Network", "jacobian_rows", "plain_kernels"]
 
 Parameters = dict[str, Tensor]
 Function = Callable[..., Tensor]
@@ -117,6 +117,25 @@ class Network:
         rows = jacrev(f)(parameters, *x)
         jac = torch.cat([r.reshape(r.shape[0], -1) for r in rows.values()], 1).detach()
         return jac @ torch.from_numpy(directions)
+
+    def path_defect(self, wanted: Sequence[str], direction: Parameters, x: tuple[Tensor, ...], steps: int) -> np.ndarray:
+        """Along theta + t direction, t from 0 to 1: per value the largest difference between its change over one of ``steps``
+        steps and the trapezoid of its derivative, relative to its range. It halves with the step unless the value jumps."""
+        f = self.function(wanted)
+
+        def at(t: Tensor) -> tuple[Tensor, Tensor]:
+            here = {n: p + t * direction[n] for n, p in self.parameters.items()}
+            return jvp(lambda p: f(p, *x), (here,), (direction,))
+
+        ts = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
+        with plain_kernels():
+            try:
+                value, slope = vmap(at, randomness="same", chunk_size=64)(ts)
+            except (RuntimeError, NotImplementedError):
+                return np.zeros(1)
+        defect = (value[1:] - value[:-1] - (slope[1:] + slope[:-1]) / (2 * steps)).abs().nan_to_num(0.0).amax(0)
+        spread = (value.nan_to_num(0.0).amax(0) - value.nan_to_num(0.0).amin(0)).clamp_min(1e-300)
+        return (defect / spread).detach().numpy()
 
     def flatten(self, parameters: Mapping[str, Tensor]) -> np.ndarray:
         """[D], parameters in the order of registration."""

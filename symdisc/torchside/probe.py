@@ -28,11 +28,15 @@ _AGREE = 1e-6
 
 @dataclass(frozen=True)
 class Probe:
-    """A callable prepared for sampling: numpy arrays in, numpy arrays out, ``arity`` inputs."""
+    """A callable prepared for sampling: numpy arrays in, numpy arrays out."""
 
     call: Callable[..., Tensor]
-    arity: int
     name: str
+    inputs: tuple[str, ...]
+
+    @property
+    def arity(self) -> int:
+        return len(self.inputs)
 
     @classmethod
     def of(cls, function: Callable[..., Tensor]) -> Probe:
@@ -40,8 +44,7 @@ class Probe:
         name = getattr(function, "__name__", type(function).__name__)
         call = copy.deepcopy(function).double() if isinstance(function, nn.Module) else function
         forward = call.forward if isinstance(call, nn.Module) else call
-        probe = cls(call, _arity(forward), name)
-        return probe
+        return cls(call, name, _inputs(forward))
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
         """Values at one-dimensional inputs; BadInput with the callable's own words when it fails."""
@@ -87,21 +90,23 @@ class Probe:
         good = np.isfinite(y) & np.all([np.isfinite(d).all(axis=0) for d in difference], axis=0)
         if automatic is None:
             return y, [d[0] for d in difference], good & _steady(difference)
-        agree = np.all([np.abs(a - d[0]) <= _AGREE * (1 + np.abs(a)) for a, d in zip(automatic, difference, strict=True)], axis=0)
-        if agree[good].mean() < 0.7:  # kinks and steep places disagree here and there, a false backward pass everywhere
+        with np.errstate(all="ignore"):
+            agree = np.all([np.abs(a - d[0]) <= _AGREE * (1 + np.abs(a)) for a, d in zip(automatic, difference, strict=True)], axis=0)
+        if good.any() and agree[good].mean() < 0.7:  # kinks and steep places disagree here and there, a false backward pass everywhere
             return y, [d[0] for d in difference], good & _steady(difference)
         return y, automatic, good & agree
 
     def _difference(self, inputs: Sequence[np.ndarray], which: int) -> np.ndarray:
         """Two estimates [2, n] of the derivative in one input, by differences of two step sizes."""
         found = []
-        for step in (_STEP, _STEP / 2):
-            total = np.zeros_like(inputs[0])
-            for k, weight in _STENCIL:
-                for sign in (1, -1):
-                    moved = [v + sign * k * step if a == which else v for a, v in enumerate(inputs)]
-                    total = total + sign * weight * self(*moved)
-            found.append(total / step)
+        with np.errstate(all="ignore"):  # where values overflow the point is left out
+            for step in (_STEP, _STEP / 2):
+                total = np.zeros_like(inputs[0])
+                for k, weight in _STENCIL:
+                    for sign in (1, -1):
+                        moved = [v + sign * k * step if a == which else v for a, v in enumerate(inputs)]
+                        total = total + sign * weight * self(*moved)
+                found.append(total / step)
         return np.array(found)[::-1]
 
     def _automatic(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
@@ -128,6 +133,7 @@ class Probe:
         grid = np.linspace(low, high, count) + 0.000123  # off the round numbers at which functions like to jump
         y = self(grid)
         finite = np.isfinite(y)
+        y = np.clip(y, -1e150, 1e150)
         step = np.abs(np.diff(np.where(finite, y, 0.0)))
         usual = np.median(step[finite[1:] & finite[:-1]]) if finite.any() else 0.0
         edges = finite[1:] != finite[:-1]
@@ -154,14 +160,16 @@ class Probe:
 
 
 def _steady(difference: Sequence[np.ndarray]) -> np.ndarray:
-    return np.all([np.abs(d[0] - d[1]) <= 1e-9 * (1 + np.abs(d[0])) for d in difference], axis=0)
+    with np.errstate(all="ignore"):
+        return np.all([np.abs(d[0] - d[1]) <= 1e-9 * (1 + np.abs(d[0])) for d in difference], axis=0)
 
 
-def _arity(function: Callable[..., Tensor]) -> int:
-    """The number of inputs a callable must be given."""
+def _inputs(function: Callable[..., Tensor]) -> tuple[str, ...]:
+    """The names of the inputs a callable must be given."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # built-in functions have no signature
-        return 1
+        return ("x",)
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return max(1, sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters))
+    names = tuple(p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty)
+    return names if len(names) > 1 else ("x",)

@@ -52,35 +52,60 @@ def float64_state(captured: Capture) -> dict[str, Tensor]:
     return state
 
 
-def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry]) -> tuple[list[Symmetry], int | None, list[str]]:
-    """Orbit dimension by the complete linear system, and the remainder that the named families leave.
+def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry]) -> tuple[list[Symmetry], int, list[str]]:
+    """Orbit dimension at the weights, and what the named families leave: linear symmetries, then a nameless remainder.
 
-    The families must lie in the fibre: one that does not is an error of the engine, never hidden.
+    Every direction is accounted for: spanned by a named family, by linear fields that hold at many weights, by the remainder
+    (generic, and exact along its flow), or reported as local to these weights.
     """
     algebra = Algebra.of(captured, arch, float64_state(captured))
-    named = [s for s in symmetries if s.counts and s.family != "flow"]
     layout = list(algebra.network.layout)
-    rows = tangents(named, float64_state(captured), layout)
+    rows = tangents([s for s in symmetries if s.counts], float64_state(captured), layout)
     try:
-        whole, found = algebra.outputs[0].basis, algebra.tangents
+        fibre_here = algebra.outputs[0]
     except Undecided as error:
-        rank = independent_part(rows, np.zeros((algebra.network.size, 0)))[0]
-        return symmetries, rank, [f"the complete linear system could not be decided ({error}); only named families are counted"]
-    _, outside = independent_part(rows, whole)
+        return symmetries, _span(rows).shape[1], [f"completeness is not decided: {error}"]
     notes = []
+    _, outside = independent_part(rows, fibre_here.basis)
     if outside > 1e-5:
         notes.append(f"a named family leaves the fibre by {outside:.1e} at these weights: the example inputs may be too few")
-    span = _span(np.concatenate([rows, found.T]))
-    rest = _beyond(span, rows)
-    if rest.shape[1]:
-        more = linear_families(captured, algebra, rows)
+    known = _span(rows).shape[1]
+    if known < fibre_here.dimension:
+        more = [s for s in linear_families(captured, algebra, rows) if _keeps(algebra, s)]
         symmetries = [*symmetries, *more]
         rows = np.concatenate([rows, tangents(more, float64_state(captured), layout)])
-        span = _span(np.concatenate([rows, found.T]))
-        rest = _beyond(span, rows)
-    if rest.shape[1]:
-        symmetries = [*symmetries, _remainder(rest, algebra.network)]
-    return symmetries, span.shape[1], notes
+        known = _span(rows).shape[1]
+    if known < fibre_here.dimension:
+        rest, told = _rest(algebra, rows, known)
+        symmetries, known, notes = [*symmetries, *rest], known + sum(s.dimension for s in rest), notes + told
+    return symmetries, known, notes
+
+
+def _rest(algebra: Algebra, rows: np.ndarray, known: int) -> tuple[list[Symmetry], list[str]]:
+    """The remainder, if it is there at generic weights and no operator jumps; and what is to be said of it."""
+    here = algebra.outputs[0].dimension
+    if algebra.jumps:
+        return [], [f"{here - known} more directions leave the outputs alone to first order only: {', '.join(algebra.jumps)} jumps"]
+    generic = max(algebra.generic_fibre(), known)
+    notes = []
+    if generic < here:
+        notes.append(f"local surplus: {here - generic} more directions leave the function alone at these weights than at generic "
+                     "ones (units that never switch, vanishing or equal weights); they are not counted")
+    if generic == known:
+        return [], notes
+    rest = _beyond(algebra.outputs[0].basis, rows)
+    affine = _span(np.concatenate([rows, algebra.tangents.T])).shape[1] - known
+    return [_remainder(rest, algebra.network, generic - known, affine)], notes
+
+
+def _keeps(algebra: Algebra, symmetry: Symmetry, tolerance: float = 1e-7) -> bool:
+    """A random element of a linear symmetry leaves the outputs alone (a derivative would not see a jump)."""
+    network = algebra.network
+    array = 0.2 * np.random.default_rng(3).standard_normal(symmetry.shape)
+    moved = {**network.parameters, **act(symmetry, array, network.parameters)}
+    draws = network.draws(3000, 8)
+    before, after = network.output(network.parameters, draws), network.output(moved, draws)
+    return bool(np.abs(after - before).max() <= tolerance * max(float(before.std()), 1e-300))
 
 
 def _span(rows: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
@@ -101,21 +126,21 @@ def _beyond(span: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.asarray(u[:, :span.shape[1] - named.shape[1]]) if s.size else rest
 
 
-def _remainder(rest: np.ndarray, network: Network) -> Symmetry:
+def _remainder(rest: np.ndarray, network: Network, r: int, affine: int) -> Symmetry:
+    """The record of ``r`` directions with no closed form, of which ``affine`` move the features of every node affinely."""
     names, at = [], 0
     for name, shape in network.layout.items():
         n = int(np.prod(shape))
         if float(np.square(rest[at:at + n]).sum()) > 1e-8:
             names.append(name)
         at += n
-    r = rest.shape[1]
     return Symmetry(
         "remainder without a name", f"R^{r} locally", "flow", "network", tuple(names), r, "witnessed", (network.size,), (),
         group_latex=rf"\mathbb{{R}}^{{{r}}}_{{\mathrm{{loc}}}}",
-        condition=r"J_{\mathrm{out}}\,\delta\theta = 0,\quad (1 - P_{[y_k, 1]})\,J_{y_k}\,\delta\theta = 0",
+        condition=r"J_{\mathrm{out}}(\theta)\,\dot\theta = 0",
         formula=r"\dot\theta = P_{T(\theta)}\,v",
         assumptions=("generic weights: the dimension is constant along the flow",),
-        note="found by the complete linear system at these weights; acts by its flow")
+        note=f"acts by its flow; {min(affine, r)} of {r} move the features of every node affinely")
 
 
 def certify_model(cat: Catalog, seed: int) -> Certificate:

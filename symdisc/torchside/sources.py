@@ -49,6 +49,11 @@ class Source:
         """The same model in train or eval mode (None: as the factory left it)."""
         return self if training is None else replace(self, model=self.model.train(training))
 
+    def try_run(self) -> None:
+        """Raise BadInput when the model cannot be run on its own example inputs."""
+        with _blamed_on(f"{self.name} fails on its own example inputs"), torch.no_grad():
+            self.model(*self.example)
+
 
 def open_source(text: str, *, values: bool | None = None, seed: int = 0) -> Source:
     """The model that ``text`` names, made under ``seed``.
