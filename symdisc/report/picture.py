@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Edge", "Picture", "Strand", "Vertex", "picture"]
 
-FOLD_FROM = 16  # graphs with more vertices than this are folded
+FOLD_FROM = 12  # graphs with more vertices than this are folded
 # What colours an edge, when several symmetries move its parameters: the one that says most.
 LEADING = tuple("gl complex scale o o1 permutation sign linear flow outer outer0 translation translation0".split())
 
