@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 import sympy as sp
@@ -40,8 +41,22 @@ def conserved_quantities(symmetries: Sequence[Symmetry], parameters: Shapes, flo
     gradient flow unless given. With inertia a matrix group gives two entries (antisymmetric and symmetric part), otherwise
     one entry per symmetry, in order. Raises BadInput for flows that do not exist or lack values.
     """
-    chosen = Flow(flow) if isinstance(flow, str) else (flow or Flow())
-    return tuple(q for s in symmetries for q in _Deriver(s, parameters, chosen).run())
+    chosen = Flow(flow) if isinstance(flow, str) else flow
+    found: list[ConservedQuantity] = []
+    for s in symmetries:
+        read = dict.fromkeys(n for m in s.moves for n in (m.parameter, *depends_on(m)) if n in parameters)
+        shapes = {n: tuple(parameters[n]) for n in read}
+        if chosen is None:
+            found += _under_gradient_flow(s, tuple(shapes.items()))
+        else:
+            found += _Deriver(s, shapes, chosen).run()
+    return tuple(found)
+
+
+@lru_cache(maxsize=8192)
+def _under_gradient_flow(symmetry: Symmetry, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[ConservedQuantity, ...]:
+    """Nonlinear generators take a tenth of a second, and a catalog is asked more than once."""
+    return tuple(_Deriver(symmetry, dict(shapes), Flow()).run())
 
 
 @dataclass
@@ -96,12 +111,16 @@ class _Deriver:
         """The part of the algebra whose field, in the metric P^-1, is a gradient field (for linear fields).
 
         A move multiplies some axis of a parameter by a or by -a^T, and moves of one parameter add up, so the matrix of the
-        field is symmetric for symmetric a, and for those alone.
+        field is symmetric for symmetric a, and for those alone; conjugated by constant gains, D a D^-1, it is so for diagonal a.
         """
         if not self.matrix:
             return "entries"
         curved = any(not w.constant for w in self.local.values())
-        return restrict(self.symmetry.family, "diagonal" if curved else "symmetric")
+        return restrict(self.symmetry.family, "diagonal" if curved or self.conjugated else "symmetric")
+
+    @property
+    def conjugated(self) -> bool:
+        return any(m.gain for m in self.symmetry.moves if m.kind == "matmul")
 
     def scale(self) -> sp.Expr:
         """A common constant preconditioner only changes the clock and is left out of Q."""
@@ -136,7 +155,7 @@ class _Deriver:
         kind = next(iter(self.local.values())).kind
         if kind == "fisher" and any(w.rho != 0 for w in self.local.values()):
             return self.none("weight decay inside a natural gradient is not orthogonal to the symmetry")
-        if self.nonlinear or any(m.gain for m in self.symmetry.moves if m.kind == "matmul"):
+        if self.nonlinear:
             return self.nonlinear_answer()
         part = self.part()
         if part == "zero":
@@ -174,6 +193,8 @@ class _Deriver:
         if pure and plain and columns < n:
             return self.make("conserved", part, "span", terms, dimension=shape[0] * columns * (n - columns),
                              law=r"\dot Q = 0", reason=reasons.SPAN, constraint=constraint)
+        if self.conjugated:
+            return self.none(reasons.CONJUGATED, constraint)
         return self.none(reasons.ANTISYMMETRIC if pure else reasons.ANTISYMMETRIC_DECAY, constraint)
 
     def verdict(self) -> tuple[Miniature, FormVerdict]:
@@ -192,7 +213,7 @@ class _Deriver:
         return mini, analyse(mini)
 
     def nonlinear_answer(self) -> ConservedQuantity:
-        why = reasons.nonlinear(self.nonlinear, self.trained) if self.nonlinear else reasons.CONJUGATED
+        why = reasons.nonlinear(self.nonlinear, self.trained)
         constraint = r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a"
         if any(w.rho != 0 or not w.constant for w in self.local.values()):
             return self.none(why + "; the flow's decay or metric acts on it besides")

@@ -10,7 +10,7 @@ miniature is a "no" for the network. A potential is only claimed where the minia
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
@@ -209,18 +209,33 @@ def _exact(value: sp.Expr) -> sp.Expr:
 
 
 def planar_potential(x: sp.Symbol, y: sp.Symbol, fx: sp.Expr, fy: sp.Expr) -> sp.Expr | None:
-    """A function with gradient along (fx, fy): tries factors 1, the denominators, 1/(theta.X) and 1/r^2; None when none fits."""
-    denominator = sp.lcm(sp.fraction(sp.together(fx))[1], sp.fraction(sp.together(fy))[1])
-    radial = sp.simplify(x * fx + y * fy)
-    candidates = [sp.Integer(1), denominator, 1 / (x**2 + y**2), 1 / fx if fx != 0 else None, 1 / radial if radial != 0 else None]
-    for factor in candidates:
-        if factor is None:
-            continue
+    """A function with gradient along (fx, fy), proved by differentiation; None when no factor of the kinds tried fits.
+
+    Tried are 1, factors of one variable alone, the common denominator, 1/r^2 and 1/<theta, X>.
+    """
+    for factor in _factors(x, y, fx, fy):
         a, b = sp.simplify(factor * fx), sp.simplify(factor * fy)
         if sp.simplify(sp.diff(b, x) - sp.diff(a, y)) != 0:
             continue
         first = sp.integrate(a, x)
         found = sp.simplify(first + sp.integrate(sp.simplify(b - sp.diff(first, y)), y))
-        if not found.has(sp.Integral) and sp.simplify(sp.diff(found, x) - a) == 0 and sp.simplify(sp.diff(found, y) - b) == 0:
+        if found.has(sp.Integral):
+            continue
+        if sp.simplify(sp.diff(found, x) - a) == 0 and sp.simplify(sp.diff(found, y) - b) == 0:
             return found
     return None
+
+
+def _factors(x: sp.Symbol, y: sp.Symbol, fx: sp.Expr, fy: sp.Expr) -> Iterator[sp.Expr]:
+    yield sp.Integer(1)
+    curl = sp.diff(fx, y) - sp.diff(fy, x)
+    # mu(x) fx dx + mu(x) fy dy is closed iff mu'/mu = curl/fy, which must then be free of y; likewise with x and y exchanged.
+    for variable, other, slope in ((x, y, curl / fy), (y, x, -curl / fx)):
+        slope = sp.simplify(slope)
+        if not slope.has(other):
+            yield sp.simplify(sp.exp(sp.integrate(slope, variable)))
+    yield sp.lcm(sp.fraction(sp.together(fx))[1], sp.fraction(sp.together(fy))[1])
+    yield 1 / (x**2 + y**2)
+    radial = sp.simplify(x * fx + y * fy)
+    if radial != 0:
+        yield 1 / radial

@@ -17,7 +17,8 @@ ANTISYMMETRIC = ("the generator is antisymmetric in the stored-parameter inner p
 ANTISYMMETRIC_DECAY = ("the generator is antisymmetric in the stored-parameter inner product; decay or a metric leave the "
                        "constraint <P^-1 theta' + rho, A theta> = 0")
 ANTISYMMETRIC_PART = "antisymmetric elements give no function, only the differential constraint"
-CONJUGATED = "the generator is conjugated by constant gains, D a D^-1, which is symmetric for no element a"
+CONJUGATED = ("the generator is conjugated by constant gains, D a D^-1, which is symmetric for diagonal a only, and the algebra has "
+              "no such element")
 OFF_DIAGONAL = "off-diagonal elements are not gradient fields in a metric that depends on the parameters entry by entry"
 SINGLE_PLANE = "antisymmetric, but it turns a single plane: the integrating factor 1/r^2 makes its form the differential of the angle"
 SPAN = "antisymmetric, but it turns fewer columns than dimensions: the flow stays in their span"

@@ -173,26 +173,37 @@ def _whole(probe: Sampler, size: int) -> Equivariance:
     first = probe.jacobian(*(rng.standard_normal(size) for _ in range(probe.arity)))
     names = probe.inputs
     layout = Layout(tuple(Space(n, 1, size, (size,)) for n in names), Space("out", 1, len(first[0]), (len(first[0]),)))
-    needed = 4 + 2 * layout.unknowns // len(first[0])
-    rows, points = [], []
-    for k in range(needed):
-        x = [rng.standard_normal(size) * (1.0, 0.4, 0.05, 3.0)[k % 4] for _ in names]
-        y, jacobians = probe.jacobian(*x)
-        if np.isfinite(y).all() and all(np.isfinite(j).all() for j in jacobians):
-            points.append(x)
-            rows.append(equations(layout, Sample([v[None] for v in x], y[None], [j[None, :, None, :] for j in jacobians])))
-    if len(rows) < needed // 2:
-        raise BadInput(f"{probe.name} has finite values at {len(rows)} of {needed} sample points: too few")
-    basis, gap = solve_system(np.vstack(rows))
-    fresh = [[rng.standard_normal(size) for _ in names] for _ in range(60)]
-    for vector in basis.T:
-        _try_whole(probe, layout, vector, fresh)
+    rows = _rows(probe, layout, rng, 4 + 2 * layout.unknowns // len(first[0]))
+    for more in (3, 10, None):
+        basis, gap = solve_system(rows)
+        fresh = [[rng.standard_normal(size) for _ in names] for _ in range(60)]
+        try:
+            for vector in basis.T:
+                _try_whole(probe, layout, vector, fresh)
+            break
+        except Undecided:  # a function of many pieces needs samples on all of them
+            if more is None:
+                raise
+            rows = np.vstack([rows, _rows(probe, layout, rng, more * layout.unknowns)])
     families, remainder = name_families(layout, basis)
     pairs = _pairs(layout, basis)
     return Equivariance(
         probe.name, "", basis.shape[1], families, _whole_discrete(probe, points), WITNESSED, False, names, size, pairs=pairs,
         remainder=tuple(tuple(map(float, r)) for r in remainder.T),
-        evidence={"gap": gap, "samples": len(rows), "arithmetic": "float64"})
+        evidence={"gap": gap, "samples": len(rows) // len(first[0]), "arithmetic": "float64"})
+
+
+def _rows(probe: Sampler, layout: Layout, rng: np.random.Generator, needed: int) -> np.ndarray:
+    """The linear system at random points of several sizes."""
+    rows = []
+    for k in range(needed):
+        x = [rng.standard_normal(s.feature) * (1.0, 0.4, 0.05, 3.0)[k % 4] for s in layout.inputs]
+        y, jacobians = probe.jacobian(*x)
+        if np.isfinite(y).all() and all(np.isfinite(j).all() for j in jacobians):
+            rows.append(equations(layout, Sample([v[None] for v in x], y[None], [j[None, :, None, :] for j in jacobians])))
+    if len(rows) < needed // 2:
+        raise BadInput(f"{probe.name} has finite values at {len(rows)} of {needed} sample points: too few")
+    return np.vstack(rows)
 
 
 def _pairs(layout: Layout, basis: np.ndarray) -> tuple[Pair, ...]:

@@ -122,10 +122,8 @@ class Algebra:
                      for n, p in network.parameters.items()}
         found = []
         for node in self.arch.nodes:
-            for x in network.draws(2000, 3):
-                coarse, fine = (network.path_defect(node.outputs, direction, x, n) for n in (256, 512))
-                if bool((fine > np.maximum(0.7 * coarse, 1e-2)).any()):
-                    found += list(node.packets)
+            if any(network.jumps_along(node.outputs, direction, x) for x in network.draws(2000, 3)):
+                found += list(node.packets)
         return tuple(dict.fromkeys(found))
 
     @cached_property
