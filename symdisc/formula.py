@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ import sympy as sp
 
 from symdisc.errors import FormulaError
 
-__all__ = ["CONSTANTS", "FUNCTIONS", "IndexedFormula", "check_expression", "free_names", "is_indexed", "parse", "parse_indexed", "to_text",
-           "variable"]
+__all__ = ["CONSTANTS", "FUNCTIONS", "IndexedFormula", "check_expression", "free_names", "is_indexed", "parse",
+           "parse_indexed", "to_text", "variable"]
 
 # Long enough for every rule, short enough that a hostile text costs nothing.
 MAX_LENGTH, MAX_NODES, MAX_EXPONENT, MAX_DIGITS, MAX_DEPTH = 2000, 600, 64, 40, 60
@@ -50,7 +51,9 @@ _ARITY = {"max": (2, 8), "Max": (2, 8), "min": (2, 8), "Min": (2, 8), "clamp": (
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b,
 }
-_RELATIONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {ast.Lt: sp.Lt, ast.LtE: sp.Le, ast.Gt: sp.Gt, ast.GtE: sp.Ge}
+_RELATIONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Lt: sp.Lt, ast.LtE: sp.Le, ast.Gt: sp.Gt, ast.GtE: sp.Ge}
+_Table = Mapping[tuple[int, ...], sp.Expr]
 _RESERVED = {"sum", "mean", "where", "Piecewise"}
 
 
@@ -64,7 +67,7 @@ def parse(text: str, symbols: Mapping[str, sp.Expr] | None = None) -> sp.Expr:
 
     Raises FormulaError for anything outside the grammar (``rules/README.md``).
     """
-    tables = {name: {(): value} for name, value in (symbols or {}).items()}
+    tables: dict[str, _Table] = {name: {(): value} for name, value in (symbols or {}).items()}
     return _finished(_Builder(tables).expression(_tree(text, "eval").body), text)
 
 
@@ -155,8 +158,8 @@ class IndexedFormula:
                 found.setdefault(node.value.id, tuple(p.id for p in parts if isinstance(p, ast.Name)))
         bare = self.names - set(found)
         if bare or not found:
-            raise FormulaError(f"{sorted(bare)[0] if bare else _short(self.text)!r}: an indexed formula needs inputs with subscripts, "
-                               "such as x[i]")
+            where = sorted(bare)[0] if bare else _short(self.text)
+            raise FormulaError(f"{where}: an indexed formula needs inputs with subscripts, such as x[i]")
         return found
 
     def expand(self, sizes: Mapping[str, int], inputs: Mapping[str, Mapping[tuple[int, ...], sp.Expr]],
@@ -165,13 +168,14 @@ class IndexedFormula:
         missing = self.indices - set(sizes)
         if missing:
             raise FormulaError(f"index {sorted(missing)[0]!r} of {_short(self.text)} has no size")
-        tables: dict[str, Mapping[tuple[int, ...], sp.Expr]] = dict(inputs)
+        tables: dict[str, _Table] = dict(inputs)
         for name, value in (symbols or {}).items():
             tables[name] = {(): value}
         for step in self.steps:
             builder = _Builder(tables, sizes)
-            tables[step.name] = {at: _finished(builder.at(dict(zip(step.indices, at, strict=True)), step.value), self.text)
-                                 for at in _positions(step.indices, sizes)}
+            values = {at: builder.at(dict(zip(step.indices, at, strict=True)), step.value)
+                      for at in _positions(step.indices, sizes)}
+            tables[step.name] = {at: _finished(value, self.text) for at, value in values.items()}
         return dict(tables[self.result.name])
 
 
@@ -182,7 +186,7 @@ def _positions(indices: tuple[str, ...], sizes: Mapping[str, int]) -> Iterator[t
 class _Builder:
     """Syntax tree to sympy. With tables: subscripts and bare names are looked up; without: names are variables."""
 
-    def __init__(self, tables: Mapping[str, Mapping[tuple[int, ...], sp.Expr]], sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(self, tables: Mapping[str, _Table], sizes: Mapping[str, int] | None = None) -> None:
         self.tables, self.sizes, self.env = tables, sizes, {}  # type: ignore[var-annotated]
         self.count = 0
 
@@ -199,7 +203,8 @@ class _Builder:
             raise FormulaError("a formula becomes too large at these sizes; take smaller sizes")
         method = getattr(self, f"_{type(node).__name__.lower()}", None)
         if method is None:
-            raise FormulaError(f"a formula cannot contain {_describe(node)}; see rules/README.md for the grammar")
+            kind = _KINDS.get(type(node).__name__, type(node).__name__.lower())
+            raise FormulaError(f"a formula cannot contain {kind}; see rules/README.md for the grammar")
         return method(node)
 
     def _constant(self, node: ast.Constant) -> sp.Expr:
@@ -263,10 +268,11 @@ class _Builder:
             condition, yes, no = (self.expression(a) for a in node.args)
             return sp.Piecewise((yes, condition), (no, True))
         if name not in FUNCTIONS:
-            raise FormulaError(f"unknown function {_short(name)}; known: {', '.join(sorted(FUNCTIONS))}, where, sum, mean")
+            raise FormulaError(f"unknown function {_short(name)}; known: {_known()}, where, sum, mean")
         low, high = _ARITY.get(name, (1, 1))
         if not low <= len(node.args) <= high:
-            raise FormulaError(f"{name} takes {low if low == high else f'{low} to {high}'} argument(s), not {len(node.args)}")
+            count = low if low == high else f"{low} to {high}"
+            raise FormulaError(f"{name} takes {count} argument(s), not {len(node.args)}")
         return FUNCTIONS[name](*(self.expression(a) for a in node.args))
 
     def _reduce(self, name: str, args: list[ast.expr]) -> sp.Expr:
@@ -293,7 +299,7 @@ def _power(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
     if base == 0 and not exponent.is_positive:
         raise FormulaError("a formula raises zero to a power that is not positive")
     if not exponent.is_number and not (base.is_number and base.is_positive):
-        raise FormulaError("a variable exponent needs a positive constant base, such as 2**x; write exp(y*log(x)) otherwise")
+        raise FormulaError("a variable exponent needs a positive constant base, as in 2**x; else write exp(y*log(x))")
     if base.is_Rational and exponent.is_Rational and _bits(base) * abs(exponent) > MAX_BITS:
         raise FormulaError("a number in a formula is too large")
     power = sp.Pow(base, exponent)
@@ -311,7 +317,7 @@ def _tree(text: str, mode: str) -> Any:
         raise FormulaError("an empty formula")
     if len(text) > MAX_LENGTH:
         raise FormulaError(f"a formula of {len(text)} characters is too long (at most {MAX_LENGTH})")
-    if any(run.isdigit() and len(run) > MAX_DIGITS for run in _runs(text)):
+    if re.search(rf"\d{{{MAX_DIGITS + 1}}}", text):
         raise FormulaError(f"a number in a formula has at most {MAX_DIGITS} digits")
     try:
         with warnings.catch_warnings():
@@ -322,10 +328,6 @@ def _tree(text: str, mode: str) -> Any:
     if sum(1 for _ in ast.walk(tree)) > MAX_NODES or _depth(tree) > MAX_DEPTH:
         raise FormulaError(f"the formula {_short(text)} is too large")
     return tree
-
-
-def _runs(text: str) -> Iterator[str]:
-    return ("".join(g) for _, g in itertools.groupby(text, key=lambda ch: ch.isdigit()))
 
 
 def _depth(tree: ast.AST) -> int:
@@ -340,9 +342,11 @@ def _short(text: str) -> str:
     return repr(flat if len(flat) <= 60 else flat[:57] + "...")
 
 
-def _describe(node: ast.AST) -> str:
-    kinds = {"Attribute": "an attribute", "Lambda": "a lambda", "ListComp": "a comprehension", "JoinedStr": "a string"}
-    return kinds.get(type(node).__name__, type(node).__name__.lower())
+def _known() -> str:
+    return ", ".join(sorted(FUNCTIONS))
+
+
+_KINDS = {"Attribute": "an attribute", "Lambda": "a lambda", "ListComp": "a comprehension", "JoinedStr": "a string"}
 
 
 _NAMES: dict[Any, str] = {
@@ -354,7 +358,7 @@ _SIGNS: dict[Any, str] = {sp.StrictLessThan: "<", sp.LessThan: "<=", sp.StrictGr
 
 
 def to_text(expr: sp.Expr) -> str:
-    """sympy to formula text that ``parse`` reads back to an equal expression. Raises FormulaError outside the grammar."""
+    """sympy to text that ``parse`` reads back to an equal expression. Raises FormulaError outside the grammar."""
     if isinstance(expr, sp.Symbol):
         if not str(expr.name).isidentifier() or expr.name in CONSTANTS or expr.name in FUNCTIONS:
             raise FormulaError(f"{expr.name!r} is not a variable name of a formula")
@@ -379,7 +383,7 @@ def to_text(expr: sp.Expr) -> str:
         return f"where({to_text(expr.args[0])} > 0, 1, 0)"
     if expr.func in _NAMES:
         return f"{_NAMES[expr.func]}({', '.join(to_text(a) for a in expr.args)})"
-    raise FormulaError(f"a formula cannot contain {type(expr).__name__}; known functions: {', '.join(sorted(FUNCTIONS))}")
+    raise FormulaError(f"a formula cannot contain {type(expr).__name__}; known functions: {_known()}")
 
 
 def _where(pairs: list[Any]) -> str:

@@ -1,4 +1,6 @@
-"""Read, validate and index ``rules/``: what operators compute, as data. Read when first asked for, once, without torch."""
+"""Read, validate and index ``rules/``: what operators compute, as data. Read when first asked for, once, without
+torch.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,20 @@ else:
 __all__ = ["FILES", "Rule", "Rulebook", "read", "rulebook"]
 
 FILES = ("scalar.toml", "functions.toml", "gates.toml", "affine.toml", "norm.toml", "attention.toml", "wiring.toml")
-_KEYS = {"name", "torch", "module", "formula", "symbols", "inputs", "params", "data", "sizes", "domain", "cites", "note"}
+_KEYS = {
+    "name",
+    "torch",
+    "module",
+    "formula",
+    "symbols",
+    "inputs",
+    "params",
+    "data",
+    "sizes",
+    "domain",
+    "cites",
+    "note",
+}
 _NEEDED = {"name", "torch", "formula", "cites"}
 
 
@@ -30,8 +45,9 @@ _NEEDED = {"name", "torch", "formula", "cites"}
 class Rule:
     """One row: what an operator computes.
 
-    ``inputs`` and ``params`` map names to axis names (empty for elementwise rules); ``data`` are axes on which nothing acts
-    (tokens); ``sizes`` are axis sizes that do not follow the size asked for; ``symbols`` are constants with their usual value.
+    ``inputs`` and ``params`` map names to axis names (empty for elementwise rules); ``data`` are axes on which nothing
+    acts (tokens); ``sizes`` are axis sizes that do not follow the size asked for; ``symbols`` are constants with their
+    usual value.
     """
 
     name: str
@@ -136,7 +152,10 @@ def read(paths: Iterable[Path]) -> Rulebook:
         except tomllib.TOMLDecodeError as error:
             raise RuleError(f"{path}: {error}") from error
         if set(table) != {"operator"} or not isinstance(table["operator"], list):
-            raise RuleError(f"{path}: only [[operator]] rows are read, found {', '.join(sorted(set(table) - {'operator'})) or 'none'}")
+            raise RuleError(
+                f"{path}: only [[operator]] rows are read, found {', '.join(sorted(set(table) - {'operator'})) or
+                'none'}"
+            )
         for number, row in enumerate(table["operator"], 1):
             rule = _rule(f"{path.name}, row {number} ({row.get('name', 'no name')})", row)
             for key in {rule.name, *rule.torch, *([rule.module] if rule.module else [])}:
@@ -156,9 +175,19 @@ def _rule(where: str, row: Mapping[str, Any]) -> Rule:
     _check_types(where, row)
     symbols = tuple((k, _value(where, k, v)) for k, v in row.get("symbols", {}).items())
     rule = Rule(
-        row["name"], row["formula"], tuple(row["torch"]), row.get("module"), symbols, _axes(row.get("inputs", {})),
-        _axes(row.get("params", {})), tuple(row.get("data", ())), tuple((k, str(v)) for k, v in row.get("sizes", {}).items()),
-        row.get("domain", ""), tuple(row["cites"]), where)
+        row["name"],
+        row["formula"],
+        tuple(row["torch"]),
+        row.get("module"),
+        symbols,
+        _axes(row.get("inputs", {})),
+        _axes(row.get("params", {})),
+        tuple(row.get("data", ())),
+        tuple((k, str(v)) for k, v in row.get("sizes", {}).items()),
+        row.get("domain", ""),
+        tuple(row["cites"]),
+        where,
+    )
     _check_formula(rule)
     return rule
 
@@ -168,14 +197,26 @@ def _axes(table: Mapping[str, Any]) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def _check_types(where: str, row: Mapping[str, Any]) -> None:
-    kinds = {"name": str, "formula": str, "module": str, "domain": str, "note": str, "torch": list, "cites": list, "data": list,
-             "symbols": dict, "inputs": dict, "params": dict, "sizes": dict}
+    kinds = {
+        "name": str,
+        "formula": str,
+        "module": str,
+        "domain": str,
+        "note": str,
+        "torch": list,
+        "cites": list,
+        "data": list,
+        "symbols": dict,
+        "inputs": dict,
+        "params": dict,
+        "sizes": dict,
+    }
     for key, value in row.items():
         if not isinstance(value, kinds[key]):
             raise RuleError(f"{where}, key {key}: must be a {kinds[key].__name__}, not {value!r}")
     for axis, said in row.get("sizes", {}).items():
         if not (isinstance(said, int) or said in ("size", "size/2")):
-            raise RuleError(f"{where}, key sizes: {axis} is a number, \"size\" or \"size/2\", not {said!r}")
+            raise RuleError(f'{where}, key sizes: {axis} is a number, "size" or "size/2", not {said!r}')
 
 
 def _value(where: str, name: str, value: Any) -> sp.Expr:
@@ -196,7 +237,9 @@ def _check_formula(rule: Rule) -> None:
             declared = {k for k, _ in (*rule.inputs, *rule.params, *rule.symbols)}
             unused = declared - rule.indexed.names
             undeclared = set(rule.indexed.names - declared - set(dict(rule.sizes)) - set(rule.data))
-            axes = {a for _, names in (*rule.inputs, *rule.params) for a in names} | set(dict(rule.sizes)) | set(rule.data)
+            axes = (
+                {a for _, names in (*rule.inputs, *rule.params) for a in names} | set(dict(rule.sizes)) | set(rule.data)
+            )
             undeclared |= set(rule.indexed.result.indices) - axes - rule.indexed.indices
     except FormulaError as error:
         raise RuleError(f"{where}: {error}") from error

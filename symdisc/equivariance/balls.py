@@ -1,4 +1,6 @@
-"""Values of formulas as balls (midpoint and proved radius), and ranks proved from them by a minor that excludes zero."""
+"""Values of formulas as balls (midpoint and proved radius), and ranks proved from them by a minor that excludes
+zero.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,28 @@ def _exact(value: Fraction) -> arb:
 
 
 _UNARY: dict[Any, Callable[[arb], arb]] = {
-    sp.exp: lambda u: u.exp(), sp.log: lambda u: u.log(), sp.sin: lambda u: u.sin(), sp.cos: lambda u: u.cos(),
-    sp.tan: lambda u: u.tan(), sp.asin: lambda u: u.asin(), sp.acos: lambda u: u.acos(), sp.atan: lambda u: u.atan(),
-    sp.sinh: lambda u: u.sinh(), sp.cosh: lambda u: u.cosh(), sp.tanh: lambda u: u.tanh(), sp.asinh: lambda u: u.asinh(),
-    sp.acosh: lambda u: u.acosh(), sp.atanh: lambda u: u.atanh(), sp.erf: lambda u: u.erf(), sp.Abs: abs,
-    sp.coth: lambda u: u.coth(), sp.cot: lambda u: u.cot(), sp.sech: lambda u: 1 / u.cosh(), sp.csch: lambda u: 1 / u.sinh(),
-    sp.sec: lambda u: 1 / u.cos(), sp.csc: lambda u: 1 / u.sin(),
+    sp.exp: lambda u: u.exp(),
+    sp.log: lambda u: u.log(),
+    sp.sin: lambda u: u.sin(),
+    sp.cos: lambda u: u.cos(),
+    sp.tan: lambda u: u.tan(),
+    sp.asin: lambda u: u.asin(),
+    sp.acos: lambda u: u.acos(),
+    sp.atan: lambda u: u.atan(),
+    sp.sinh: lambda u: u.sinh(),
+    sp.cosh: lambda u: u.cosh(),
+    sp.tanh: lambda u: u.tanh(),
+    sp.asinh: lambda u: u.asinh(),
+    sp.acosh: lambda u: u.acosh(),
+    sp.atanh: lambda u: u.atanh(),
+    sp.erf: lambda u: u.erf(),
+    sp.Abs: abs,
+    sp.coth: lambda u: u.coth(),
+    sp.cot: lambda u: u.cot(),
+    sp.sech: lambda u: 1 / u.cosh(),
+    sp.csch: lambda u: 1 / u.sinh(),
+    sp.sec: lambda u: 1 / u.cos(),
+    sp.csc: lambda u: 1 / u.sin(),
 }
 
 
@@ -104,7 +122,9 @@ def _power(base: arb, exponent: Any, value: arb) -> arb:
 
 
 class Elimination:
-    """Result of ``eliminate``: ``rank`` is a proved lower bound where ``proved``; ``kernel`` spans the numeric null space."""
+    """Result of ``eliminate``: ``rank`` is a proved lower bound where ``proved``; ``kernel`` spans the numeric null
+    space.
+    """
 
     def __init__(self, rank: int, proved: bool, kernel: list[list[arb]], gap: float) -> None:
         self.rank, self.proved, self.kernel, self.gap = rank, proved, kernel, gap
@@ -165,7 +185,9 @@ def _minor_excludes_zero(rows: Sequence[Sequence[arb]], pivots: Sequence[tuple[i
     return not minor.det().contains(0)
 
 
-def _kernel(rows: Sequence[Sequence[arb]], pivots: Sequence[tuple[int, int]], free: Sequence[int], columns: int) -> list[list[arb]]:
+def _kernel(
+    rows: Sequence[Sequence[arb]], pivots: Sequence[tuple[int, int]], free: Sequence[int], columns: int
+) -> list[list[arb]]:
     if not free:
         return []
     if not pivots:

@@ -1,7 +1,7 @@
 """Operators given only as a callable: the same linear systems from samples in float64. Evidence, not proof.
 
-Each element found is also tried as a finite transformation, so that a function that jumps (whose derivative says nothing
-about the jumps) is not given symmetries that it lacks.
+Each element found is also tried as a finite transformation, so that a function that jumps (whose derivative says
+nothing about the jumps) is not given symmetries that it lacks.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ _TRY = 0.15  # size of the finite elements tried
 class Sampler(Protocol):
     """What is asked of a probe (``symdisc.torchside.probe.Probe``)."""
 
-    name: str
-    inputs: tuple[str, ...]
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
     @property
     def arity(self) -> int: ...
     def __call__(self, *inputs: np.ndarray) -> np.ndarray: ...
@@ -43,12 +44,16 @@ class Sampler(Protocol):
 
 
 def solve_callable(probe: Sampler, size: int | None) -> Equivariance:
-    """The equivariance of a callable: per unit when it is elementwise and no size is given. Raises BadInput, Undecided."""
+    """The equivariance of a callable: per unit when it is elementwise and no size is given. Raises BadInput,
+    Undecided.
+    """
     elementwise = _elementwise(probe, size)
     if elementwise:
         return _unit(probe, size)
     if size is None:
-        raise BadInput(f"{probe.name} is not elementwise; give the feature size, as in equivariance({probe.name}, size=4)")
+        raise BadInput(
+            f"{probe.name} is not elementwise; give the feature size, as in equivariance({probe.name}, size=4)"
+        )
     return _whole(probe, size)
 
 
@@ -75,7 +80,9 @@ def _unit(probe: Sampler, size: int | None) -> Equivariance:
     y, slopes, good = probe.slopes(*x)
     good &= np.abs(y) < 1e8
     if good.sum() < 20:
-        raise BadInput(f"{probe.name} has finite, smooth values at {int(good.sum())} of {len(good)} sample points: too few")
+        raise BadInput(
+            f"{probe.name} has finite, smooth values at {int(good.sum())} of {len(good)} sample points: too few"
+        )
     x, y, slopes = [v[good] for v in x], y[good], [d[good] for d in slopes]
     columns = [c for v, d in zip(x, slopes, strict=True) for c in (v * d, d)]
     rows = np.stack([*columns, -y, -np.ones_like(y)], axis=1)
@@ -93,9 +100,18 @@ def _unit(probe: Sampler, size: int | None) -> Equivariance:
     families = name_unit(kind, names, vectors, inputs, size)
     discrete = _discrete(probe, x, y, vectors) if kind == "generic" else ()
     return Equivariance(
-        probe.name, "", dimension, families, discrete, WITNESSED, True, inputs, size,
+        probe.name,
+        "",
+        dimension,
+        families,
+        discrete,
+        WITNESSED,
+        True,
+        inputs,
+        size,
         pairs=unit_pairs(names, vectors, [False] * len(vectors)),
-        evidence={"gap": gap, "samples": len(y), "borders": borders[:20], "kind": kind, "arithmetic": "float64"})
+        evidence={"gap": gap, "samples": len(y), "borders": borders[:20], "kind": kind, "arithmetic": "float64"},
+    )
 
 
 def _number(value: float) -> sp.Expr:
@@ -131,11 +147,15 @@ def _demand(probe: Sampler, left: np.ndarray, right: np.ndarray) -> None:
     both = np.isfinite(left) & np.isfinite(right)
     error = np.abs(left - right)[both] / (1e-6 + np.abs(right[both]))
     if not both.any() or error.max() > 1e-5:
-        raise Undecided(f"{probe.name}: its derivatives allow an element that its values refuse; it jumps, or its backward pass is "
-                        "not its derivative: give a formula")
+        raise Undecided(
+            f"{probe.name}: its derivatives allow an element that its values refuse; it jumps, or its backward pass is "
+            "not its derivative: give a formula"
+        )
 
 
-def _discrete(probe: Sampler, x: Sequence[np.ndarray], y: np.ndarray, vectors: Sequence[Sequence[sp.Expr]]) -> tuple[Discrete, ...]:
+def _discrete(
+    probe: Sampler, x: Sequence[np.ndarray], y: np.ndarray, vectors: Sequence[Sequence[sp.Expr]]
+) -> tuple[Discrete, ...]:
     found = [permutation(probe.arity > 1)]
     if probe.arity > 1:
         return tuple(found)
@@ -164,8 +184,8 @@ def _relation(probe: Sampler, x: np.ndarray, y: np.ndarray, c: int, t: sp.Expr) 
     b, s, l = np.linalg.lstsq(design, moved * weight, rcond=None)[0]
     if np.abs(design @ np.array([b, s, l]) - moved * weight).max() > 1e-10 or abs(b) < 1e-9:
         return None
-    entries = [_number(v) if abs(v) > 1e-9 else sp.Integer(0) for v in (b, s, l)]
-    return element(sp.Integer(c), t, *entries, WITNESSED)
+    b, s, l = (_number(v) if abs(v) > 1e-9 else sp.Integer(0) for v in (b, s, l))
+    return element(sp.Integer(c), t, b, s, l, WITNESSED)
 
 
 def _whole(probe: Sampler, size: int) -> Equivariance:
@@ -188,9 +208,19 @@ def _whole(probe: Sampler, size: int) -> Equivariance:
     families, remainder = name_families(layout, basis)
     pairs = _pairs(layout, basis)
     return Equivariance(
-        probe.name, "", basis.shape[1], families, _whole_discrete(probe, points), WITNESSED, False, names, size, pairs=pairs,
+        probe.name,
+        "",
+        basis.shape[1],
+        families,
+        _whole_discrete(probe, fresh),
+        WITNESSED,
+        False,
+        names,
+        size,
+        pairs=pairs,
         remainder=tuple(tuple(map(float, r)) for r in remainder.T),
-        evidence={"gap": gap, "samples": len(rows) // len(first[0]), "arithmetic": "float64"})
+        evidence={"gap": gap, "samples": len(rows) // len(first[0]), "arithmetic": "float64"},
+    )
 
 
 def _rows(probe: Sampler, layout: Layout, rng: np.random.Generator, needed: int) -> np.ndarray:
@@ -200,7 +230,9 @@ def _rows(probe: Sampler, layout: Layout, rng: np.random.Generator, needed: int)
         x = [rng.standard_normal(s.feature) * (1.0, 0.4, 0.05, 3.0)[k % 4] for s in layout.inputs]
         y, jacobians = probe.jacobian(*x)
         if np.isfinite(y).all() and all(np.isfinite(j).all() for j in jacobians):
-            rows.append(equations(layout, Sample([v[None] for v in x], y[None], [j[None, :, None, :] for j in jacobians])))
+            rows.append(
+                equations(layout, Sample([v[None] for v in x], y[None], [j[None, :, None, :] for j in jacobians]))
+            )
     if len(rows) < needed // 2:
         raise BadInput(f"{probe.name} has finite values at {len(rows)} of {needed} sample points: too few")
     return np.vstack(rows)
@@ -210,14 +242,16 @@ def _pairs(layout: Layout, basis: np.ndarray) -> tuple[Pair, ...]:
     if basis.shape[1] == 0:
         return ()
     rows = echelon(basis)[0]
-    return tuple(Pair(tuple((layout.entry(i), _number(v)) for i, v in enumerate(row) if v != 0), WITNESSED) for row in rows)
+    return tuple(
+        Pair(tuple((layout.entry(i), _number(v)) for i, v in enumerate(row) if v != 0), WITNESSED) for row in rows
+    )
 
 
 def _affine_flow(layout: Layout, name: str, vector: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     a, b = layout.offsets[name]
     f = layout.space(name).feature
     block: Any = np.zeros((f + 1, f + 1))
-    block[:f, :f], block[:f, f] = vector[a:b].reshape(f, f), vector[b:b + f]
+    block[:f, :f], block[:f, f] = vector[a:b].reshape(f, f), vector[b : b + f]
     g = expm(_TRY * block)
     return lambda x: g[:f, :f] @ x + g[:f, f]
 
@@ -236,9 +270,15 @@ def _whole_discrete(probe: Sampler, points: Sequence[Sequence[np.ndarray]]) -> t
         return ()
     found, some = [], [x[0] for x in points[:8]]
     values = [probe(x) for x in some]
-    orders = [np.roll(np.arange(len(some[0])), 1), np.array([1, 0, *range(2, len(some[0]))])] if len(some[0]) > 1 else []
+    orders = (
+        [np.roll(np.arange(len(some[0])), 1), np.array([1, 0, *range(2, len(some[0]))])] if len(some[0]) > 1 else []
+    )
     same = all(v.shape == x.shape for v, x in zip(values, some, strict=True))
-    if same and orders and all(np.allclose(probe(x[p]), v[p], rtol=1e-10) for p in orders for x, v in zip(some, values, strict=True)):
+    if (
+        same
+        and orders
+        and all(np.allclose(probe(x[p]), v[p], rtol=1e-10) for p in orders for x, v in zip(some, values, strict=True))
+    ):
         found.append(Discrete("permutation", r"f(Px) = P f(x),\ P \in S_n", WITNESSED, 0))
     for sign in (1, -1):
         if all(np.allclose(probe(-x), sign * v, rtol=1e-10, atol=1e-13) for x, v in zip(some, values, strict=True)):

@@ -1,7 +1,7 @@
 """Piecewise formulas as smooth pieces: which branch holds near a point, and where the branches meet.
 
-``Abs(u)``, ``sign(u)``, ``Max``, ``Min`` and ``Piecewise`` are switches. Near a point where no switching function is zero
-the formula equals one smooth expression.
+``Abs(u)``, ``sign(u)``, ``Max``, ``Min`` and ``Piecewise`` are switches. Near a point where no switching function is
+zero the formula equals one smooth expression.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ def _roots(function: sp.Expr, x: sp.Symbol) -> set[sp.Expr] | None:
 
 
 def all_branches(expr: sp.Expr, most: int = 64) -> list[sp.Expr]:
-    """Every expression that some choice of all branches gives, possible at one point or not. Raises NoValue if too many."""
+    """Every expression that some choice of all branches gives, possible at one point or not. Raises NoValue if too
+    many.
+    """
     todo, done = [expr], []
     while todo:
         current = todo.pop()

@@ -1,7 +1,8 @@
-"""Discrete affine elements of an elementwise operator: f(c x + t) = b f(x) + s + l x with c = -1 (reflections) or c = 1 (shifts).
+"""Discrete affine elements of an elementwise operator: f(c x + t) = b f(x) + s + l x with c = -1 (reflections) or c =
+1 (shifts).
 
-Candidates come from the formula (borders, zeros of arguments, frequencies); each is solved for (b, s, l) from samples and
-proved as an identity. A nonzero l is a relation that only a linear path beside f can use (gelu: f(-x) = f(x) - x).
+Candidates come from the formula (borders, zeros of arguments, frequencies); each is solved for (b, s, l) from samples
+and proved as an identity. A nonzero l is a relation that only a linear path beside f can use (gelu: f(-x) = f(x) - x).
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def _identity(f: sp.Expr, x: sp.Symbol, c: sp.Expr, t: sp.Expr, right: sp.Expr) 
     if not breaks.complete:
         return is_zero(f.subs(x, c * x + t) - right, hard=False)
     edges = sorted({float(p) for p in breaks.points} | {float((p - t) / c) for p in breaks.points})
-    middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False) if b - a > 1e-12]
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(edges) if b - a > 1e-12]
     spots = [edges[0] - 1, *middles, edges[-1] + 1] if edges else [0.37]
     for spot in spots:
         at = Fraction(spot).limit_denominator(10**9)
@@ -175,7 +176,9 @@ def element(c: sp.Expr, t: sp.Expr, b: sp.Expr, s: sp.Expr, l: sp.Expr, status: 
     x, y = sp.Symbol("x"), sp.Function("f")(sp.Symbol("x"))
     argument = sp.latex(c * x + t)
     entries = tuple((k, v) for k, v in (("c", c), ("t", t), ("b", b), ("s", s), ("l", l)) if v != 0)
-    return Discrete(kind, rf"f\left({argument}\right) = {sp.latex(b * y + s + l * x)}", status, 2 if c == -1 else 0, entries)
+    return Discrete(
+        kind, rf"f\left({argument}\right) = {sp.latex(b * y + s + l * x)}", status, 2 if c == -1 else 0, entries
+    )
 
 
 def several_inputs(f: sp.Expr, variables: Sequence[sp.Symbol]) -> tuple[Discrete, ...]:
@@ -192,8 +195,13 @@ def several_inputs(f: sp.Expr, variables: Sequence[sp.Symbol]) -> tuple[Discrete
     return tuple(found)
 
 
-def _sign_of(f: sp.Expr, points: Sequence[Mapping[sp.Symbol, Fraction]], change: Mapping[sp.Symbol, sp.Expr], kind: str,
-             latex: str) -> list[Discrete]:
+def _sign_of(
+    f: sp.Expr,
+    points: Sequence[Mapping[sp.Symbol, Fraction]],
+    change: Mapping[sp.Symbol, sp.Expr],
+    kind: str,
+    latex: str,
+) -> list[Discrete]:
     moved = f.subs(dict(change), simultaneous=True)
     for sign in (1, -1):
         difference = moved - sign * f
@@ -203,5 +211,7 @@ def _sign_of(f: sp.Expr, points: Sequence[Mapping[sp.Symbol, Fraction]], change:
             return []
         if all(abs(v) < 1e-60 for v in values):
             status = PROVED if is_zero(difference, hard=False) else WITNESSED
-            return [Discrete(kind, rf"{latex}:\ f \to {'-' if sign < 0 else ''}f", status, 2, (("b", sp.Integer(sign)),))]
+            return [
+                Discrete(kind, rf"{latex}:\ f \to {'-' if sign < 0 else ''}f", status, 2, (("b", sp.Integer(sign)),))
+            ]
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -17,12 +18,13 @@ __all__ = ["borders_that_stay"]
 _STEP = Fraction(1, 10**7)
 
 
-def borders_that_stay(f: sp.Expr, variables: Sequence[sp.Symbol],
-                      points: Sequence[Mapping[sp.Symbol, Fraction]]) -> list[list[Ball]]:
+def borders_that_stay(
+    f: sp.Expr, variables: Sequence[sp.Symbol], points: Sequence[Mapping[sp.Symbol, Fraction]]
+) -> list[list[Ball]]:
     """Rows of the linear system that say c p + t = 0 at every jump or edge p of a formula in one variable.
 
-    A kink needs no row: where f is continuous the identity almost everywhere integrates to the finite one. Raises Undecided
-    for a formula of several variables that jumps.
+    A kink needs no row: where f is continuous the identity almost everywhere integrates to the finite one. Raises
+    Undecided for a formula of several variables that jumps.
     """
     if len(variables) > 1:
         _refuse_jumps(f, points)
@@ -86,7 +88,7 @@ def _scanned(f: sp.Expr, x: sp.Symbol, points: Sequence[Mapping[sp.Symbol, Fract
     """Jumps found between samples, for formulas with borders that have no closed form."""
     found = []
     grid = sorted(p[x] for p in points)
-    for a, b in zip(grid, grid[1:], strict=False):
+    for a, b in itertools.pairwise(grid):
         left, right = _side(f, x, a), _side(f, x, b)
         if left is None or right is None or left == right:
             continue
@@ -107,7 +109,7 @@ def _refuse_jumps(f: sp.Expr, points: Sequence[Mapping[sp.Symbol, Fraction]]) ->
     if not f.has(sp.sign, sp.Piecewise):
         return
     ordered = list(points)
-    for a, b in zip(ordered, ordered[1:], strict=False):
+    for a, b in itertools.pairwise(ordered):
         if _jumps_between(f, a, b):
             raise Undecided("a formula of several variables that jumps is not decided; write it with max, min or abs")
 

@@ -1,13 +1,14 @@
 """Names for a null space on whole feature spaces: which families of matrices and shifts it consists of.
 
-Each candidate family is a set of generators on the inputs; it is part of the algebra when every generator extends, by some
-output pair, to an element of the null space. Families are taken while they add their full dimension, so that the names span
-the null space exactly, and what no name covers is the remainder.
+Each candidate family is a set of generators on the inputs; it is part of the algebra when every generator extends, by
+some output pair, to an element of the null space. Families are taken while they add their full dimension, so that the
+names span the null space exactly, and what no name covers is the remainder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def _outside(q: np.ndarray, span: np.ndarray) -> np.ndarray:
 def _output_kernel(layout: Layout, span: np.ndarray) -> Family:
     a, _ = layout.offsets[layout.output.name]
     g = layout.output.feature
-    matrices = span[a:a + g * g].T.reshape(-1, g, g)
+    matrices = span[a : a + g * g].T.reshape(-1, g, g)
     same_rows = np.abs(matrices - matrices[:, :, :1]).max() < _TOLERANCE
     latex = r"N = a\,\mathbf 1^{\mathsf T},\ n = -c\,a" if same_rows else r"N f(x) + n = 0"
     return Family("output kernel" + (" a 1^T" if same_rows else ""), span.shape[1], latex, "y")
@@ -84,7 +85,7 @@ def _output_kernel(layout: Layout, span: np.ndarray) -> Family:
 def _candidates(layout: Layout) -> Iterator[tuple[Family, np.ndarray]]:
     """Families in order, larger ones first, each with its generators [unknowns, k]."""
     spaces = layout.inputs
-    pairs = [(a, b) for i, a in enumerate(spaces) for b in spaces[i + 1:] if a.feature == b.feature]
+    pairs = [(a, b) for i, a in enumerate(spaces) for b in spaces[i + 1 :] if a.feature == b.feature]
     for a, b in pairs:
         yield from _joint(layout, a, b)
     for space in spaces:
@@ -109,7 +110,7 @@ def _flat(f: int, matrices: list[np.ndarray]) -> list[np.ndarray]:
     return [frame @ m @ frame.T for m in matrices]
 
 
-def _stack(layout: Layout, elements: list[dict[str, tuple[np.ndarray | None, np.ndarray | None]]]) -> np.ndarray:
+def _stack(layout: Layout, elements: Sequence[Mapping[str, tuple[Any, Any]]]) -> np.ndarray:
     return np.array([layout.vector(e) for e in elements]).T.reshape(layout.unknowns, -1)
 
 
@@ -123,19 +124,35 @@ def _single(layout: Layout, space: Space) -> Iterator[tuple[Family, np.ndarray]]
     if f > 1:
         yield matrices(f"gl({f}) on {x}", rf"{x} \to A {x},\ A \in GL({f})", _units(f))
     if f > 2:
-        yield matrices(f"gl(1-perp) on {x}", rf"{x} \to A {x},\ A \in GL({f}),\ A\mathbf 1 = \mathbf 1,\ A^{{\mathsf T}}\mathbf 1 = \mathbf 1",
-                       _flat(f, _units(f - 1)))
+        yield matrices(
+            f"gl(1-perp) on {x}",
+            rf"{x} \to A {x},\ A \in GL({f}),\ A\mathbf 1 = \mathbf 1,\ A^{{\mathsf T}}\mathbf 1 = \mathbf 1",
+            _flat(f, _units(f - 1)),
+        )
         yield matrices(f"so({f}) on {x}", rf"{x} \to R {x},\ R \in SO({f})", _skew(f))
-        yield matrices(f"so(1-perp) on {x}", rf"{x} \to R {x},\ R \in SO({f}),\ R\mathbf 1 = \mathbf 1", _flat(f, _skew(f - 1)))
+        yield matrices(
+            f"so(1-perp) on {x}", rf"{x} \to R {x},\ R \in SO({f}),\ R\mathbf 1 = \mathbf 1", _flat(f, _skew(f - 1))
+        )
     elif f == 2:
         yield matrices(f"so(2) on {x}", rf"{x} \to R {x},\ R \in SO(2)", _skew(2))
-    yield matrices(f"kernel 1 l^T on {x}", rf"{x} \to {x} + \mathbf 1\,\ell^{{\mathsf T}} {x}", [ones @ np.eye(f)[[j]] for j in range(f)])
+    yield matrices(
+        f"kernel 1 l^T on {x}",
+        rf"{x} \to {x} + \mathbf 1\,\ell^{{\mathsf T}} {x}",
+        [ones @ np.eye(f)[[j]] for j in range(f)],
+    )
     if f > 1:
-        yield matrices(f"scale of the mean of {x}", rf"{x} \to {x} + c\,\mathbf 1\mathbf 1^{{\mathsf T}} {x}", [ones @ ones.T])
+        yield matrices(
+            f"scale of the mean of {x}", rf"{x} \to {x} + c\,\mathbf 1\mathbf 1^{{\mathsf T}} {x}", [ones @ ones.T]
+        )
     yield matrices(f"diagonal on {x}", rf"{x} \to D {x},\ D > 0", [np.diag(e) for e in np.eye(f)])
-    yield (Family(f"translations of {x}", f, rf"{x} \to {x} + t,\ t \in \mathbb R^{{{f}}}", x),
-           _stack(layout, [{x: (None, e)} for e in np.eye(f)]))
-    yield (Family(f"translation of {x} along 1", 1, rf"{x} \to {x} + c\,\mathbf 1", x), _stack(layout, [{x: (None, np.ones(f))}]))
+    yield (
+        Family(f"translations of {x}", f, rf"{x} \to {x} + t,\ t \in \mathbb R^{{{f}}}", x),
+        _stack(layout, [{x: (None, e)} for e in np.eye(f)]),
+    )
+    yield (
+        Family(f"translation of {x} along 1", 1, rf"{x} \to {x} + c\,\mathbf 1", x),
+        _stack(layout, [{x: (None, np.ones(f))}]),
+    )
     yield matrices(f"scale of {x}", rf"{x} \to c {x},\ c > 0", [np.eye(f)])
 
 
@@ -146,7 +163,7 @@ def _joint(layout: Layout, a: Space, b: Space) -> Iterator[tuple[Family, np.ndar
 
     def both(name: str, latex: str, ms: list[np.ndarray]) -> tuple[Family, np.ndarray]:
         elements = [{a.name: (m, None), b.name: (-m.T, None)} for m in ms]
-        return Family(f"{name} on ({where})", len(ms), latex, where), _stack(layout, elements)  # type: ignore[arg-type]
+        return Family(f"{name} on ({where})", len(ms), latex, where), _stack(layout, elements)
 
     act = rf"({a.name}, {b.name}) \to (A {a.name}, A^{{-\mathsf T}} {b.name})"
     yield both(f"gl({f})", rf"{act},\ A \in GL({f})", _units(f))
@@ -168,10 +185,14 @@ def _complex(pairs: int) -> list[np.ndarray]:
 def _joint_small(layout: Layout, a: Space, b: Space) -> Iterator[tuple[Family, np.ndarray]]:
     f, where = a.feature, f"{a.name}, {b.name}"
     diagonal = [{a.name: (np.diag(e), None), b.name: (-np.diag(e), None)} for e in np.eye(f)]
-    yield (Family(f"diagonal on ({where})", f, rf"({a.name}, {b.name}) \to (D {a.name}, D^{{-1}} {b.name})", where),
-           _stack(layout, diagonal))  # type: ignore[arg-type]
-    yield (Family(f"scale of ({where})", 1, rf"({a.name}, {b.name}) \to (c {a.name}, c^{{-1}} {b.name})", where),
-           _stack(layout, [{a.name: (np.eye(f), None), b.name: (-np.eye(f), None)}]))
+    yield (
+        Family(f"diagonal on ({where})", f, rf"({a.name}, {b.name}) \to (D {a.name}, D^{{-1}} {b.name})", where),
+        _stack(layout, diagonal),
+    )
+    yield (
+        Family(f"scale of ({where})", 1, rf"({a.name}, {b.name}) \to (c {a.name}, c^{{-1}} {b.name})", where),
+        _stack(layout, [{a.name: (np.eye(f), None), b.name: (-np.eye(f), None)}]),
+    )
 
 
 def _together(layout: Layout) -> Iterator[tuple[Family, np.ndarray]]:
@@ -179,12 +200,18 @@ def _together(layout: Layout) -> Iterator[tuple[Family, np.ndarray]]:
     f = layout.inputs[0].feature
     where = ", ".join(s.name for s in layout.inputs)
     for name, latex, ms in (
-        (f"gl({f})", rf"A \in GL({f})", _units(f)), (f"so({f})", rf"R \in SO({f})", _skew(f)),
-        ("diagonal", "D > 0", [np.diag(e) for e in np.eye(f)]), ("scale", "c > 0", [np.eye(f)]),
+        (f"gl({f})", rf"A \in GL({f})", _units(f)),
+        (f"so({f})", rf"R \in SO({f})", _skew(f)),
+        ("diagonal", "D > 0", [np.diag(e) for e in np.eye(f)]),
+        ("scale", "c > 0", [np.eye(f)]),
     ):
         if ms:
-            yield (Family(f"{name} on all of ({where})", len(ms), rf"\text{{the same }} {latex}", where),
-                   _stack(layout, [{s.name: (m, None) for s in layout.inputs} for m in ms]))
+            yield (
+                Family(f"{name} on all of ({where})", len(ms), rf"\text{{the same }} {latex}", where),
+                _stack(layout, [{s.name: (m, None) for s in layout.inputs} for m in ms]),
+            )
     for label, shifts in (("translations", list(np.eye(f))), ("translation along 1", [np.ones(f)])):
-        yield (Family(f"{label} of all of ({where})", len(shifts), r"\text{the same } t", where),
-               _stack(layout, [{s.name: (None, t) for s in layout.inputs} for t in shifts]))
+        yield (
+            Family(f"{label} of all of ({where})", len(shifts), r"\text{the same } t", where),
+            _stack(layout, [{s.name: (None, t) for s in layout.inputs} for t in shifts]),
+        )

@@ -1,4 +1,6 @@
-"""Closed forms of numbers known to many digits: rationals first, then rational multiples of constants of the formula."""
+"""Closed forms of numbers known to many digits: rationals first, then rational multiples of constants of the
+formula.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ def constants_of(f: sp.Expr) -> tuple[sp.Expr, ...]:
     """Numbers in a formula that are not rational, their products and quotients; pi among them."""
     atoms: list[sp.Expr] = [sp.pi, sp.E, sp.sqrt(2)]
     for node in sp.preorder_traversal(f):
-        if isinstance(node, sp.Expr) and node.is_number and not node.is_Rational and not node.is_Symbol and node.is_real:
+        if (
+            isinstance(node, sp.Expr)
+            and node.is_number
+            and not node.is_Rational
+            and not node.is_Symbol
+            and node.is_real
+        ):
             atoms.append(node)
         if isinstance(node, sp.Pow) and node.base.is_Rational and node.base.is_positive and node.base != 1:
             atoms.append(sp.log(node.base))

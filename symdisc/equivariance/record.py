@@ -14,7 +14,8 @@ PROVED, WITNESSED = "proved", "witnessed"
 
 @dataclass(frozen=True)
 class Pair:
-    """One element ((M_1, m_1), ..., N, n) with Df(x)[M_1 x_1 + m_1, ...] = N f(x) + n, entries by name such as 'c' or 'M[0,1]'.
+    """One element ((M_1, m_1), ..., N, n) with Df(x)[M_1 x_1 + m_1, ...] = N f(x) + n, entries by name such as 'c' or
+    'M[0,1]'.
 
     Entries that are zero are left out; an entry without a closed form is a sympy Float.
     """
@@ -43,7 +44,8 @@ class Family:
 class Discrete:
     """A discrete element: f(c x + t) = b f(x) + s + l x; a nonzero l needs a linear path around f to be a symmetry.
 
-    ``kind`` is 'sign', 'reflection', 'period', 'shift', 'linear path', 'permutation' or 'exchange'. ``order`` is 0 for infinite.
+    ``kind`` is 'sign', 'reflection', 'period', 'shift', 'linear path', 'permutation' or 'exchange'. ``order`` is 0 for
+    infinite.
     """
 
     kind: str
@@ -69,8 +71,8 @@ class Equivariance:
     """The solved equivariance algebra of an operator, with named families and discrete elements.
 
     ``dimension`` counts affine pairs of inputs and output together: per unit for elementwise operators when no size was
-    given, otherwise at ``size``. ``status`` is 'proved' when every element is an identity shown by sympy and a minor that
-    is not zero (ball arithmetic) shows that there are no others; 'witnessed' when samples are the evidence.
+    given, otherwise at ``size``. ``status`` is 'proved' when every element is an identity shown by sympy and a minor
+    that is not zero (ball arithmetic) shows that there are no others; 'witnessed' when samples are the evidence.
     ``remainder`` holds elements that no family names, as numbers.
     """
 
@@ -113,20 +115,44 @@ class Equivariance:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            "name": self.name, "formula": self.formula, "dimension": self.dimension, "status": self.status,
-            "elementwise": self.elementwise, "inputs": list(self.inputs), "size": self.size, "sizes": dict(self.sizes),
+            "name": self.name,
+            "formula": self.formula,
+            "dimension": self.dimension,
+            "status": self.status,
+            "elementwise": self.elementwise,
+            "inputs": list(self.inputs),
+            "size": self.size,
+            "sizes": dict(self.sizes),
             "families": [{"name": f.name, "dimension": f.dimension, "latex": f.latex} for f in self.families],
-            "discrete": [{"kind": d.kind, "latex": d.latex, "status": d.status, "order": d.order,
-                          "entries": {k: str(v) for k, v in d.entries}} for d in self.discrete],
+            "discrete": [
+                {
+                    "kind": d.kind,
+                    "latex": d.latex,
+                    "status": d.status,
+                    "order": d.order,
+                    "entries": {k: str(v) for k, v in d.entries},
+                }
+                for d in self.discrete
+            ],
             "pairs": [{"entries": {k: str(v) for k, v in p.entries}, "status": p.status} for p in self.pairs],
-            "remainder": [list(r) for r in self.remainder], "evidence": self.evidence, "notes": list(self.notes),
+            "remainder": [list(r) for r in self.remainder],
+            "evidence": self.evidence,
+            "notes": list(self.notes),
             "latex": self.latex(),
         }
 
 
 def _escape(text: str) -> str:
-    for raw, safe in (("\\", r"\textbackslash "), ("_", r"\_"), ("^", r"\^{}"), ("&", r"\&"), ("%", r"\%"), ("#", r"\#"),
-                      ("{", r"\{"), ("}", r"\}")):
+    for raw, safe in (
+        ("\\", r"\textbackslash "),
+        ("_", r"\_"),
+        ("^", r"\^{}"),
+        ("&", r"\&"),
+        ("%", r"\%"),
+        ("#", r"\#"),
+        ("{", r"\{"),
+        ("}", r"\}"),
+    ):
         if raw == "\\" or raw not in ("{", "}"):
             text = text.replace(raw, safe)
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -14,8 +15,32 @@ __all__ = ["points_of"]
 
 # Irregular positions inside an interval: symmetric or equally spaced ones would make relations that are not there.
 _INSIDE = tuple(Fraction(n, 997) for n in (31, 113, 229, 347, 461, 587, 701, 859, 967))
-_PLAIN = tuple(Fraction(n, 331) for n in (-2689, -2141, -1607, -1223, -911, -683, -467, -311, -173, -59, 37, 131, 257, 401,
-                                          569, 821, 1093, 1429, 1873, 2347, 2753))
+_PLAIN = tuple(
+    Fraction(n, 331)
+    for n in (
+        -2689,
+        -2141,
+        -1607,
+        -1223,
+        -911,
+        -683,
+        -467,
+        -311,
+        -173,
+        -59,
+        37,
+        131,
+        257,
+        401,
+        569,
+        821,
+        1093,
+        1429,
+        1873,
+        2347,
+        2753,
+    )
+)
 
 
 def points_of(f: sp.Expr, variables: Sequence[sp.Symbol]) -> list[dict[sp.Symbol, Fraction]]:
@@ -30,7 +55,7 @@ def _line(f: sp.Expr, x: sp.Symbol) -> list[dict[sp.Symbol, Fraction]]:
     if edges:
         reach = 4 + max(abs(e) for e in edges) / 2
         bounds = [edges[0] - reach, *edges, edges[-1] + reach]
-        for a, b in zip(bounds, bounds[1:], strict=False):
+        for a, b in itertools.pairwise(bounds):
             values |= {a + (b - a) * t for t in _INSIDE}
     return [{x: v} for v in sorted(values)]
 
@@ -40,8 +65,12 @@ def _cloud(variables: Sequence[sp.Symbol]) -> list[dict[sp.Symbol, Fraction]]:
     found = []
     for i in range(60 * len(variables)):
         # steps that share no factor with the number of values reach all combinations of signs and sizes
-        found.append({v: _PLAIN[(i * (2 * a + 5) + (i * i + a) * (3 * a + 1)) % n] / (1 + i % 3) + Fraction(i, 1009)
-                      for a, v in enumerate(variables)})
+        found.append(
+            {
+                v: _PLAIN[(i * (2 * a + 5) + (i * i + a) * (3 * a + 1)) % n] / (1 + i % 3) + Fraction(i, 1009)
+                for a, v in enumerate(variables)
+            }
+        )
     return found
 
 

@@ -1,17 +1,19 @@
 """The continuous part of an elementwise operator, from its formula: numbers propose, sympy disposes.
 
 For y = f(x_1, ..., x_k) per unit the algebra is {(c_a, t_a), (b, s): sum_a (c_a x_a + t_a) d_a f = b f + s}: one linear
-relation between the functions x_a d_a f, d_a f, f and 1. Sampled at exact points in ball arithmetic, one nonzero minor proves
-how many relations there can be at most; each relation found is then proved as an identity on every smooth piece.
+relation between the functions x_a d_a f, d_a f, f and 1. Sampled at exact points in ball arithmetic, one nonzero minor
+proves how many relations there can be at most; each relation found is then proved as an identity on every smooth piece.
 
-Units do not mix unless f is affine (Godfrey et al., arXiv:2205.14258, and the lemma below): for i != j the entry (i, j) of the
-condition reads sum_a d_a f(x_i) M^a_ij x^a_j - N_ij f(x_j) = (a function of x_i alone); the difference of two values of x_i gives
-(change of d_a f) M^a_ij = 0, hence M^a_ij = 0 where d_a f varies, and then N_ij f(x_j) constant, so N_ij = 0. If d_a f is constant
-and M^a_ij is not zero, then f minus its part in x^a is constant, so f is affine. At a jump the same holds since it may not move.
+Units do not mix unless f is affine (Godfrey et al., arXiv:2205.14258, and the lemma below): for i != j the entry (i,
+j) of the condition reads sum_a d_a f(x_i) M^a_ij x^a_j - N_ij f(x_j) = (a function of x_i alone); the difference of
+two values of x_i gives (change of d_a f) M^a_ij = 0, hence M^a_ij = 0 where d_a f varies, and then N_ij f(x_j)
+constant, so N_ij = 0. If d_a f is constant and M^a_ij is not zero, then f minus its part in x^a is constant, so f is
+affine. At a jump the same holds since it may not move.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,7 +33,9 @@ __all__ = ["ScalarAlgebra", "echelon", "names_of", "pieces_of", "relations", "so
 
 @dataclass(frozen=True)
 class ScalarAlgebra:
-    """Relations of one unit: ``basis`` rows over ``names`` (c, t per variable, then b, s); class of f; what is proved."""
+    """Relations of one unit: ``basis`` rows over ``names`` (c, t per variable, then b, s); class of f; what is
+    proved.
+    """
 
     names: tuple[str, ...]
     basis: tuple[tuple[sp.Expr, ...], ...]
@@ -88,11 +92,16 @@ def _row(f: sp.Expr, variables: Sequence[sp.Symbol], point: Mapping[sp.Symbol, F
 
 def _refuse_unclear(found: Elimination, rows: int) -> None:
     if found.nullity and found.gap < 1e15:
-        raise Undecided(f"no gap between pivots ({rows} samples): the formula is too close to a symmetric one to decide")
+        raise Undecided(
+            f"no gap between pivots ({rows} samples): the formula is too close to a symmetric one to decide"
+        )
 
 
-def _basis(found: Elimination, f: sp.Expr, variables: Sequence[sp.Symbol],
-           ) -> tuple[tuple[tuple[sp.Expr, ...], ...], tuple[bool, ...]]:
+def _basis(
+    found: Elimination,
+    f: sp.Expr,
+    variables: Sequence[sp.Symbol],
+) -> tuple[tuple[tuple[sp.Expr, ...], ...], tuple[bool, ...]]:
     constants = constants_of(f)
     vectors = [tuple(closed_form(v, constants) for v in row) for row in echelon(found.kernel)]
     pieces = pieces_of(f, variables) if vectors else []
@@ -137,7 +146,7 @@ def pieces_of(f: sp.Expr, variables: Sequence[sp.Symbol]) -> list[tuple[sp.Expr,
         breaks = breakpoints(f, x)
         if breaks.complete:
             edges = [float(p) for p in breaks.points]
-            middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+            middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
             spots = [edges[0] - 1, *middles, edges[-1] + 1] if edges else [0.37]
             return _interval_pieces(f, x, [Fraction(s).limit_denominator(10**9) for s in spots], edges)
     try:
@@ -146,8 +155,12 @@ def pieces_of(f: sp.Expr, variables: Sequence[sp.Symbol]) -> list[tuple[sp.Expr,
         return []
 
 
-def _interval_pieces(f: sp.Expr, x: sp.Symbol, spots: Sequence[Fraction], edges: Sequence[float],
-                     ) -> list[tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]]:
+def _interval_pieces(
+    f: sp.Expr,
+    x: sp.Symbol,
+    spots: Sequence[Fraction],
+    edges: Sequence[float],
+) -> list[tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]]:
     positive = sp.Symbol("p", positive=True)
     found = []
     for i, spot in enumerate(spots):
@@ -163,8 +176,11 @@ def _interval_pieces(f: sp.Expr, x: sp.Symbol, spots: Sequence[Fraction], edges:
     return found
 
 
-def _is_relation(vector: Sequence[sp.Expr], pieces: Sequence[tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]],
-                 variables: Sequence[sp.Symbol]) -> bool:
+def _is_relation(
+    vector: Sequence[sp.Expr],
+    pieces: Sequence[tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]],
+    variables: Sequence[sp.Symbol],
+) -> bool:
     if not pieces or any(v.has(sp.Float) for v in vector):
         return False
     for smooth, change in pieces:
@@ -176,7 +192,9 @@ def _is_relation(vector: Sequence[sp.Expr], pieces: Sequence[tuple[sp.Expr, dict
     return True
 
 
-def _kind(f: sp.Expr, variables: Sequence[sp.Symbol], points: Sequence[Mapping[sp.Symbol, Fraction]]) -> tuple[str, bool]:
+def _kind(
+    f: sp.Expr, variables: Sequence[sp.Symbol], points: Sequence[Mapping[sp.Symbol, Fraction]]
+) -> tuple[str, bool]:
     """Affine, constant or neither, and whether that is proved."""
     found, rows = relations([f, *variables, sp.Integer(1)], points)
     if found.nullity == 0:

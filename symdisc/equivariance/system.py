@@ -1,4 +1,5 @@
-"""The linear system of an operator on whole feature spaces: unknown affine pairs, one equation per sampled output entry.
+"""The linear system of an operator on whole feature spaces: unknown affine pairs, one equation per sampled output
+entry.
 
     sum_a sum_e dy[d, g]/dx_a[e, f] (M_a[f, h] x_a[e, h] + m_a[f]) = sum_h N[g, h] y[d, h] + n[g]
 
@@ -7,7 +8,7 @@ with d, e over data entries (tokens) and f, g, h over feature entries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -55,7 +56,7 @@ class Layout:
         """The space of that name."""
         return next(s for s in (*self.inputs, self.output) if s.name == name)
 
-    def vector(self, parts: dict[str, tuple[Any, Any]]) -> np.ndarray:
+    def vector(self, parts: Mapping[str, tuple[Any, Any]]) -> np.ndarray:
         """The vector of an element given as name -> (matrix or None, shift or None)."""
         v = np.zeros(self.unknowns)
         for name, (matrix, shift) in parts.items():
@@ -64,7 +65,7 @@ class Layout:
             if matrix is not None:
                 v[a:b] = np.asarray(matrix, dtype=float).reshape(-1)
             if shift is not None:
-                v[b:b + f] = np.asarray(shift, dtype=float)
+                v[b : b + f] = np.asarray(shift, dtype=float)
         return v
 
     def entry(self, index: int) -> str:
@@ -98,11 +99,11 @@ def equations(layout: Layout, sample: Sample) -> np.ndarray:
         a, b = layout.offsets[space.name]
         flat = jacobian.reshape(d_count * g_count, space.data, space.feature).transpose(0, 2, 1)
         rows[:, a:b] = (flat @ x).reshape(d_count * g_count, -1)
-        rows[:, b:b + space.feature] = flat.sum(axis=2)
+        rows[:, b : b + space.feature] = flat.sum(axis=2)
     a, b = layout.offsets[layout.output.name]
     for g in range(g_count):
         for d in range(d_count):
             row = rows[d * g_count + g]
-            row[a + g * g_count:a + (g + 1) * g_count] = -sample.output[d]
+            row[a + g * g_count : a + (g + 1) * g_count] = -sample.output[d]
             row[b + g] = row[b + g] - 1
     return rows

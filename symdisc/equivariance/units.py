@@ -12,7 +12,9 @@ __all__ = ["fixed_points", "name_unit", "total_dimension", "unit_pairs"]
 
 
 def total_dimension(kind: str, unit: int, inputs: int, size: int | None) -> int:
-    """Dimension at ``size`` (per unit when None): units do not mix unless f is affine or constant (lemma in scalar.py)."""
+    """Dimension at ``size`` (per unit when None): units do not mix unless f is affine or constant (lemma in
+    scalar.py).
+    """
     if size is None:
         return unit
     if kind == "affine":  # one matrix for all inputs and the output, one shift per input; the output shift follows
@@ -24,8 +26,10 @@ def total_dimension(kind: str, unit: int, inputs: int, size: int | None) -> int:
 
 def unit_pairs(names: Sequence[str], basis: Sequence[Sequence[sp.Expr]], proofs: Sequence[bool]) -> tuple[Pair, ...]:
     """The rows as records."""
-    return tuple(Pair(tuple((n, v) for n, v in zip(names, row, strict=True) if v != 0), "proved" if ok else "witnessed")
-                 for row, ok in zip(basis, proofs, strict=True))
+    return tuple(
+        Pair(tuple((n, v) for n, v in zip(names, row, strict=True) if v != 0), "proved" if ok else "witnessed")
+        for row, ok in zip(basis, proofs, strict=True)
+    )
 
 
 def fixed_points(basis: Sequence[Sequence[sp.Expr]]) -> list[sp.Expr]:
@@ -33,18 +37,25 @@ def fixed_points(basis: Sequence[Sequence[sp.Expr]]) -> list[sp.Expr]:
     return [-row[1] / row[0] for row in basis if len(row) == 4 and row[0] != 0]
 
 
-def name_unit(kind: str, names: Sequence[str], basis: Sequence[Sequence[sp.Expr]], inputs: Sequence[str],
-              size: int | None) -> tuple[Family, ...]:
+def name_unit(
+    kind: str, names: Sequence[str], basis: Sequence[Sequence[sp.Expr]], inputs: Sequence[str], size: int | None
+) -> tuple[Family, ...]:
     """Families of an elementwise operator, per unit or at a size."""
     n = 1 if size is None else size
     where = ", ".join(inputs)
     label = "n" if size is None else str(size)
     if kind == "affine":
-        return (Family(f"gl({label})", n * n, rf"f \text{{ is affine: }} {where} \to A\,({where}),\ A \in GL({label})", where),
-                Family("translations", len(inputs) * n, rf"{where} \to {where} + t", where))
+        return (
+            Family(
+                f"gl({label})", n * n, rf"f \text{{ is affine: }} {where} \to A\,({where}),\ A \in GL({label})", where
+            ),
+            Family("translations", len(inputs) * n, rf"{where} \to {where} + t", where),
+        )
     if kind == "constant":
-        return (Family("all affine maps of the input", len(inputs) * (n * n + n), rf"{where} \to A\,({where}) + t", where),
-                Family("output kernel", n * n, r"N f + n = 0", "y"))
+        return (
+            Family("all affine maps of the input", len(inputs) * (n * n + n), rf"{where} \to A\,({where}) + t", where),
+            Family("output kernel", n * n, r"N f + n = 0", "y"),
+        )
     return tuple(_family(dict(zip(names, row, strict=True)), inputs, n) for row in basis)
 
 

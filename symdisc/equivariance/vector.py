@@ -23,7 +23,10 @@ from symdisc.formula import IndexedFormula, variable
 
 __all__ = ["Operator", "VectorAlgebra", "operator", "solve_system", "solve_vector"]
 
-_VALUES = tuple(Fraction(n, 229) for n in (-383, 157, 311, -97, 241, -199, 67, -283, 331, 29, -149, 197, 103, -251, 359, -41, 173, 283, -317))
+_VALUES = tuple(
+    Fraction(n, 229)
+    for n in (-383, 157, 311, -97, 241, -199, 67, -283, 331, 29, -149, 197, 103, -251, 359, -41, 173, 283, -317)
+)
 _MOST_UNKNOWNS = 400
 
 
@@ -53,8 +56,13 @@ class VectorAlgebra:
         return self.upper_proved and all(p.status == PROVED for p in self.pairs)
 
 
-def operator(formula: IndexedFormula, inputs: Mapping[str, Sequence[str]], data: Sequence[str], sizes: Mapping[str, int],
-             symbols: Mapping[str, sp.Expr]) -> Operator:
+def operator(
+    formula: IndexedFormula,
+    inputs: Mapping[str, Sequence[str]],
+    data: Sequence[str],
+    sizes: Mapping[str, int],
+    symbols: Mapping[str, sp.Expr],
+) -> Operator:
     """The formula at the given sizes, with data axes first and the feature axes of each tensor as one."""
     spaces, arrays, tables = [], [], {}
     for name, axes in inputs.items():
@@ -72,8 +80,13 @@ def operator(formula: IndexedFormula, inputs: Mapping[str, Sequence[str]], data:
     return Operator(layout, tuple(arrays), results)
 
 
-def _arranged(name: str, axes: Sequence[str], data: Sequence[str], sizes: Mapping[str, int],
-              table: Mapping[tuple[int, ...], sp.Expr]) -> tuple[Space, np.ndarray]:
+def _arranged(
+    name: str,
+    axes: Sequence[str],
+    data: Sequence[str],
+    sizes: Mapping[str, int],
+    table: Mapping[tuple[int, ...], sp.Expr],
+) -> tuple[Space, np.ndarray]:
     order = [i for i, a in enumerate(axes) if a in data] + [i for i, a in enumerate(axes) if a not in data]
     whole = np.empty(tuple(sizes[a] for a in axes), dtype=object)
     for at, value in table.items():
@@ -97,7 +110,9 @@ def solve_vector(op: Operator) -> VectorAlgebra:
 
 
 def solve_system(rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """Null space [unknowns, k] of the float system and the gap of its singular values; rows and columns are balanced."""
+    """Null space [unknowns, k] of the float system and the gap of its singular values; rows and columns are
+    balanced.
+    """
     size = np.abs(rows).max(axis=1, keepdims=True)
     balanced = rows / np.where(size > 0, size, 1)
     found = null_space(balanced, what="equivariance system")
@@ -116,8 +131,11 @@ def _samples(op: Operator) -> list[Sample]:
     found = []
     for trial in range(6 * needed):
         scale = (Fraction(1), Fraction(1, 2), Fraction(1, 60))[trial % 3]
-        point = {s: scale * (_VALUES[(7 * trial + 5 * i + trial * i * i) % len(_VALUES)] + Fraction(trial * (i + 3) % 101, 997))
-                 for i, s in enumerate(symbols)}
+        point = {
+            s: scale
+            * (_VALUES[(7 * trial + 5 * i + trial * i * i) % len(_VALUES)] + Fraction(trial * (i + 3) % 101, 997))
+            for i, s in enumerate(symbols)
+        }
         sample = _sample(op, point, symbols, derivatives)
         if sample is not None:
             found.append(sample)
@@ -126,8 +144,12 @@ def _samples(op: Operator) -> list[Sample]:
     raise FormulaError("the formula has too few real values to sample: check its domain")
 
 
-def _sample(op: Operator, point: Mapping[sp.Symbol, Fraction], symbols: Sequence[sp.Symbol],
-            derivatives: dict[tuple[int, sp.Expr], list[sp.Expr]]) -> Sample | None:
+def _sample(
+    op: Operator,
+    point: Mapping[sp.Symbol, Fraction],
+    symbols: Sequence[sp.Symbol],
+    derivatives: dict[tuple[int, sp.Expr], list[sp.Expr]],
+) -> Sample | None:
     flat = op.results.reshape(-1)
     try:
         smooth = [resolve(e, point) for e in flat]
@@ -141,7 +163,7 @@ def _sample(op: Operator, point: Mapping[sp.Symbol, Fraction], symbols: Sequence
     inputs = [np.array([[evaluate(s, point) for s in row] for row in array], dtype=object) for array in op.variables]
     jacobians, at = [], 0
     for array in op.variables:
-        jacobians.append(slopes[:, at:at + array.size].reshape(*op.results.shape, *array.shape))
+        jacobians.append(slopes[:, at : at + array.size].reshape(*op.results.shape, *array.shape))
         at += array.size
     return Sample(inputs, values, jacobians)
 
@@ -165,8 +187,15 @@ def _rationalised(basis: np.ndarray) -> list[list[sp.Expr]]:
     if basis.shape[1] == 0:
         return []
     rows, _ = echelon(basis)
-    exact = [[sp.Float(v) if (r := rational(float(v), tolerance=1e-8)) is None else sp.Rational(r.numerator, r.denominator)
-              for v in row] for row in rows]
+    exact = [
+        [
+            sp.Float(v)
+            if (r := rational(float(v), tolerance=1e-8)) is None
+            else sp.Rational(r.numerator, r.denominator)
+            for v in row
+        ]
+        for row in rows
+    ]
     if not spans_equal(np.array([[float(v) for v in row] for row in exact]).T, basis, tolerance=1e-6):
         raise Undecided("the rationalised null space differs from the measured one")
     return exact
@@ -185,11 +214,11 @@ def _is_symmetry(op: Operator, vector: Sequence[sp.Expr]) -> bool:
     for space, array in zip(op.layout.inputs, op.variables, strict=True):
         a, b = op.layout.offsets[space.name]
         matrix = np.array(vector[a:b], dtype=object).reshape(space.feature, -1)
-        moved = array @ matrix.T + np.array(vector[b:b + space.feature], dtype=object)
+        moved = array @ matrix.T + np.array(vector[b : b + space.feature], dtype=object)
         field.update({s: v for s, v in zip(array.reshape(-1), moved.reshape(-1), strict=True) if v != 0})
     a, b = op.layout.offsets[op.layout.output.name]
     g = op.layout.output.feature
-    out = op.results @ np.array(vector[a:b], dtype=object).reshape(g, g).T + np.array(vector[b:b + g], dtype=object)
+    out = op.results @ np.array(vector[a:b], dtype=object).reshape(g, g).T + np.array(vector[b : b + g], dtype=object)
     return all(_vanishes(e, field, right) for e, right in zip(op.results.reshape(-1), out.reshape(-1), strict=True))
 
 

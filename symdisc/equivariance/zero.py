@@ -1,7 +1,7 @@
 """Is an expression identically zero? Decided by replacing transcendental parts by independent letters.
 
-If an identity holds with exp(m), log(u), erf(u), roots ... replaced by letters bound only by polynomial relations, it holds.
-The converse may fail, so "not shown" is the other answer, never "not zero".
+If an identity holds with exp(m), log(u), erf(u), roots ... replaced by letters bound only by polynomial relations, it
+holds. The converse may fail, so "not shown" is the other answer, never "not zero".
 """
 
 from __future__ import annotations
@@ -82,7 +82,11 @@ class _Letters:
         if not exponent.is_Rational:
             whole = sum((a for a in sp.Add.make_args(exponent) if a.is_Integer), sp.Integer(0))
             if base.is_positive and base.is_number:
-                return self._exponential(exponent * sp.log(base)) if not exponent.is_number else self._letter(base**exponent)
+                return (
+                    self._exponential(exponent * sp.log(base))
+                    if not exponent.is_number
+                    else self._letter(base**exponent)
+                )
             return written**whole * self._letter((sp.expand(base), exponent - whole), positive=True)
         key = ("root", sp.expand(base), int(exponent.q))
         new = key not in self.names

@@ -1,7 +1,7 @@
 """Samples of a torch callable for ``symdisc.equivariance``: is it elementwise, its values, its derivatives, its jumps.
 
-Everything runs in float64 on copies. Derivatives from autograd are checked against differences of values, since the symmetry
-asked for is that of the function and not of its backward pass (straight-through estimators differ).
+Everything runs in float64 on copies. Derivatives from autograd are checked against differences of values, since the
+symmetry asked for is that of the function and not of its backward pass (straight-through estimators differ).
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Probe:
                 result = self.call(*[x.clone() for x in inputs])
         except Exception as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BadInput(f"{self.name} cannot be called with {len(inputs)} float64 vector(s) of {len(inputs[0])}: {first}") from error
+            raise BadInput(
+                f"{self.name} cannot be called with {len(inputs)} float64 vector(s) of {len(inputs[0])}: {first}"
+            ) from error
         if not isinstance(result, Tensor):
             raise BadInput(f"{self.name} must return one tensor, not {type(result).__name__}")
         return result.to(torch.float64)
@@ -68,7 +70,9 @@ class Probe:
         x = [rng.standard_normal(6) * 2 for _ in range(self.arity)]
         y = self(*x)
         if not np.array_equal(self(*x), y, equal_nan=True):
-            raise BadInput(f"{self.name} gives different results for the same input; call .eval() or fix its randomness")
+            raise BadInput(
+                f"{self.name} gives different results for the same input; call .eval() or fix its randomness"
+            )
         if y.shape != x[0].shape:
             return False
         order = np.array([3, 0, 5, 1, 4, 2])
@@ -78,9 +82,13 @@ class Probe:
             moved = [v.copy() for v in x]
             for v in moved:
                 v[place] = rng.standard_normal() * 2
-            if not np.allclose(np.delete(self(*moved), place), np.delete(y, place), rtol=1e-12, atol=1e-14, equal_nan=True):
+            if not np.allclose(
+                np.delete(self(*moved), place), np.delete(y, place), rtol=1e-12, atol=1e-14, equal_nan=True
+            ):
                 return False
-        return all(np.allclose(self(*(v[[i]] for v in x)), y[[i]], rtol=1e-12, atol=1e-14, equal_nan=True) for i in range(2))
+        return all(
+            np.allclose(self(*(v[[i]] for v in x)), y[[i]], rtol=1e-12, atol=1e-14, equal_nan=True) for i in range(2)
+        )
 
     def slopes(self, *inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """Values, derivatives in each input, and where they can be trusted, of an elementwise callable."""
@@ -91,8 +99,13 @@ class Probe:
         if automatic is None:
             return y, [d[0] for d in difference], good & _steady(difference)
         with np.errstate(all="ignore"):
-            agree = np.all([np.abs(a - d[0]) <= _AGREE * (1 + np.abs(a)) for a, d in zip(automatic, difference, strict=True)], axis=0)
-        if good.any() and agree[good].mean() < 0.7:  # kinks and steep places disagree here and there, a false backward pass everywhere
+            agree = np.all(
+                [np.abs(a - d[0]) <= _AGREE * (1 + np.abs(a)) for a, d in zip(automatic, difference, strict=True)],
+                axis=0,
+            )
+        if (
+            good.any() and agree[good].mean() < 0.7
+        ):  # kinks and steep places disagree here and there, a false backward pass everywhere
             return y, [d[0] for d in difference], good & _steady(difference)
         return y, automatic, good & agree
 
@@ -123,7 +136,11 @@ class Probe:
         y = self._run(leaves).reshape(-1)
         rows: list[list[np.ndarray]] = [[] for _ in leaves]
         for entry in y:
-            grads = torch.autograd.grad(entry, leaves, retain_graph=True, allow_unused=True) if y.requires_grad else [None] * len(leaves)
+            grads = (
+                torch.autograd.grad(entry, leaves, retain_graph=True, allow_unused=True)
+                if y.requires_grad
+                else [None] * len(leaves)
+            )
             for kept, g, x in zip(rows, grads, inputs, strict=True):
                 kept.append(np.zeros_like(x) if g is None else g.detach().numpy())
         return y.detach().numpy().copy(), [np.array(r) for r in rows]
