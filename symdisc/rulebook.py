@@ -152,10 +152,8 @@ def read(paths: Iterable[Path]) -> Rulebook:
         except tomllib.TOMLDecodeError as error:
             raise RuleError(f"{path}: {error}") from error
         if set(table) != {"operator"} or not isinstance(table["operator"], list):
-            raise RuleError(
-                f"{path}: only [[operator]] rows are read, found {', '.join(sorted(set(table) - {'operator'})) or
-                'none'}"
-            )
+            found = ", ".join(sorted(set(table) - {"operator"})) or "none"
+            raise RuleError(f"{path}: only [[operator]] rows are read, found {found}")
         for number, row in enumerate(table["operator"], 1):
             rule = _rule(f"{path.name}, row {number} ({row.get('name', 'no name')})", row)
             for key in {rule.name, *rule.torch, *([rule.module] if rule.module else [])}:

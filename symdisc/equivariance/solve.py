@@ -97,8 +97,8 @@ def _of_rule(rule: Rule, size: int | None, values: Mapping[str, Any]) -> Equivar
         )
     if rule.params:
         raise BadInput(
-            f"{rule.name} has parameters ({', '.join(dict(rule.params))}): it is a segment between nodes, and absorbs
-            what " "its two ends do; ask symdisc.discover for a network with it"
+            f"{rule.name} has parameters ({', '.join(dict(rule.params))}): it is a segment between nodes and absorbs "
+            "what its two ends do; ask symdisc.discover for a network with it"
         )
     if rule.elementwise:
         return _elementwise(rule.name, rule.expression(**values), rule.variables, size)
