@@ -1,0 +1,85 @@
+"""Two checkpoints of one model: do they compute the same function?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from symdisc.catalog import Catalog
+from symdisc.errors import BadInput, StateMismatch
+from symdisc.torchside.capture import tie_groups
+from symdisc.torchside.checkpoint import Checkpoint, Fit
+from symdisc.torchside.witness import TOLERANCE, Witness, outputs_of, relative_change, varied
+
+if TYPE_CHECKING:
+    from symdisc.torchside.sources import Source
+
+__all__ = ["change", "compare", "ignorable", "names_of"]
+
+
+def names_of(model: nn.Module) -> Catalog:
+    """A catalog without symmetries: only names, shapes and ties, for fitting a file to a model."""
+    ties = tie_groups(model)
+    shapes = {n: tuple(t.shape) for n, t in (*model.named_parameters(), *model.named_buffers())}
+    parameters = {n: shapes[n] for n, _ in model.named_parameters()}
+    buffers = {n: s for n, s in shapes.items() if n not in parameters}
+    aliases = {n: c for n, c in ties.items() if n != c}
+    return Catalog(type(model).__name__, (), (), (), parameters, buffers, aliases, None, model.training)
+
+
+def ignorable(model: nn.Module) -> tuple[str, ...]:
+    """Patterns of names on disk that the model itself declares to be of no use."""
+    return tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+
+
+def state_of(cat: Catalog, checkpoint: Checkpoint, fit: Fit, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The file's tensors by the model's names, ties filled in, floats in ``dtype``."""
+    state = {model: checkpoint.tensors[disk] for disk, model in fit.names.items()}
+    first = {cat.aliases.get(n, n): t for n, t in state.items()}
+    for alias, name in cat.aliases.items():
+        if name in first:
+            state[alias] = state[name] = first[name]
+    return {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
+
+
+def compare(cat: Catalog, source: Source, before: Checkpoint, after: Checkpoint, fit: Fit, samples: int = 3) -> Witness:
+    """Run the model of ``source`` in float64 with both checkpoints on several inputs; raises BadInput on the meta device.
+
+    What is left is the rounding of the stored weights, so the tolerance is that of their dtype.
+    """
+    if source.meta:
+        raise BadInput(f"{source.name} is on the meta device and cannot be run: use --no-check, or a source with values")
+    model = source.model.double()
+    example = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in source.example)
+    inputs = [example, *(varied(example, seed) for seed in range(1, samples))]
+    states = [state_of(cat, c, fit, torch.float64) for c in (before, after)]
+    worst = change(model, states[0], states[1], inputs)
+    stored = [t.dtype for t in before.tensors.values() if t.is_floating_point()]
+    coarse = max(set(stored), key=lambda d: torch.finfo(d).eps, default=torch.float32)
+    tolerance = TOLERANCE.get(coarse, 1e-1)
+    return Witness(worst, str(coarse).removeprefix("torch."), len(inputs), relative_change(*states), worst <= tolerance)
+
+
+def change(model: nn.Module, before: dict[str, Tensor], after: dict[str, Tensor], inputs: Sequence[Any],
+           kwargs: dict[str, Any] | None = None) -> float:
+    """Largest difference of any output between two sets of weights, relative to its variation over the inputs."""
+    runs = []
+    for x in inputs:
+        pair = []
+        for state in (before, after):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # dropout draws the same units twice
+                pair.append(outputs_of(model, {n: t.clone() for n, t in state.items()}, x, kwargs))
+        runs.append(pair)
+    worst = 0.0
+    for k in range(len(runs[0][0])):
+        one, two = (torch.cat([r[side][k].reshape(-1).double() for r in runs]) for side in (0, 1))
+        if not bool(torch.isfinite(one).all()):
+            raise StateMismatch("the model's outputs are not finite with the given weights, so nothing can be compared")
+        spread = float(one.std()) if one.numel() > 1 else float(one.abs().max())
+        difference = float((two - one).abs().max()) / max(spread, 1e-300)
+        worst = max(worst, difference if difference == difference else float("inf"))
+    return worst
