@@ -69,6 +69,8 @@ def _letters(move: Move) -> str:
     if move.gain is not None:
         offset = f"{_number(move.offset)} + " if move.offset and move.kind != "bn_shift" else ""
         found.append(rf"\gamma = {offset}{_name(move.gain)}")
+        if move.kind.startswith("outer"):
+            found.append(r"m = \min |\gamma|")
     if move.kind in ("outer_bias", "centred"):
         found.append(rf"\beta = {_name(move.extra[0])}")
     if move.kind == "bn_shift":
@@ -193,14 +195,14 @@ def _shifted(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> str:
         chain = r"\, ".join(_through(t, shapes) for t in reversed(move.through))
         return rf"\theta {sign} {size}{chain + chr(92) + ', ' if chain else ''}t"
     if move.kind == "outer":
-        one = r"\mathbf{1}" if move.gain is None else r"(1/\gamma)"
+        one = r"\mathbf{1}" if move.gain is None else r"(m/\gamma)"
         if move.axis == -1:
             return r"\theta + a"
         if len(shapes.get(move.parameter, (0, 0))) == 1:
             return rf"\theta + a\, {one}"
         return rf"\theta + {one} a^{{\top}}" if move.axis == 0 else rf"\theta + a\, {one}^{{\top}}"
     if move.kind == "outer_bias":
-        total = r"\textstyle\sum \beta" + ("" if move.gain is None else r" / \gamma")
+        total = r"\textstyle\sum " + (r"\beta" if move.gain is None else r"m \beta / \gamma")
         return rf"\theta {sign} {size}a {total}"
     if move.kind == "centred":
         return r"\theta - \frac{\theta t\, (1/\gamma)^{\top}}{\sum (\beta + t)/\gamma}"

@@ -89,17 +89,7 @@ def _sequence(node: Seq) -> str:
     text, before = "", None
     for item in node.items:
         piece = _show(item)
-        unary = (
-            isinstance(item, Atom)
-            and item.char in "+-"
-            and (
-                before is None
-                or (
-                    isinstance(before, Atom)
-                    and before.kind in ("binary", "relation", "open", "punctuation", "space", "big")
-                )
-            )
-        )
+        unary = isinstance(item, Atom) and item.char in "+-" and _starts(before)
         sign = isinstance(item, Atom) and item.kind in ("binary", "relation") and item.char not in "·/:"
         if sign and not unary:
             piece = f" {'−' if piece == '-' else piece} "
@@ -111,6 +101,13 @@ def _sequence(node: Seq) -> str:
             piece = " " + piece if not (_opens(item) and _short(before)) else piece
         text, before = text + piece, item
     return text
+
+
+def _starts(before: Tree | None) -> bool:
+    """A sign here stands at the beginning of a term, so it is no sum."""
+    if isinstance(before, Atom):
+        return before.kind in ("binary", "relation", "open", "punctuation", "space", "big")
+    return before is None or isinstance(before, Break)
 
 
 def _word(node: Tree | None) -> bool:
