@@ -74,12 +74,16 @@ def _outside(q: np.ndarray, span: np.ndarray) -> np.ndarray:
 
 
 def _output_kernel(layout: Layout, span: np.ndarray) -> Family:
-    a, _ = layout.offsets[layout.output.name]
+    a, b = layout.offsets[layout.output.name]
     g = layout.output.feature
     matrices = span[a : a + g * g].T.reshape(-1, g, g)
-    same_rows = np.abs(matrices - matrices[:, :, :1]).max() < _TOLERANCE
-    latex = r"N = a\,\mathbf 1^{\mathsf T},\ n = -c\,a" if same_rows else r"N f(x) + n = 0"
-    return Family("output kernel" + (" a 1^T" if same_rows else ""), span.shape[1], latex, "y")
+    if np.abs(matrices - matrices[:, :, :1]).max() > _TOLERANCE:
+        return Family("output kernel", span.shape[1], r"N f(x) + n = 0", "y")
+    # all rows of N are multiples of 1^T, so the sum of the outputs is a constant
+    columns, shifts = matrices[:, :, 0].reshape(-1), span[b : b + g].T.reshape(-1)
+    total = float(columns @ shifts / (columns @ columns)) if columns.any() else 0.0
+    shift = "0" if abs(total) < _TOLERANCE else "-a" if abs(total + 1) < _TOLERANCE else rf"{total:.6g}\,a"
+    return Family("output kernel a 1^T", span.shape[1], rf"N = a\,\mathbf 1^{{\mathsf T}},\ n = {shift}", "y")
 
 
 def _candidates(layout: Layout) -> Iterator[tuple[Family, np.ndarray]]:

@@ -95,9 +95,11 @@ class Equivariance:
         """The group and the discrete elements as LaTeX, ready for display mode (an aligned block)."""
         lines = [rf"f:\ & {self.formula_latex()}"]
         lines += [rf"\text{{{_escape(f.name)}}}:\ & {f.latex}" for f in self.families]
-        lines += [rf"\text{{{d.kind}}}:\ & {d.latex}" for d in self.discrete]
-        if not self.families:
+        if self.remainder:
+            lines.append(rf"\text{{without a name}}:\ & \text{{dimension }} {len(self.remainder)}")
+        elif not self.families:
             lines.append(r"\text{continuous part}:\ & \{1\}")
+        lines += [rf"\text{{{d.kind}}}:\ & {d.latex}" for d in self.discrete]
         return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
 
     def formula_latex(self) -> str:

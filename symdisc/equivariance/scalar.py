@@ -98,9 +98,7 @@ def _refuse_unclear(found: Elimination, rows: int) -> None:
 
 
 def _basis(
-    found: Elimination,
-    f: sp.Expr,
-    variables: Sequence[sp.Symbol],
+    found: Elimination, f: sp.Expr, variables: Sequence[sp.Symbol]
 ) -> tuple[tuple[tuple[sp.Expr, ...], ...], tuple[bool, ...]]:
     constants = constants_of(f)
     vectors = [tuple(closed_form(v, constants) for v in row) for row in echelon(found.kernel)]
@@ -156,10 +154,7 @@ def pieces_of(f: sp.Expr, variables: Sequence[sp.Symbol]) -> list[tuple[sp.Expr,
 
 
 def _interval_pieces(
-    f: sp.Expr,
-    x: sp.Symbol,
-    spots: Sequence[Fraction],
-    edges: Sequence[float],
+    f: sp.Expr, x: sp.Symbol, spots: Sequence[Fraction], edges: Sequence[float]
 ) -> list[tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]]:
     positive = sp.Symbol("p", positive=True)
     found = []

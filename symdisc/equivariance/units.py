@@ -96,8 +96,7 @@ def _input_latex(x: str, c: sp.Expr, t: sp.Expr, single: bool) -> str:
         return rf"{x} + {sp.latex(t) if t != 1 else ''}\log\lambda"
     if t == 0:
         return rf"{_power(c)} {x}"
-    centre = sp.latex(-t / c)
-    return rf"{_power(c)}({x} - ({centre})) + ({centre})"
+    return _about(c, sp.Symbol(x), -t / c)
 
 
 def _output_latex(b: sp.Expr, s: sp.Expr, scales: dict[str, sp.Expr], moved: Sequence[str]) -> str:
@@ -106,5 +105,10 @@ def _output_latex(b: sp.Expr, s: sp.Expr, scales: dict[str, sp.Expr], moved: Seq
         return rf"f({arguments})" + ("" if s == 0 else rf" + {sp.latex(s) if s != 1 else ''}\log\lambda")
     if s == 0:
         return rf"{_power(b)} f({arguments}),\ \lambda > 0"
-    centre = sp.latex(-s / b)
-    return rf"{_power(b)}(f({arguments}) - ({centre})) + ({centre}),\ \lambda > 0"
+    return _about(b, sp.Symbol(rf"f({arguments})"), -s / b) + r",\ \lambda > 0"
+
+
+def _about(power: sp.Expr, moved: sp.Symbol, centre: sp.Expr) -> str:
+    """The scaling by a power about a point, as LaTeX."""
+    back = sp.latex(centre)
+    return rf"{_power(power)}\left({sp.latex(moved - centre)}\right) {'' if back.startswith('-') else '+ '}{back}"
