@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -32,6 +33,9 @@ class Classes:
         self.of = components(facts.units, facts.same)
         self.count = int(self.of.max()) + 1
         self.data = int(self.of[DATA])
+        self.links: Any = None
+        self._shapes = {name: graph.shapes[value] for table in (graph.buffers, graph.parameters)
+                        for value, name in table.items()}
         self._freeze_unrecorded()
 
     def __call__(self, units: np.ndarray) -> np.ndarray:
@@ -48,14 +52,14 @@ class Classes:
         return mask
 
     @cached_property
-    def killers(self) -> dict[int, str]:
-        """Class -> the operator that forbids mixing (the first found); rotations by constants are kept apart."""
-        found: dict[int, str] = {self.data: "data"}
+    def killed(self) -> np.ndarray:
+        """Boolean per class: no mixing; rotations by constants are kept apart."""
+        mask = np.zeros(self.count, dtype=bool)
+        mask[self.data] = True
         for units, why in self.facts.killed:
             if why != "constant factor per unit":
-                for c in np.unique(self(units)).tolist():
-                    found.setdefault(c, why)
-        return found
+                mask[self(units)] = True
+        return mask
 
     @cached_property
     def rotated(self) -> np.ndarray:
@@ -74,12 +78,7 @@ class Classes:
         return found
 
     def shape(self, parameter: str) -> tuple[int, ...]:
-        graph = self.graph
-        for table in (graph.parameters, graph.buffers):
-            for value, name in table.items():
-                if name == parameter:
-                    return graph.shapes[value]
-        raise KeyError(parameter)
+        return self._shapes[parameter]
 
     def coordinates(self, use: ShiftUse | GainUse, axis: int) -> np.ndarray:
         """Position along ``axis`` of each element that a gain or shift uses."""

@@ -1,124 +1,128 @@
-"""Discrete factors: permutations of interchangeable units and heads, sign flips of odd units."""
+"""Discrete factors: permutations of interchangeable units."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from dataclasses import dataclass, field
 from math import factorial
 
 import numpy as np
 
-from symdisc.families.classes import Classes
-from symdisc.families.dense import Space, _Finder
-from symdisc.families.emit import _axis_vectors
+from symdisc.families.classes import Classes, components
+from symdisc.families.dense import Space
+from symdisc.families.emit import axis_vectors
+from symdisc.families.hashing import add_to, mix, runs
+from symdisc.families.links import Links
 from symdisc.families.naming import common_path
 from symdisc.moves import Index, Move, parameters_of
-from symdisc.spaces import DenseUse
+from symdisc.spaces import DenseUse, GainUse
 from symdisc.symmetry import Discrete
 
 __all__ = ["find_discrete"]
 
 
+@dataclass
+class _Bundle:
+    """Groups of classes that are permuted together, unit by unit; ``moves`` None where an axis does not fit."""
+
+    units: int
+    moves: list[Move] | None = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+    seen: set[object] = field(default_factory=set)
+
+    def put(self, where: np.ndarray, units: np.ndarray, move: tuple[str, str, int], rows: tuple[int, int] | None,
+            module: str) -> None:
+        """Positions ``where`` along an axis hold the given units; all units must stand there equally often."""
+        if self.moves is None:
+            return
+        if len(where) % self.units or (np.bincount(units, minlength=self.units) != len(where) // self.units).any():
+            self.moves = None
+            return
+        table = where[np.lexsort((where, units))].reshape(self.units, -1).T[:, :, None]
+        kind, parameter, axis = move
+        index = Index.of(table)
+        if (parameter, axis, rows, index) not in self.seen:
+            self.seen.add((parameter, axis, rows, index))
+            self.moves.append(Move(kind, parameter, axis, index, rows=rows))
+            self.modules.append(module)
+
+
 def find_discrete(classes: Classes, spaces: list[Space]) -> list[Discrete]:
-    """Units of one colour are treated alike by every operator, so they may be permuted (where no larger group mixes them)."""
-    mixed = {c for s in spaces for c in s.places}
+    """Units of one colour are treated alike by every operator: they may be permuted where no larger group mixes them."""
+    links: Links = classes.links or Links(classes)
+    open_ = ~classes.rotated
+    open_[classes.data] = False
+    for space in spaces:
+        open_[space.classes] = False
     for units, why in classes.facts.fixed:
         if why == "output":
-            mixed.update(classes(units).tolist())
-    groups: dict[int, list[int]] = defaultdict(list)
-    finder = _Finder(classes)
-    for c, k in finder.colours().items():
-        if c != classes.data and c not in mixed and not classes.rotated[c]:
-            groups[k].append(c)
-    bundles = _bundles(finder, [g for g in groups.values() if len(g) > 1])
-    found = [_permutation(classes, bundle) for bundle in bundles]
-    return [d for d in found if d is not None]
+            open_[classes(units)] = False
+    colours = links.colours()
+    candidates = np.flatnonzero(open_ & (colours != 0))
+    group = np.full(classes.count, -1)
+    kept = [candidates[rows] for rows in runs(colours[candidates])[1] if len(rows) > 1]
+    for k, members in enumerate(sorted(kept, key=lambda m: int(m[0]))):
+        group[members] = k
+    bundle, unit, sizes = _bundles(classes, links, group)
+    bundles = [_Bundle(n) for n in sizes]
+    _collect(classes, bundles, bundle, unit)
+    return [_permutation(b) for b in bundles if b.moves]
 
 
-def _bundles(finder: _Finder, groups: list[list[int]]) -> list[list[list[int]]]:
-    """Groups that must be permuted together: joined by links, elementwise maps and products, matched unit by unit."""
-    classes = finder.classes
-    partner: dict[int, set[int]] = defaultdict(set)
-    for ins, outs, _ in classes.facts.elementwise:
-        for a, b in zip(classes(ins).tolist(), classes(outs).tolist(), strict=True):
-            partner[a].add(b)
-            partner[b].add(a)
-    for out, a, b, _ in classes.facts.sums:
-        for o, x, y in zip(*(classes(v).tolist() for v in (out, a, b)), strict=True):
-            for p, q in ((o, x), (o, y)):
-                partner[p].add(q)
-                partner[q].add(p)
-    for link in finder.links:
-        for a, b in zip(link.left.tolist(), link.right.tolist(), strict=True):
-            if a != b:
-                partner[a].add(b)
-                partner[b].add(a)
-    number = {c: k for k, g in enumerate(groups) for c in g}
-    bundles, used = [], set()
-    for k, group in enumerate(groups):
-        if k in used:
-            continue
-        reached = [_reach(c, partner, number) for c in group]
-        kinds = [frozenset(number[c] for c in r) for r in reached]
-        if len(set(kinds)) != 1 or any(len(r) != len(kinds[0]) for r in reached):
-            used |= set().union(*kinds)
-            continue
-        used |= kinds[0]
-        bundles.append([sorted(r, key=lambda c: number[c]) for r in reached])
-    return bundles
+def _bundles(classes: Classes, links: Links, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """(bundle per class or -1, unit per class, units per bundle): groups joined unit by unit are permuted together.
+
+    Single classes (a common gate) do not transport a permutation. A unit must hold each of its groups once.
+    """
+    _, left, right = links._pairs()
+    tied = (group[left] >= 0) & (group[right] >= 0)
+    unit = components(classes.count, [(left[tied], right[tied])])
+    members = np.flatnonzero(group >= 0)
+    signature = np.zeros(classes.count, dtype=np.uint64)
+    size, distinct = np.zeros(classes.count, dtype=np.int64), np.zeros(classes.count, dtype=np.int64)
+    add_to(signature, unit[members], mix(group[members], 20))
+    np.add.at(size, unit[members], 1)
+    np.add.at(distinct, np.unique((unit[members] << 32) | group[members]) >> 32, 1)
+    bundle, number, sizes = np.full(classes.count, -1), np.zeros(classes.count, dtype=np.int64), []
+    for rows in runs(signature[unit[members]])[1]:
+        part = members[rows]
+        units, inverse = np.unique(unit[part], return_inverse=True)
+        whole = all(int((group == k).sum()) == int((group[part] == k).sum()) for k in np.unique(group[part]).tolist())
+        if whole and len(units) > 1 and (size[units] == distinct[units]).all():
+            bundle[part], number[part] = len(sizes), inverse
+            sizes.append(len(units))
+    return bundle, number, sizes
 
 
-def _reach(c: int, partner: dict[int, set[int]], number: dict[int, int]) -> set[int]:
-    """Classes tied to ``c`` unit by unit; single classes (a common gate) do not transport a permutation."""
-    seen, stack = {c}, [c]
-    while stack:
-        for d in partner.get(stack.pop(), ()):
-            if d in number and d not in seen:
-                seen.add(d)
-                stack.append(d)
-    return seen
-
-
-def _permutation(classes: Classes, bundle: list[list[int]]) -> Discrete | None:
-    """The symmetric group on the units of a bundle: all axes on which any of their classes sits."""
-    unit = {c: u for u, members in enumerate(bundle) for c in members}
-    moves, modules, seen = [], [], set()
-    for use, axis, positions, vec, _ in _axis_vectors(classes):
-        where: list[list[int]] = [[] for _ in bundle]
-        for p, c in zip(positions.tolist(), vec.tolist(), strict=True):
-            if c in unit:
-                where[unit[c]].append(p)
-        if not any(where):
-            continue
-        if len({len(w) for w in where}) != 1:
-            return None
+def _collect(classes: Classes, bundles: list[_Bundle], bundle: np.ndarray, unit: np.ndarray) -> None:
+    """Every axis of every parameter on which permuted classes stand."""
+    for use, axis, positions, vec, _ in axis_vectors(classes):
         rows = use.rows if isinstance(use, DenseUse) else None
-        index = Index.of(np.array(where).T[:, :, None])
-        key = (use.parameter, axis, rows, index)
-        if key not in seen:
-            seen.add(key)
-            moves.append(Move("permute", use.parameter, axis, index, rows=rows))
-            modules.append(use.module)
+        mine = np.flatnonzero(bundle[vec] >= 0)
+        keys, parts = runs(bundle[vec[mine]])
+        for k, part in zip(keys.tolist(), parts, strict=True):
+            at = mine[part]
+            bundles[k].put(positions[at], unit[vec[at]], ("permute", use.parameter, axis), rows, use.module)
     for gain in classes.facts.gains:
-        move = _gain_move(classes, gain, unit, len(bundle))
-        if move is not None and (gain.parameter, move.index) not in seen:
-            seen.add((gain.parameter, move.index))
-            moves.append(move)
-    if not moves:
-        return None
-    n = len(bundle)
-    return Discrete("permutation of units", f"S_{n}", "permutation", common_path(modules), parameters_of(moves), factorial(n),
-                    (n,), tuple(moves), rf"S_{{{n}}}")
+        _gain(classes, gain, bundles, bundle, unit)
 
 
-def _gain_move(classes: Classes, gain, unit: dict[int, int], n: int) -> Move | None:  # type: ignore[no-untyped-def]
+def _gain(classes: Classes, gain: GainUse, bundles: list[_Bundle], bundle: np.ndarray, unit: np.ndarray) -> None:
     """A gain permutes along with the units that it multiplies."""
-    if len(np.unique(gain.elements)) < 2:
-        return None
-    where: list[list[int]] = [[] for _ in range(n)]
-    for e, o, i in zip(gain.elements.tolist(), classes(gain.outs).tolist(), classes(gain.ins).tolist(), strict=True):
-        u = unit.get(o, unit.get(i))
-        if u is not None:
-            where[u].append(e)
-    if not any(where) or len({len(w) for w in where}) != 1:
-        return None
-    return Move("permute", gain.parameter, -1, Index.of(np.array(where).T[:, :, None]))
+    elements, first = np.unique(gain.elements, return_index=True)
+    if len(elements) < 2:
+        return
+    outs, ins = classes(gain.outs)[first], classes(gain.ins)[first]
+    carrier = np.where(bundle[outs] >= 0, outs, ins)
+    mine = np.flatnonzero(bundle[carrier] >= 0)
+    keys, parts = runs(bundle[carrier[mine]])
+    for k, part in zip(keys.tolist(), parts, strict=True):
+        at = mine[part]
+        bundles[k].put(elements[at], unit[carrier[at]], ("permute", gain.parameter, -1), None, gain.module)
+
+
+def _permutation(bundle: _Bundle) -> Discrete:
+    """The symmetric group on the units of a bundle."""
+    assert bundle.moves
+    n = bundle.units
+    return Discrete("permutation of units", f"S_{n}", "permutation", common_path(bundle.modules),
+                    parameters_of(bundle.moves), factorial(n), (n,), tuple(bundle.moves), rf"S_{{{n}}}")

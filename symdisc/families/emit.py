@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from symdisc.families.classes import Classes
 from symdisc.families.dense import Space
+from symdisc.families.hashing import add_to, mix, runs, unique_pairs
 from symdisc.families.naming import describe_dense, describe_torus
 from symdisc.families.torus import Torus
 from symdisc.moves import Index, Move, parameters_of
-from symdisc.spaces import DenseUse, ShiftUse
+from symdisc.spaces import DenseUse, GainUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
-__all__ = ["emit_dense", "emit_torus"]
+__all__ = ["axis_vectors", "emit_dense", "emit_torus"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,13 @@ class _Role:
     gain_power: int
     offset: float
     module: str
+    copies: int
 
 
-def _axis_vectors(classes: Classes) -> Iterable[tuple[DenseUse | ShiftUse, int, np.ndarray, np.ndarray, bool]]:
+Roles = dict[_Role, np.ndarray]  # role -> positions [copies, blocks, size]
+
+
+def axis_vectors(classes: Classes) -> Iterable[tuple[DenseUse | ShiftUse, int, np.ndarray, np.ndarray, bool]]:
     """(use, axis, positions, classes there, written or read) for every parameter axis that ranges over units."""
     for use in classes.facts.dense:
         if use.outs is not None:
@@ -41,62 +46,79 @@ def _axis_vectors(classes: Classes) -> Iterable[tuple[DenseUse | ShiftUse, int, 
         if use.ins is not None:
             yield use, use.in_axis, np.arange(len(use.ins)), classes(use.ins), False
     for shift in classes.facts.shifts:
-        where = classes.coordinates(shift, shift.axis)
-        pairs = np.unique(np.stack([where, classes(shift.units)]), axis=1)
+        pairs = unique_pairs(classes.coordinates(shift, shift.axis), classes(shift.units))
         yield shift, shift.axis, pairs[0], pairs[1], True
 
 
 def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
     """One symmetry for all spaces that act on the same axes (the heads of a layer)."""
-    member = {c: (k, place) for k, space in enumerate(spaces) for c, place in space.places.items()}
-    found: list[dict[_Role, dict[int, list[int]]]] = [defaultdict(lambda: defaultdict(list)) for _ in spaces]
-    for use, axis, positions, vec, written in _axis_vectors(classes):
-        rows = use.rows if isinstance(use, DenseUse) else None
-        for p, c in zip(positions.tolist(), vec.tolist(), strict=True):
-            if c not in member:
-                continue
-            k, place = member[c]
-            dual = place.dual == written
-            role = _Role(use.parameter, axis, rows, "g^-T" if dual else "g", place.gain,
-                         1 if written else -1, place.offset, use.module)
-            found[k][role][c if spaces[k].plane else place.element].append(p)
-    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    owner, local = np.full(classes.count, -1), np.zeros(classes.count, dtype=np.int64)
     for k, space in enumerate(spaces):
-        roles = tuple(sorted((str(r) for r in found[k])))
-        groups[(space.family, space.size, roles)].append(k)
-    return [_dense_symmetry(spaces, found, members) for members in groups.values()]
+        owner[space.classes], local[space.classes] = k, np.arange(len(space.classes))
+    found: list[Roles] = [{} for _ in spaces]
+    for use, axis, positions, vec, written in axis_vectors(classes):
+        rows = use.rows if isinstance(use, DenseUse) else None
+        mine = np.flatnonzero(owner[vec] >= 0)
+        keys, groups = runs(owner[vec[mine]])
+        for k, group in zip(keys.tolist(), groups, strict=True):
+            space, places, at = spaces[k], positions[mine[group]], local[vec[mine[group]]]
+            sides, parts = runs(space.gain[at] * 2 + space.dual[at])
+            for side, part in zip(sides.tolist(), parts, strict=True):
+                index = _positions(space, places[part], at[part])
+                gain, dual = space.gains[side // 2], bool(side % 2) == written
+                name, offset = gain if gain is not None else (None, 0.0)
+                role = _Role(use.parameter, axis, rows, "g^-T" if dual else "g", name, 1 if written else -1, offset,
+                             use.module, len(index))
+                found[k].setdefault(role, index)
+    groups_: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for k, space in enumerate(spaces):
+        groups_[(space.family, space.size, tuple(sorted(str(r) for r in found[k])))].append(k)
+    return [_dense_symmetry([spaces[k] for k in members], [found[k] for k in members]) for members in groups_.values()]
 
 
-def _dense_symmetry(spaces: list[Space], found: list[dict[_Role, dict[int, list[int]]]], members: list[int]) -> Symmetry:
+def _positions(space: Space, places: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """[copies, blocks, size] from positions along an axis and the members of the space that stand there."""
+    element = space.element[at]
+    if space.plane:
+        order = np.lexsort((places, space.classes[at], element))
+        return places[order].reshape(space.blocks, -1, 2).transpose(1, 0, 2)
+    order = np.lexsort((places, element))
+    return places[order].reshape(space.size, -1).T[:, None, :]
+
+
+def _dense_symmetry(spaces: list[Space], found: list[Roles]) -> Symmetry:
     moves, seen = [], set()
-    first = spaces[members[0]]
-    for role in found[members[0]]:
-        index = Index.of(np.stack([_positions(spaces[k], found[k], role) for k in members], axis=1))
-        place = (role.parameter, role.axis, role.rows, tuple(index.positions().ravel().tolist()))
+    first = spaces[0]
+    for role in found[0]:
+        index = Index.of(np.concatenate([roles[role] for roles in found], axis=1))
+        place = (role.parameter, role.axis, role.rows, index)
         if place in seen:
             continue  # a tied weight: the other use asks for the same move
         seen.add(place)
         moves.append(Move("matmul", role.parameter, role.axis, index, role.rep, gain=role.gain,
                           gain_power=role.gain_power, offset=role.offset, rows=role.rows))
-    modules = [r.module for r in found[members[0]]]
-    return describe_dense(first.family, first.size, len(members), tuple(moves), parameters_of(moves), modules)
+    modules = [r.module for r in found[0]]
+    blocks = sum(s.blocks for s in spaces)
+    return describe_dense(first.family, first.size, blocks, tuple(moves), parameters_of(moves), modules)
 
 
-def _positions(space: Space, roles: dict[_Role, dict[int, list[int]]], role: _Role) -> np.ndarray:
-    """[copies, size] positions of the elements along the axis of a role."""
-    same = next(r for r in roles if r == role or str(r) == str(role))
-    by_element = roles[same]
-    if space.plane:
-        return np.array([sorted(dict.fromkeys(positions)) for positions in by_element.values()])  # one copy per class
-    return np.array([list(dict.fromkeys(by_element[e])) for e in range(space.size)]).T
+@dataclass(frozen=True)
+class _Entry:
+    """One way in which a scaling acts on one axis of one parameter."""
+
+    parameter: str
+    axis: int
+    rows: tuple[int, int] | None
+    power: float
+    offset: float
 
 
-Entry = tuple[str, int, tuple[int, int] | None, float, float]
+Effect = tuple[int, float, np.ndarray, np.ndarray, np.ndarray]  # axis, offset, positions, variables, powers
 
 
 def emit_torus(classes: Classes, torus: Torus) -> list[Symmetry]:
     """Free scalings grouped by the parameter axes that they act on."""
-    effects: dict[int, dict[Entry, list[int]]] = defaultdict(lambda: defaultdict(list))
+    table: dict[_Entry, list[np.ndarray]] = defaultdict(list)
     buffers = {s.parameter for s in classes.facts.shifts if s.buffer}
     done: set[tuple[str, tuple[int, int] | None]] = set()
     modules: dict[str, str] = {}
@@ -107,52 +129,60 @@ def emit_torus(classes: Classes, torus: Torus) -> list[Symmetry]:
                 continue
             done.add((parameter, rows))
             modules.setdefault(parameter, use.module)
-            for axis, offset, position, exponents in _effects(classes, torus, use):
-                for variable, power in exponents.items():
-                    effects[variable][(parameter, axis, rows, round(power, 12), offset)].append(position)
-    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for variable in torus.free:
-        entries = effects.get(variable)
-        if entries:
-            key = tuple(sorted((str(e), len(set(p))) for e, p in entries.items()))
-            groups[key].append(variable)
-    return [_torus_symmetry(classes, effects, members, buffers, modules) for members in groups.values()]
+            for axis, offset, positions, variables, powers in _effects(classes, torus, use):
+                for power in np.unique(np.round(powers, 12)).tolist():
+                    here = np.round(powers, 12) == power
+                    table[_Entry(parameter, axis, rows, power, offset)].append(
+                        unique_pairs(variables[here], positions[here]))
+    entries = {e: unique_pairs(*np.concatenate(parts, axis=1)) for e, parts in table.items()}
+    return [_torus_symmetry(entries, members, buffers, modules) for members in _alike(entries, torus)]
 
 
-def _effects(classes: Classes, torus: Torus, use):  # type: ignore[no-untyped-def]
-    """(axis, offset, position, {variable: power}) for each position of a parameter that scales."""
-    get = torus.exponents.get
+def _alike(entries: dict[_Entry, np.ndarray], torus: Torus) -> list[np.ndarray]:
+    """Variables grouped by the entries, with multiplicity, in which they appear."""
+    signature = np.zeros(torus.count, dtype=np.uint64)
+    for k, (variables, _) in enumerate(entries.values()):
+        found, times = np.unique(variables, return_counts=True)
+        add_to(signature, found, mix(mix(times), k + 100))
+    active = torus.free[signature[torus.free] != 0]
+    return sorted((active[rows] for rows in runs(signature[active])[1]), key=lambda v: int(v[0]))
+
+
+def _effects(classes: Classes, torus: Torus, use: DenseUse | GainUse | ShiftUse) -> Iterator[Effect]:
+    """What the scalings do to a parameter."""
     if isinstance(use, DenseUse):
         for axis, vec, sign in ((use.out_axis, use.outs, 1.0), (use.in_axis, use.ins, -1.0)):
-            for p, c in enumerate(() if vec is None else classes(vec).tolist()):
-                exponents = get(c)
-                if exponents:
-                    yield axis, 0.0, p, {v: sign * e for v, e in exponents.items()}
+            if vec is not None:
+                owner, variables, powers = torus.expand(classes(vec))
+                yield axis, 0.0, owner, variables, sign * powers
     elif isinstance(use, ShiftUse):
-        for e, c in dict(zip(use.elements.tolist(), classes(use.units).tolist(), strict=True)).items():
-            if get(c):
-                yield -1, 0.0, e, get(c)
+        elements, first = np.unique(use.elements, return_index=True)
+        owner, variables, powers = torus.expand(classes(use.units)[first])
+        yield -1, 0.0, elements[owner], variables, powers
     else:
-        seen = set()
-        for e, i, o in zip(use.elements.tolist(), classes(use.ins).tolist(), classes(use.outs).tolist(), strict=True):
-            total: dict[int, float] = defaultdict(float)
-            for c, sign in ((o, 1.0), (i, -1.0)):
-                for v, x in (get(c) or {}).items():
-                    total[v] += sign * x
-            total = {v: x for v, x in total.items() if abs(x) > 1e-12}  # type: ignore[assignment]
-            if total and e not in seen:
-                seen.add(e)
-                yield -1, use.offset, e, total
+        elements, first = np.unique(use.elements, return_index=True)
+        outs, ins = torus.expand(classes(use.outs)[first]), torus.expand(classes(use.ins)[first])
+        owner = np.concatenate([outs[0], ins[0]])
+        variables = np.concatenate([outs[1], ins[1]])
+        powers = np.concatenate([outs[2], -ins[2]])
+        keys, inverse = np.unique((owner << 32) | variables, return_inverse=True)
+        total = np.bincount(inverse, powers, len(keys)) if len(keys) else powers
+        keep = np.abs(total) > 1e-12
+        yield -1, use.offset, elements[keys[keep] >> 32], keys[keep] & 0xFFFFFFFF, total[keep]
 
 
-def _torus_symmetry(classes: Classes, effects: dict[int, dict[Entry, list[int]]], members: list[int], buffers: set[str],
+def _torus_symmetry(entries: dict[_Entry, np.ndarray], members: np.ndarray, buffers: set[str],
                     modules: dict[str, str]) -> Symmetry:
     moves = []
-    for entry in effects[members[0]]:
-        parameter, axis, rows, power, offset = entry
-        table = np.stack([np.array(sorted(set(effects[v][entry]))) for v in members], axis=1)[:, :, None]
-        kind = "affine_scale" if offset else "scale"
-        moves.append(Move(kind, parameter, axis, Index.of(table), power=power, offset=offset, rows=rows))
+    for entry, (variables, positions) in entries.items():
+        mine = np.isin(variables, members)
+        if not mine.any():
+            continue
+        # pairs are sorted by variable, then position, and so are the members
+        table = positions[mine].reshape(len(members), -1).T[:, :, None]
+        kind = "affine_scale" if entry.offset else "scale"
+        moves.append(Move(kind, entry.parameter, entry.axis, Index.of(table), power=entry.power, offset=entry.offset,
+                          rows=entry.rows))
     moves.sort(key=lambda m: (m.parameter, m.axis))
     names = parameters_of(moves)
     return describe_torus(len(members), tuple(moves), names, [modules[p] for p in names], bool(buffers & set(names)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from symdisc.families.batchnorm import split_buffers, unused
 from symdisc.families.classes import Classes
 from symdisc.families.dense import Space, find_spaces
 from symdisc.families.emit import emit_dense, emit_torus
 from symdisc.families.invisible import Invisible
+from symdisc.families.links import Links
 from symdisc.families.torus import solve_torus
 from symdisc.families.translations import Translations
 from symdisc.opgraph import OpGraph
@@ -19,8 +22,10 @@ __all__ = ["find_families"]
 def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes, list[Space]]:
     """Dense groups first, then the scalings they do not contain, then everything additive."""
     classes = Classes(graph, facts)
-    spaces = find_spaces(classes)
-    mixed = {c for s in spaces if s.family in ("gl", "complex") for c in s.places}
+    classes.links = Links(classes)
+    spaces = find_spaces(classes, classes.links)
+    none = np.zeros(0, dtype=np.int64)
+    mixed = np.concatenate([s.classes for s in spaces if s.family in ("gl", "complex")] or [none])
     torus = solve_torus(classes, mixed)
     found = emit_dense(classes, spaces)
     found += split_buffers(classes, emit_torus(classes, torus))

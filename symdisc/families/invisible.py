@@ -74,7 +74,7 @@ class Invisible:
             return False
         ra = np.unique(la.reshape(-1, la.shape[-1]), axis=0)
         rb = np.unique(lb.reshape(-1, lb.shape[-1]), axis=0)
-        return ra.shape == rb.shape and bool((ra == rb).all()) or {tuple(r) for r in rb.tolist()} <= {tuple(r) for r in ra.tolist()}
+        return (ra.shape == rb.shape and bool((ra == rb).all())) or {tuple(r) for r in rb.tolist()} <= {tuple(r) for r in ra.tolist()}
 
     def writers(self) -> list[Symmetry]:
         """Parameters that may write any multiple of 1."""

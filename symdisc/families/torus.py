@@ -1,4 +1,4 @@
-"""Scalings: every unit has an unknown log-scale; operators give linear relations; the solutions are the scaling group."""
+"""Scalings: every unit has an unknown log-scale, operators give linear relations, the solutions are the group."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from symdisc.families.classes import Classes, components
-from symdisc.spaces import DenseUse, ShiftUse
+from symdisc.spaces import DenseUse, GainUse, ShiftUse
 
 __all__ = ["Torus", "solve_torus"]
 
@@ -17,23 +17,42 @@ Equation = dict[int, float]
 
 @dataclass(frozen=True)
 class Torus:
-    """Independent scalings: ``exponents[class]`` maps a free variable to the power with which it scales that class."""
+    """Independent scalings: class c scales with the powers ``solved[of[c]]`` of the free variables.
 
-    free: tuple[int, ...]
-    exponents: dict[int, dict[int, float]]
+    Most classes follow one variable, kept in arrays: ``single`` (the variable or -1) and ``power``; those that follow
+    several (-2 in ``single``) stand in ``many``.
+    """
+
+    free: np.ndarray
+    of: np.ndarray
+    single: np.ndarray
+    power: np.ndarray
+    many: dict[int, Equation]
+    count: int
+
+    def expand(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(positions in ``classes``, variables, powers) of everything that scales."""
+        v = self.of[classes]
+        at = np.flatnonzero(self.single[v] >= 0)
+        found = [(at, self.single[v[at]], self.power[v[at]])]
+        for p in np.flatnonzero(self.single[v] == -2).tolist():
+            terms = self.many[int(v[p])]
+            found.append((np.full(len(terms), p), np.array(list(terms), dtype=np.int64), np.array(list(terms.values()))))
+        owner, variables, powers = (np.concatenate(x) for x in zip(*found, strict=True))
+        return owner, variables, powers
 
 
 class _System:
     """Linear relations between log-scales, contracted, then eliminated with lazy substitution."""
 
-    def __init__(self, classes: Classes, frozen: set[int]) -> None:
+    def __init__(self, classes: Classes, frozen: np.ndarray) -> None:
         self.classes = classes
         pairs = [(classes(a), classes(b)) for a, b, p in classes.facts.powers if p == 1.0]
         self.of = components(classes.count, pairs)
         self.variables = int(self.of.max()) + 1
         self.zero = np.zeros(self.variables, dtype=bool)
         self.zero[self.of[classes.fixed]] = True
-        self.zero[self.of[sorted(frozen)]] = True
+        self.zero[self.of[frozen]] = True
         self.pivots: dict[int, Equation] = {}
 
     def variable(self, units: np.ndarray) -> np.ndarray:
@@ -52,31 +71,41 @@ class _System:
             return []
         table, sign = np.concatenate(rows, axis=1), np.concatenate(signs)
         while True:
-            open_ = ~self.zero[table]
-            distinct = np.stack([open_[0], open_[1] & (table[1] != table[0]), open_[2] & (table[2] != table[0])])
-            single = distinct.sum(0) == 1
-            tied = (table[1] == table[2]) & (sign == -1.0)
-            hit = np.unique(table[:, single & ~tied][distinct[:, single & ~tied]])
-            if not len(hit) or self.zero[hit].all():
+            self._settle_single(table, sign)
+            merged = self._contract(table, sign)
+            if merged is None:
                 break
-            alone = [v for v in hit.tolist() if not self.zero[v]]
-            self._zero_single(table, sign, alone)
+            table = merged
         keep = (~self.zero[table]).any(0)
         columns = np.unique(np.concatenate([table[:, keep], sign[None, keep]]), axis=1).T
         return [_merge([(int(o), -1.0), (int(a), 1.0), (int(b), float(p))]) for o, a, b, p in columns.tolist()]
 
-    def _zero_single(self, table: np.ndarray, sign: np.ndarray, alone: list[int]) -> None:
-        """Variables that stand alone in some relation with a nonzero coefficient vanish."""
-        wanted = set(alone)
-        before = int(self.zero.sum())
-        for o, a, b, p in zip(*table.tolist(), sign.tolist(), strict=True):
-            if not ({o, a, b} & wanted):
-                continue
-            equation = {v: c for v, c in _merge([(o, -1.0), (a, 1.0), (b, p)]).items() if not self.zero[v]}
-            if len(equation) == 1:
-                self.zero[next(iter(equation))] = True
-        if int(self.zero.sum()) == before:
-            self.zero[alone] = False
+    def _settle_single(self, table: np.ndarray, sign: np.ndarray) -> None:
+        """A variable that stands alone in some relation, with a nonzero coefficient, vanishes; until none does."""
+        while True:
+            open_ = ~self.zero[table]
+            v = np.where(open_[0], table[0], np.where(open_[1], table[1], table[2]))
+            alone = open_.any(0) & (~open_ | (table == v)).all(0)
+            coefficient = (table[1] == v) * 1.0 - (table[0] == v) + sign * (table[2] == v)
+            hit = v[alone & (coefficient != 0)]
+            if not len(hit):
+                return
+            self.zero[hit] = True
+
+    def _contract(self, table: np.ndarray, sign: np.ndarray) -> np.ndarray | None:
+        """Relations that say no more than that two variables are equal make them one; None when there are none left."""
+        open_, (o, a, b) = ~self.zero[table], table
+        pairs = []
+        for other, rest, fits in ((a, open_[2], open_[1]), (b, open_[1], open_[2] & (sign == 1.0))):
+            equal = open_[0] & fits & ~rest & (o != other)
+            pairs.append((o[equal], other[equal]))
+        if not any(len(x) for x, _ in pairs):
+            return None
+        merged = components(self.variables, pairs)
+        zero = np.zeros(int(merged.max()) + 1, dtype=bool)
+        zero[merged[self.zero]] = True
+        self.of, self.zero, self.variables = merged[self.of], zero, len(zero)
+        return np.asarray(merged[table])
 
     def add(self, equation: Equation) -> None:
         reduced = self.reduce(equation)
@@ -107,31 +136,34 @@ def _merge(terms: list[tuple[int, float]]) -> Equation:
     return {v: c for v, c in out.items() if c != 0.0}
 
 
-def solve_torus(classes: Classes, frozen: set[int]) -> Torus:
+def solve_torus(classes: Classes, frozen: np.ndarray) -> Torus:
     """All scalings of classes outside ``frozen`` (those already mixed by a larger group)."""
     system = _System(classes, frozen)
     equations = system.settle_sums() + list(_parameter_relations(classes, system))
     for equation in equations:
         system.add(equation)
-    exponents: dict[int, dict[int, float]] = {}
-    used: dict[int, None] = {}
-    solved: dict[int, Equation] = {}
-    for c in range(classes.count):
-        v = int(system.of[c])
-        if system.zero[v]:
-            continue
-        if v not in solved:
-            solved[v] = system.reduce({v: 1.0})
-        if solved[v]:
-            exponents[c] = solved[v]
-            used.update(dict.fromkeys(solved[v]))
-    return Torus(tuple(used), exponents)
+    single, power = np.full(system.variables, -1), np.zeros(system.variables)
+    many: dict[int, Equation] = {}
+    used: set[int] = set()
+    plain = np.setdiff1d(np.flatnonzero(~system.zero), np.array(list(system.pivots), dtype=np.int64))
+    single[plain], power[plain] = plain, 1.0
+    for v in [p for p in system.pivots if p < system.variables and not system.zero[p]]:
+        terms = system.reduce({v: 1.0})
+        used.update(terms)
+        if len(terms) == 1:
+            single[v], power[v] = next(iter(terms.items()))
+        elif terms:
+            single[v], many[v] = -2, terms
+    free = np.union1d(plain, np.array(sorted(used), dtype=np.int64)).astype(np.int64)
+    return Torus(free, system.of, single, power, many, max(system.variables, int(free.max(initial=-1)) + 1))
 
 
 def _parameter_relations(classes: Classes, system: _System):  # type: ignore[no-untyped-def]
     """Shared gain elements, shared shifts, weights used twice (with one extra unknown per further use)."""
     extra = system.variables
     for uses in classes.uses.values():
+        if len(uses) == 1 and _plain(uses[0]):
+            continue
         dense: dict[object, list[DenseUse]] = defaultdict(list)
         elements: dict[int, list[tuple[int, int]]] = defaultdict(list)
         shifted: dict[int, set[int]] = defaultdict(set)
@@ -162,6 +194,11 @@ def _parameter_relations(classes: Classes, system: _System):  # type: ignore[no-
             for other in group[1:]:
                 yield from _tie(system, group[0], other, extra)
                 extra += 1
+
+
+def _plain(use: DenseUse | GainUse | ShiftUse) -> bool:
+    """A single use in which every element of the parameter stands once asks for nothing."""
+    return isinstance(use, DenseUse) or len(np.unique(use.elements)) == len(use.elements)
 
 
 def _tie(system: _System, a: DenseUse, b: DenseUse, kappa: int):  # type: ignore[no-untyped-def]

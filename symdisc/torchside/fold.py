@@ -255,10 +255,14 @@ class Folder:
 
     def fresh_like(self, key: Tensor) -> Tensor:
         """New units, one for each distinct value (or distinct column of values) of ``key`` [k, ...]."""
+        (key,), shape = shrink(key)
         flat = key.reshape(key.shape[0], -1)
-        distinct, inverse = torch.unique(flat, dim=1, return_inverse=True)
-        units = torch.from_numpy(self.facts.fresh(distinct.shape[1]))
-        return units[inverse].reshape(key.shape[1:])
+        if len(flat) == 1:
+            distinct, inverse = torch.unique(flat[0], return_inverse=True)
+        else:
+            distinct, inverse = torch.unique(flat, dim=1, return_inverse=True)
+        units = torch.from_numpy(self.facts.fresh(distinct.shape[-1]))
+        return units[inverse].reshape(key.shape[1:]).expand(shape[1:])
 
     def varying_axes(self, labels: Tensor) -> list[int]:
         """Axes along which the unit changes: the feature axes."""

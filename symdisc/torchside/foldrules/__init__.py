@@ -1,0 +1,31 @@
+"""What each kind of operator does to units. Rules read and write the labels of a ``Folder`` and append facts to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from symdisc.torchside.foldrules.attention import attention, group_norm, layer_norm, matmul, softmax
+from symdisc.torchside.foldrules.elementwise import elementwise
+from symdisc.torchside.foldrules.layout import cat, maximum, pool, upsample, where
+from symdisc.torchside.foldrules.sums import add, mul, reduce
+from symdisc.torchside.foldrules.weights import addmm, convolution, embedding, linear
+
+__all__ = ["RULES", "elementwise"]
+
+
+def _aten(rule: Callable[..., None], *names: str) -> dict[str, Callable[..., None]]:
+    return {f"aten.{n}": rule for n in names}
+
+
+RULES: dict[str, Callable[..., None]] = {
+    **_aten(linear, "linear"), **_aten(addmm, "addmm"), **_aten(embedding, "embedding"),
+    **_aten(convolution, "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    **_aten(add, "add", "sub", "rsub"), **_aten(mul, "mul", "div"), **_aten(matmul, "matmul", "bmm", "mm"),
+    **_aten(reduce, "mean", "sum", "cumsum"), **_aten(cat, "cat", "stack"), **_aten(where, "where"),
+    **_aten(pool, *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2, 3))),
+    **_aten(upsample, "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
+            "upsample_linear1d", "upsample_bicubic2d", "upsample_trilinear3d"),
+    **_aten(attention, "scaled_dot_product_attention"), **_aten(softmax, "softmax", "_softmax", "log_softmax"),
+    **_aten(layer_norm, "layer_norm", "rms_norm"), **_aten(group_norm, "group_norm"),
+    **_aten(maximum, "maximum", "minimum"),
+}

@@ -1,0 +1,153 @@
+"""Contractions of activations, attention, softmax and norms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from symdisc.opgraph import Op
+from symdisc.spaces import Dual, Norm
+from symdisc.torchside.foldrules.common import argument, equal_scales, opaque, ref_name
+from symdisc.torchside.foldrules.packed import shrink
+from symdisc.torchside.foldrules.weights import constant_map, dense
+
+if TYPE_CHECKING:
+    from symdisc.torchside.fold import Folder
+
+__all__ = ["attention", "group_norm", "layer_norm", "matmul", "softmax"]
+
+
+def matmul(f: Folder, op: Op) -> None:
+    a, b = ref_name(op.args[0]), ref_name(op.args[1])
+    assert a is not None and b is not None
+    acts = [f.graph.is_activation(n) for n in (a, b)]
+    if acts == [True, False] and f.graph.varies(b) and len(f.graph.shape(b) or ()) == 2:
+        return dense(f, op, a, b, None, transposed=True)
+    if acts == [True, False] and not f.graph.varies(b):
+        return constant_map(f, op, a)
+    if acts == [False, True] and not f.graph.varies(a):
+        return constant_map(f, op, b, -2)
+    la, lb = f.operand(a), f.operand(b)
+    if acts == [True, True] and la.dim() >= 2 and lb.dim() >= 2:
+        return contract(f, op, la, lb)
+    if acts == [False, False] and f.graph.varies(b) and len(f.graph.shape(b) or ()) == 2 and not f.graph.varies(a):
+        return dense(f, op, a, b, None, transposed=True)
+    opaque(f, op)
+
+
+def contract(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:
+    """c[.., m, n] = sum_k a[.., m, k] b[.., k, n] between activations."""
+    lead = torch.broadcast_shapes(la.shape[:-2], lb.shape[:-2])
+    la, lb = la.expand(*lead, *la.shape[-2:]), lb.expand(*lead, *lb.shape[-2:])
+    lbt = lb.transpose(-1, -2)
+    rows, cols = la[..., :1], lb[..., :1, :]
+    if bool((la == rows).all()) and bool((lb == cols).all()):  # summed over data
+        shape = (*lead, la.shape[-2], lb.shape[-1])
+        return _outer(f, op, rows.expand(shape), cols.expand(shape))
+    if bool((la == rows).all()):  # weights times vectors whose units vary along the sum
+        f.freeze(la, op.packet)
+        return opaque(f, op)
+    same_a = bool((la == la[..., :1, :]).all())
+    same_b = bool((lbt == lbt[..., :1, :]).all())
+    if not (same_a and same_b):
+        return opaque(f, op)
+    va, vb = la[..., 0, :], lbt[..., 0, :]
+    pair_vectors(f, op, va, vb, (*lead, la.shape[-2], lb.shape[-1]))
+
+
+def _outer(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:
+    """Sum over data: the units of both factors multiply; probabilities (one unit) let the other side mix."""
+    stack = torch.stack([la.reshape(-1), lb.reshape(-1)])
+    distinct, inverse = torch.unique(stack, dim=1, return_inverse=True)
+    outs = torch.from_numpy(f.facts.fresh(distinct.shape[1]))
+    out = outs[inverse].reshape(la.shape)
+    f.labels[op.name] = out
+    f.facts.sums.append((outs.numpy(), distinct[0].numpy(), distinct[1].numpy(), 1.0))
+    varies_a, varies_b = f.varying_axes(la), f.varying_axes(lb)
+    if out.dim() - 2 not in varies_a:
+        f.facts.copies.append((f.vectors(lb).numpy(), f.vectors(out).numpy()))
+    else:
+        f.kill(la, op.packet)
+        f.kill(lb, op.packet)
+        f.kill(out, op.packet)
+    assert varies_a is not None and varies_b is not None
+
+
+def pair_vectors(f: Folder, op: Op, va: Tensor, vb: Tensor, shape: tuple[int, ...]) -> None:
+    """Contraction over units: the two vectors are dual to each other; the result is one number per pair."""
+    va, vb = torch.broadcast_tensors(va, vb)
+    both = torch.unique(torch.stack([va.reshape(-1, va.shape[-1]), vb.reshape(-1, vb.shape[-1])], 1), dim=0)
+    f.facts.duals.append(Dual(both[:, 0].numpy(), both[:, 1].numpy(), op.name))
+    rows = torch.stack([va.reshape(-1, va.shape[-1]), vb.reshape(-1, vb.shape[-1])], 1).flatten(1)
+    _, inverse = torch.unique(rows, dim=0, return_inverse=True)
+    outs = torch.from_numpy(f.facts.fresh(int(inverse.max()) + 1))
+    lead = va.shape[:-1]
+    f.labels[op.name] = outs[inverse].reshape(*lead, 1, 1).expand(shape)
+    out = outs[inverse].reshape(-1, 1).expand(-1, va.shape[-1])
+    f.facts.sums.append((out.reshape(-1).numpy(), va.reshape(-1).numpy(), vb.reshape(-1).numpy(), 1.0))
+
+
+def attention(f: Folder, op: Op) -> None:
+    """softmax(q k^T + mask) v with heads in the leading axes."""
+    q, k, v = (f.operand(a.name) for a in op.args[:3])
+    mask = ref_name(argument(op, 3, "attn_mask"))
+    if mask is not None and mask in f.labels:
+        f.freeze(f.labels[mask], op.packet)
+    if any(t is None for t in (q, k, v)):
+        return opaque(f, op)
+    if q.shape[-3] != k.shape[-3]:
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    rows = [_per_head(f, t) for t in (q, k, v)]
+    pair_vectors(f, op, rows[0], rows[1], (*rows[0].shape[:-1], 1, 1))
+    scores = f.labels[op.name]
+    f.facts.fixed.append((f.units(scores), "softmax"))
+    heads = f.vectors(rows[2]).numpy()
+    f.facts.copies.append((heads, heads))  # each head's values pass on their own
+    f.labels[op.name] = rows[2].unsqueeze(-2).expand(op.shape)
+
+
+def _per_head(f: Folder, labels: Tensor) -> Tensor:
+    """Units [.., size] of each head; different tokens are identified."""
+    first = labels[..., :1, :]
+    if not bool((labels == first).all()):
+        f.unite(first.expand_as(labels), labels)
+    return first[..., 0, :]
+
+
+def softmax(f: Folder, op: Op) -> None:
+    labels = f.operand(op.inputs[0])
+    f.freeze(labels, op.packet)
+    f.labels[op.name] = torch.from_numpy(f.facts.fresh(1)).expand(labels.shape)
+    f.freeze(f.labels[op.name], op.packet)
+
+
+def layer_norm(f: Folder, op: Op) -> None:
+    """Core of layer_norm or rms_norm over the last axis."""
+    labels = f.operand(op.inputs[0])
+    centred = op.packet == "aten.layer_norm"
+    dims = op.args[1]
+    eps = (argument(op, 4, "eps", 1e-5) if centred else argument(op, 3, "eps", None))
+    if len(dims) != 1:
+        f.freeze(labels, op.packet)
+        f.labels[op.name] = f.fresh_like(labels.reshape(1, -1)).reshape(labels.shape)
+        return f.freeze(f.labels[op.name], op.packet)
+    (cut,), shape = shrink(labels)
+    cut = cut.expand(*cut.shape[:-1], shape[-1])
+    rows, inverse = torch.unique(cut.reshape(-1, shape[-1]), dim=0, return_inverse=True)
+    outs = torch.from_numpy(f.facts.fresh(rows.numel())).reshape(rows.shape)
+    f.labels[op.name] = outs[inverse].reshape(cut.shape).expand(shape)
+    f.facts.fixed.append((outs.reshape(-1).numpy(), op.packet))
+    equal_scales(f, rows.T)
+    for vec, out in zip(rows.numpy(), outs.numpy(), strict=True):
+        f.facts.norms.append(Norm(vec, out, centred, 1e-6 if eps is None else float(eps), op.name))
+        if eps is None or eps > 0:
+            f.facts.fixed.append((vec, f"{op.packet} eps"))
+
+
+def group_norm(f: Folder, op: Op) -> None:
+    labels = f.operand(op.inputs[0])
+    f.freeze(labels, op.packet)
+    f.labels[op.name] = f.fresh_like(labels.reshape(1, -1)).reshape(labels.shape)
+    f.freeze(f.labels[op.name], op.packet)

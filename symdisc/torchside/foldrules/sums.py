@@ -1,0 +1,206 @@
+"""Sums and products of activations, parameters and data, entry by entry; reductions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from symdisc.opgraph import Op
+from symdisc.spaces import GainUse, ShiftUse
+from symdisc.torchside.foldrules.common import (
+    argument,
+    equal_scales,
+    inside_norm,
+    is_squared_norm,
+    is_zero,
+    opaque,
+    ref_name,
+)
+from symdisc.torchside.foldrules.elementwise import elementwise
+from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
+
+if TYPE_CHECKING:
+    from symdisc.torchside.fold import Folder
+
+__all__ = ["add", "mul", "reduce"]
+
+
+def add(f: Folder, op: Op) -> None:
+    a, b = op.args[0], op.args[1]
+    acts = [n for n in (ref_name(a), ref_name(b)) if n is not None and f.graph.is_activation(n)]
+    if len(acts) == 2:
+        _sum_of_two(f, op, acts[0], acts[1])
+        return
+    act = acts[0] if acts else None
+    other = ref_name(b) if act == ref_name(a) else ref_name(a)
+    if act is None:  # a parameter meets raw data
+        return _parameter_meets_data(f, op)
+    labels = f.operand(act).expand(op.shape)
+    f.labels[op.name] = labels
+    value = (b if act == ref_name(a) else a) if other is None else f.values.get(other)
+    if other is not None and f.graph.varies(other):
+        found = f.elements(other)
+        if found is None or op.packet == "aten.rsub":
+            return f.freeze(labels, "computed shift")
+        parameter, index, _ = found
+        _shift(f, op, parameter, index.expand(op.shape), labels)
+    elif is_zero(value):
+        return
+    elif other is not None and f.elements(other, buffers=True) is not None:
+        parameter, index, _ = f.elements(other, buffers=True)  # type: ignore[misc]
+        _shift(f, op, parameter, index.expand(op.shape), labels, buffer=True)
+    else:
+        f.freeze(labels, "constant added")
+
+
+def _sum_of_two(f: Folder, op: Op, a: str, b: str) -> None:
+    la, lb = f.operand(a), f.operand(b)
+    f.unite(la, lb)
+    f.labels[op.name] = torch.maximum(*torch.broadcast_tensors(la, lb))
+    mean = f.graph.by_name.get(b)
+    if op.packet == "aten.sub" and mean is not None and mean.packet == "aten.mean" and mean.inputs == (a,):
+        f.kill(la, "mean subtracted")
+
+
+def _shift(f: Folder, op: Op, parameter: str, index: Tensor, labels: Tensor, buffer: bool = False) -> None:
+    (index, labels), _ = shrink(index, labels)
+    (elements, units), _ = distinct_pairs(index, labels)
+    distinct, inverse = torch.unique(elements, return_inverse=True)
+    first = torch.zeros(len(distinct), dtype=torch.int64).scatter_reduce(0, inverse, units, "amax", include_self=False)
+    f.unite(first[inverse], units)
+    shape = f.graph.shapes[f.value_of(parameter)]
+    axis = _unit_axis(shape, distinct, first)
+    use = ShiftUse(parameter, op.name, op.module, axis, distinct.numpy(), first.numpy(), op.name, buffer,
+                   table=bool(len(torch.unique(first)) < len(first)))
+    f.facts.shifts.append(use)
+
+
+def _unit_axis(shape: tuple[int, ...], elements: Tensor, units: Tensor) -> int:
+    """The axis of the parameter along which the unit changes."""
+    if len(elements) == int(np.prod(shape)):
+        grid = units.reshape(shape) if len(shape) else units
+        for axis in reversed(range(len(shape))):
+            if shape[axis] > 1 and not bool((grid == grid.narrow(axis, 0, 1)).all()):
+                return axis
+    return max(len(shape) - 1, 0)
+
+
+def _parameter_meets_data(f: Folder, op: Op) -> None:
+    """E.g. class token + data, parameter * data: new units that carry the parameter's elements."""
+    names = [n for n in op.inputs if f.graph.varies(n)]
+    found = f.elements(names[0]) if len(names) == 1 else None
+    if found is None or op.packet != "aten.mul":
+        return opaque(f, op, "a parameter is added to raw data")
+    parameter, index, offset = found
+    index = index.expand(op.shape)
+    units = f.fresh_like(index.reshape(1, -1)).reshape(op.shape)
+    f.labels[op.name] = units
+    flat, inverse = torch.unique(index, return_inverse=True)
+    outs = torch.zeros(len(flat), dtype=torch.int64).scatter_(0, inverse.reshape(-1), units.reshape(-1))
+    zero = np.zeros(len(flat), dtype=np.int64)
+    f.facts.gains.append(GainUse(parameter, op.name, op.module, flat.numpy(), zero, outs.numpy(), op.name, "", offset))
+
+
+def mul(f: Folder, op: Op) -> None:
+    """Products: with a gain, a constant, raw data, or another activation."""
+    a, b = op.args[0], op.args[1]
+    names = [n for n in (ref_name(a), ref_name(b)) if n is not None]
+    acts = [n for n in names if f.graph.is_activation(n)]
+    divide = op.packet == "aten.div"
+    if len(acts) == 2:
+        return _product(f, op, acts[0], acts[1], -1.0 if divide else 1.0)
+    if not acts:
+        return _parameter_meets_data(f, op)
+    act = acts[0]
+    if divide and act == ref_name(b):
+        return elementwise(f, op) if not f.graph.varies(ref_name(a) or "") else opaque(f, op)
+    labels = f.operand(act).expand(op.shape)
+    other = next((n for n in names if n != act), None)
+    if other is not None and f.graph.varies(other):
+        return _gain(f, op, act, other, labels, divide)
+    if other is not None and not f.uniform(labels, other):
+        f.facts.rotated.append(f.units(labels))
+        buffer = f.elements(other, buffers=True)
+        f.kill(labels, "constant factor per unit" if buffer is None else "running statistics")
+    f.labels[op.name] = labels
+
+
+def _gain(f: Folder, op: Op, act: str, other: str, labels: Tensor, divide: bool) -> None:
+    found = f.elements(other)
+    index = None if found is None else found[1].expand(op.shape)
+    if found is None or divide or index is None:
+        f.labels[op.name] = labels  # exp(temperature) and the like: passes on what acts equally on all units
+        f.kill(labels, "computed factor")
+        if not f.uniform(labels, other):
+            f.freeze(labels, "computed factor")
+        return
+    (labels, index), shape = shrink(labels, index)
+    distinct, inverse = distinct_pairs(labels, index)
+    outs = torch.from_numpy(f.facts.fresh(distinct.shape[1]))
+    f.labels[op.name] = outs[inverse].expand(shape)
+    f.facts.gains.append(GainUse(found[0], op.name, op.module, distinct[1].numpy(), distinct[0].numpy(), outs.numpy(),
+                                 op.name, act, found[2]))
+
+
+def _product(f: Folder, op: Op, a: str, b: str, sign: float) -> None:
+    """Entrywise product of activations; a factor that is common to all units of the other lets them mix."""
+    (la, lb), shape = shrink(f.operand(a), f.operand(b))
+    distinct, inverse = distinct_pairs(la, lb)
+    outs = torch.from_numpy(f.facts.fresh(distinct.shape[1]))
+    out = outs[inverse].expand(shape)
+    f.labels[op.name] = out
+    f.facts.sums.append((outs.numpy(), distinct[0].numpy(), distinct[1].numpy(), sign))
+    if a == b and is_squared_norm(f, op):
+        return
+    for mine, other, power in ((a, b, 1.0), (b, a, sign)):
+        carrier = f.operand(mine)
+        axes = f.varying_axes(carrier)
+        if not axes:
+            continue
+        if power == 1.0 and axes[-1] == carrier.dim() - 1 and _common(f, mine, other, out):
+            (rows, made), _ = shrink(carrier, out)
+            pairs = torch.stack([rows.reshape(-1, rows.shape[-1]), made.reshape(-1, made.shape[-1])], 1)
+            pairs = pairs if len(pairs) == 1 else torch.unique(pairs, dim=0)
+            f.facts.copies.append((pairs[:, 0].numpy(), pairs[:, 1].numpy()))
+        else:
+            f.kill(carrier, "product")
+            f.kill(out, "product")
+
+
+def _common(f: Folder, mine: str, other: str, out: Tensor) -> bool:
+    """``other`` has size 1 along the axes where the units of ``mine`` vary."""
+    lm, lo = f.operand(mine), f.operand(other)
+    shape = (1,) * (out.dim() - lo.dim()) + tuple(lo.shape)
+    axes = [a + out.dim() - lm.dim() for a in f.varying_axes(lm)]
+    return all(shape[a] == 1 for a in axes)
+
+
+def reduce(f: Folder, op: Op) -> None:
+    """mean, sum, cumsum: units along the reduced axes must agree, otherwise they are tied together."""
+    labels = f.operand(op.inputs[0])
+    dims = argument(op, 1, "dim", None)
+    if op.packet == "aten.cumsum":
+        f.labels[op.name] = labels
+        moved = labels.movedim(dims, -1)
+        f.unite(moved[..., :1].expand_as(moved), moved)
+        return
+    dims = tuple(range(labels.dim())) if dims in (None, ()) else dims if isinstance(dims, tuple) else (dims,)
+    keep = argument(op, 2, "keepdim", False)
+    dims = tuple(d % labels.dim() for d in dims)
+    front = labels.movedim(dims, list(range(len(dims))))
+    flat = front.reshape(-1, *front.shape[len(dims):])
+    if not bool((flat == flat[:1]).all()):
+        equal_scales(f, flat)
+        if not inside_norm(f, op):
+            f.kill(labels, "summed over units")
+        flat = f.fresh_like(flat[:1]).unsqueeze(0)
+        link = torch.stack([front.reshape(-1, *flat.shape[1:])[0].reshape(-1), flat.reshape(-1)])
+        f.facts.powers.append((link[0].numpy(), link[1].numpy(), 1.0))
+    out = flat[0]
+    if keep:
+        for d in sorted(dims):
+            out = out.unsqueeze(d)
+    f.labels[op.name] = out
