@@ -32,7 +32,7 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 
 # Functions that open a door upwards, so that a record can be asked for its picture or its action: (from, to).
 DOORS = {
-    ("catalog", "torchside"), ("catalog", "report"), ("equivariance", "torchside"),
+    ("catalog", "torchside"), ("catalog", "report"), ("equivariance", "torchside"), ("laws", "session"),
 }
 TORCH_ROOMS = {"torchside", "zoo"}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50

@@ -94,12 +94,13 @@ def scalar_function(text: str):  # type: ignore[no-untyped-def]
 def residual(q: ConservedQuantity, params: Mapping[str, Array], gradient: Mapping[str, Array]) -> Array:
     """See ConservedQuantity.residual; a parameter without gradient counts as zero."""
     s = q.symmetry
-    total: Array = 0.0
+    total: Array = None
     for move in s.moves:
         x = gradient.get(move.parameter)
         if x is not None:
-            total = total + pairing(move, x, params[move.parameter], params, s.shape)
-    if isinstance(total, float):
+            part = pairing(move, x, params[move.parameter], params, s.shape)
+            total = part if total is None else total + part
+    if total is None:
         return np.zeros(s.shape)
     return project(restrict(s.family, "all") if s.family in MATRIX_FAMILIES else "entries", total, q.zero_sum)
 

@@ -43,6 +43,11 @@ class Law:
     rotation: bool = False
     compact: str = ""
 
+    def rows(self, theta: Mapping[str, np.ndarray], prime: int, speed: Mapping[str, np.ndarray] | None = None,
+             friction: int = 0) -> np.ndarray:
+        """See ``gradients``."""
+        return gradients(self, theta, prime, speed, friction)
+
     def under_momentum(self) -> Law | None:
         """What is left of this family with momentum: the antisymmetric entries along its compact letter, if it has one."""
         letter = self.compact or self.matrix

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from symdisc.errors import BadInput, NotProved, Undecided
-from symdisc.laws.closed import gradients
+from symdisc.laws.graphs import looks_like_catalog, looks_like_model, problem_of_catalog, problem_of_model
 from symdisc.laws.lie import Span, lie_span, random_state
 from symdisc.laws.problem import CountProblem
 from symdisc.laws.residues import PRIMES, matmul, rank
@@ -83,7 +83,11 @@ class LawCount:
 
 @singledispatch
 def problem_of(source: object) -> CountProblem:
-    """What is to be counted for ``source``: a shape (mapping) or a CountProblem; other types register themselves here."""
+    """What is to be counted for ``source``: a shape (mapping), a CountProblem, a catalog, a torch module; others register here."""
+    if looks_like_catalog(source):
+        return problem_of_catalog(source)
+    if looks_like_model(source):
+        return problem_of_model(source)
     raise BadInput(f"cannot count laws of a {type(source).__name__}: give a shape such as {{'kind': 'relu', 'widths': [3, 4, 2]}}")
 
 
@@ -98,7 +102,7 @@ def _(source: Mapping[str, Any]) -> CountProblem:
 
 
 def count_laws(source: object, *, seed: int = 0) -> LawCount:
-    """The independent conservation laws of the flow on ``source``: a shape, a CountProblem, or what ``problem_of`` knows.
+    """The independent conservation laws of the flow on ``source``: a shape, a catalog, a torch module or a CountProblem.
 
     Exact on residues; a run whose bounds do not meet is repeated modulo a second prime and the larger rank is kept.
     Raises BadInput for a wrong shape, NotProved if a claimed law is not one, Undecided beyond MAX_STATES.
@@ -129,7 +133,8 @@ def _attempt(problem: CountProblem, seed: int, prime: int) -> tuple[Span, int]:
     rows = _law_rows(problem, state, friction, prime)
     found = rank(rows[1], prime)
     span = lie_span(problem, state, friction, problem.states - found, rng, prime)
-    bad = np.flatnonzero(matmul(rows[1], span.basis.T, prime).any(axis=1)) if len(rows[1]) else []
+    moved = matmul(rows[1], span.basis.T, prime).any(axis=1) if len(rows[1]) else np.zeros(0, bool)
+    bad = np.flatnonzero(moved)
     if len(bad):
         raise NotProved(f"{problem.name}: the law {rows[0][bad[0]]} is not conserved; check its signs against the metric")
     return span, found
@@ -140,6 +145,6 @@ def _law_rows(problem: CountProblem, state: np.ndarray, friction: int, prime: in
     momentum = problem.flow == "momentum"
     theta = problem.split(state[1 : d + 1] if momentum else state)
     speed = problem.split(state[d + 1 :]) if momentum else None
-    blocks = [gradients(law, theta, prime, speed, friction) for law in problem.laws]
+    blocks = [law.rows(theta, prime, speed, friction) for law in problem.laws]
     names = [law.text() for law, block in zip(problem.laws, blocks, strict=True) for _ in block]
     return names, np.concatenate([np.zeros((0, problem.states), np.int64), *blocks])

@@ -9,17 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from symdisc.errors import BadInput
-from symdisc.laws.closed import Law
 from symdisc.laws.jets import Node, Tape, add, contract
 from symdisc.laws.residues import draw
 
-__all__ = ["CountProblem", "Potential"]
+__all__ = ["CountProblem", "KnownLaw", "Potential"]
 
 Potential = Callable[[Tape, Mapping[str, Node], Mapping[str, Node]], Node]
+
+
+class KnownLaw(Protocol):
+    """A law in closed form: its formula and the gradients of its entries modulo a prime, [laws, states]."""
+
+    def text(self) -> str: ...
+
+    def rows(self, theta: Mapping[str, np.ndarray], prime: int, speed: Mapping[str, np.ndarray] | None = None,
+             friction: int = 0) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class CountProblem:
     parameters: tuple[tuple[str, tuple[int, ...]], ...]
     data: tuple[tuple[str, tuple[int, ...]], ...]
     potential: Potential
-    laws: tuple[Law, ...] = ()
+    laws: tuple[KnownLaw, ...] = ()
     entropic: frozenset[str] = frozenset()
     flow: str = "gradient"
     generators: int | None = None

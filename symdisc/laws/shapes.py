@@ -24,6 +24,7 @@ from typing import Any
 
 from symdisc.errors import BadInput
 from symdisc.laws import maps
+from symdisc.laws.closed import Law
 from symdisc.laws.problem import CountProblem
 
 __all__ = ["KINDS", "problem_of_shape"]
@@ -55,7 +56,7 @@ KINDS: Mapping[str, Kind] = {
 def problem_of_shape(shape: Mapping[str, Any]) -> CountProblem:
     """The CountProblem of a shape of the table above; raises BadInput naming the key that is wrong."""
     kind = shape.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise BadInput(f"kind {kind!r} is not known: use one of {', '.join(KINDS)}")
     row = KINDS[kind]
     unknown = sorted(map(str, set(shape) - set(row.keys) - {"kind", "flow"}))
@@ -74,7 +75,8 @@ def problem_of_shape(shape: Mapping[str, Any]) -> CountProblem:
     if flow != "momentum":
         raise BadInput(f"flow is {flow!r}: use 'gradient' or 'momentum'")
     # Under a mirror metric no generator is compact, and with momentum nothing is known to survive.
-    kept = () if problem.entropic else tuple(k for law in problem.laws if (k := law.under_momentum()) is not None)
+    laws = () if problem.entropic else tuple(law for law in problem.laws if isinstance(law, Law))
+    kept = tuple(k for law in laws if (k := law.under_momentum()) is not None)
     # The drift joins the fields of the loss, so a single field is single no more.
     return replace(problem, name=f"{problem.name}, momentum", flow=flow, laws=kept, generators=None)
 
