@@ -24,6 +24,7 @@ FORMULAS = {
     "sqrt(x**2 + 1)": sp.sqrt(X**2 + 1),
     "3": sp.Integer(3),
     "where(x > 0, x, exp(x) - 1)": sp.Piecewise((X, X > 0), (sp.exp(X) - 1, True)),
+    "Piecewise((x, x > 0), (exp(x) - 1, True))": sp.Piecewise((X, X > 0), (sp.exp(X) - 1, True)),
     "clamp(x, 0, 6)": sp.Min(sp.Max(X, 0), 6),
     "sign(x)*sqrt(abs(x))": sp.sign(X) * sp.sqrt(sp.Abs(X)),
     "erf(x/sqrt(2))": sp.erf(X / sp.sqrt(2)),
@@ -80,6 +81,8 @@ REFUSED = {
     "sum(i, x)": "indexed formula",
     "x > 0 > 1": "condition",
     "f(x)": "unknown",
+    "Piecewise((x, x > 0))": "is True",
+    "Piecewise(x)": "is written",
 }
 
 

@@ -79,12 +79,16 @@ def _positive(expr: sp.Expr, at: Mapping[sp.Symbol, Fraction]) -> bool:
 
 
 def _switching(expr: sp.Expr) -> Iterator[sp.Expr]:
-    """Functions whose zeros are borders: of switches, and of denominators, roots and logarithms (poles and edges)."""
+    """Functions whose zeros are borders: of switches, and of denominators, roots, logarithms (poles, edges)."""
     for node in sp.preorder_traversal(expr):
         if isinstance(node, (sp.Abs, sp.sign, sp.log)):
             yield node.args[0]
         elif isinstance(node, (sp.Max, sp.Min)):
             yield from (a - b for a, b in itertools.combinations(node.args, 2))
+        elif isinstance(node, (sp.asin, sp.acos, sp.atanh)):
+            yield 1 - node.args[0] ** 2
+        elif isinstance(node, sp.acosh):
+            yield node.args[0] - 1
         elif isinstance(node, sp.core.relational.Relational):
             yield node.lhs - node.rhs
         elif isinstance(node, sp.Pow) and not (node.exp.is_Integer and node.exp > 0) and not node.base.is_number:

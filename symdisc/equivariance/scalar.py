@@ -195,9 +195,23 @@ def _kind(
     if found.nullity == 0:
         return "generic", found.proved
     pieces = pieces_of(f, variables)
-    slopes = {sp.simplify(p.diff(v)) if v in p.free_symbols else sp.Integer(0) for p, _ in pieces for v in variables}
-    proved = bool(pieces) and all(s.is_number for s in slopes)
-    return ("constant" if slopes == {sp.Integer(0)} else "affine"), proved and rows > 0
+    constants = constants_of(f)
+    slopes = [_slope(f, v, points, constants) for v in variables]
+    proved = bool(pieces) and all(
+        is_zero((p.diff(v) - s).subs(change)) for p, change in pieces for v, s in zip(variables, slopes, strict=True)
+    )
+    return ("affine" if any(slopes) else "constant"), proved and rows > 0
+
+
+def _slope(
+    f: sp.Expr, v: sp.Symbol, points: Sequence[Mapping[sp.Symbol, Fraction]], constants: Sequence[sp.Expr]
+) -> sp.Expr:
+    for point in points:
+        try:
+            return closed_form(evaluate(resolve(f, point).diff(v), point).mid(), constants)
+        except NoValue:
+            continue
+    raise Undecided("an affine formula without a derivative")
 
 
 def relations(functions: Sequence[sp.Expr], points: Sequence[Mapping[sp.Symbol, Fraction]]) -> tuple[Elimination, int]:

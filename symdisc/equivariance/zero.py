@@ -29,6 +29,8 @@ def is_zero(expr: sp.Expr, *, hard: bool = True) -> bool:
 def _prepared(expr: sp.Expr) -> sp.Expr:
     if expr.has(*_HYPERBOLIC):
         expr = expr.rewrite(sp.exp)
+    if expr.has(sp.acos):
+        expr = expr.replace(sp.acos, lambda u: sp.pi / 2 - sp.asin(u))
     if expr.has(sp.tan):
         expr = expr.replace(sp.tan, lambda u: sp.sin(u) / sp.cos(u))
     return expr

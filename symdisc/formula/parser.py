@@ -12,54 +12,36 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 import sympy as sp
 
 from symdisc.errors import FormulaError
+from symdisc.formula.functions import CONSTANTS, FUNCTIONS, exact_number, known, variable
 
-__all__ = ["CONSTANTS", "FUNCTIONS", "IndexedFormula", "check_expression", "free_names", "is_indexed", "parse",
-           "parse_indexed", "to_text", "variable"]
+__all__ = ["IndexedFormula", "free_names", "is_indexed", "parse", "parse_indexed"]
 
 # Long enough for every rule, short enough that a hostile text costs nothing.
 MAX_LENGTH, MAX_NODES, MAX_EXPONENT, MAX_DIGITS, MAX_DEPTH = 2000, 600, 64, 40, 60
 MAX_BITS = 4096
 MAX_EXPANDED = 20_000  # scalar expressions made from one indexed formula
 
-
-def _gelu_tanh(x: sp.Expr) -> sp.Expr:
-    return x * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (x + sp.Rational(44715, 10**6) * x**3))) / 2
-
-
-FUNCTIONS: dict[str, Callable[..., sp.Expr]] = {
-    "exp": sp.exp, "log": sp.log, "ln": sp.log, "sqrt": sp.sqrt, "expm1": lambda u: sp.exp(u) - 1,
-    "log1p": lambda u: sp.log(1 + u), "rsqrt": lambda u: 1 / sp.sqrt(u),
-    "sin": sp.sin, "cos": sp.cos, "tan": sp.tan, "asin": sp.asin, "acos": sp.acos, "atan": sp.atan, "arctan": sp.atan,
-    "sinh": sp.sinh, "cosh": sp.cosh, "tanh": sp.tanh, "asinh": sp.asinh, "acosh": sp.acosh, "atanh": sp.atanh,
-    "arcsinh": sp.asinh, "arctanh": sp.atanh, "sech": lambda u: 1 / sp.cosh(u),
-    "erf": sp.erf, "erfc": lambda u: 1 - sp.erf(u), "abs": sp.Abs, "Abs": sp.Abs, "sign": sp.sign,
-    "max": sp.Max, "Max": sp.Max, "min": sp.Min, "Min": sp.Min,
-    "relu": lambda u: sp.Max(u, 0), "sigmoid": lambda u: 1 / (1 + sp.exp(-u)), "silu": lambda u: u / (1 + sp.exp(-u)),
-    "softplus": lambda u: sp.log(1 + sp.exp(u)), "gelu": lambda u: u * (1 + sp.erf(u / sp.sqrt(2))) / 2,
-    "gelu_tanh": _gelu_tanh, "mish": lambda u: u * sp.tanh(sp.log(1 + sp.exp(u))),
-    "clamp": lambda u, a, b: sp.Min(sp.Max(u, a), b),
-}
-CONSTANTS: dict[str, sp.Expr] = {"pi": sp.pi, "E": sp.E}
 _ARITY = {"max": (2, 8), "Max": (2, 8), "min": (2, 8), "Min": (2, 8), "clamp": (3, 3)}
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b,
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
 }
 _RELATIONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Lt: sp.Lt, ast.LtE: sp.Le, ast.Gt: sp.Gt, ast.GtE: sp.Ge}
+    ast.Lt: sp.Lt,
+    ast.LtE: sp.Le,
+    ast.Gt: sp.Gt,
+    ast.GtE: sp.Ge,
+}
 _Table = Mapping[tuple[int, ...], sp.Expr]
 _RESERVED = {"sum", "mean", "where", "Piecewise"}
-
-
-def variable(name: str) -> sp.Symbol:
-    """The real variable of that name."""
-    return sp.Symbol(name, real=True)
 
 
 def parse(text: str, symbols: Mapping[str, sp.Expr] | None = None) -> sp.Expr:
@@ -162,8 +144,12 @@ class IndexedFormula:
             raise FormulaError(f"{where}: an indexed formula needs inputs with subscripts, such as x[i]")
         return found
 
-    def expand(self, sizes: Mapping[str, int], inputs: Mapping[str, Mapping[tuple[int, ...], sp.Expr]],
-               symbols: Mapping[str, sp.Expr] | None = None) -> dict[tuple[int, ...], sp.Expr]:
+    def expand(
+        self,
+        sizes: Mapping[str, int],
+        inputs: Mapping[str, Mapping[tuple[int, ...], sp.Expr]],
+        symbols: Mapping[str, sp.Expr] | None = None,
+    ) -> dict[tuple[int, ...], sp.Expr]:
         """The result, entry by entry, with every index at its size and every input entry given."""
         missing = self.indices - set(sizes)
         if missing:
@@ -173,8 +159,10 @@ class IndexedFormula:
             tables[name] = {(): value}
         for step in self.steps:
             builder = _Builder(tables, sizes)
-            values = {at: builder.at(dict(zip(step.indices, at, strict=True)), step.value)
-                      for at in _positions(step.indices, sizes)}
+            values = {
+                at: builder.at(dict(zip(step.indices, at, strict=True)), step.value)
+                for at in _positions(step.indices, sizes)
+            }
             tables[step.name] = {at: _finished(value, self.text) for at, value in values.items()}
         return dict(tables[self.result.name])
 
@@ -210,7 +198,7 @@ class _Builder:
     def _constant(self, node: ast.Constant) -> sp.Expr:
         if isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
             raise FormulaError(f"a formula cannot contain the constant {_short(repr(node.value))}")
-        return _number(node.value)
+        return exact_number(node.value)
 
     def _name(self, node: ast.Name) -> sp.Expr:
         if node.id in self.env:
@@ -267,13 +255,27 @@ class _Builder:
         if name == "where" and len(node.args) == 3:
             condition, yes, no = (self.expression(a) for a in node.args)
             return sp.Piecewise((yes, condition), (no, True))
+        if name == "Piecewise":
+            return self._piecewise(node.args)
         if name not in FUNCTIONS:
-            raise FormulaError(f"unknown function {_short(name)}; known: {_known()}, where, sum, mean")
+            raise FormulaError(f"unknown function {_short(name)}; known: {known()}, where, sum, mean")
         low, high = _ARITY.get(name, (1, 1))
         if not low <= len(node.args) <= high:
             count = low if low == high else f"{low} to {high}"
             raise FormulaError(f"{name} takes {count} argument(s), not {len(node.args)}")
         return FUNCTIONS[name](*(self.expression(a) for a in node.args))
+
+    def _piecewise(self, args: list[ast.expr]) -> sp.Expr:
+        """Piecewise((value, condition), ..., (value, True)), as sympy prints it."""
+        pairs = []
+        for k, arg in enumerate(args):
+            if not isinstance(arg, ast.Tuple) or len(arg.elts) != 2:
+                raise FormulaError("Piecewise is written Piecewise((value, condition), ..., (value, True))")
+            always = isinstance(arg.elts[1], ast.Constant) and arg.elts[1].value is True
+            if always != (k == len(args) - 1):
+                raise FormulaError("the last condition of a Piecewise is True, and no other")
+            pairs.append((self.expression(arg.elts[0]), True if always else self.expression(arg.elts[1])))
+        return sp.Piecewise(*pairs)
 
     def _reduce(self, name: str, args: list[ast.expr]) -> sp.Expr:
         names = [a.id for a in args[:-1] if isinstance(a, ast.Name)]
@@ -282,15 +284,6 @@ class _Builder:
         values = [self.at(dict(zip(names, at, strict=True)), args[-1]) for at in _positions(tuple(names), self.sizes)]
         total = sp.Add(*values)
         return total if name == "sum" else total / len(values)
-
-
-def _number(value: int | float) -> sp.Rational:
-    if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise FormulaError("a number in a formula is too large")
-        exact = Fraction(repr(value))
-        return sp.Rational(exact.numerator, exact.denominator)
-    return sp.Integer(value)
 
 
 def _power(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
@@ -342,59 +335,4 @@ def _short(text: str) -> str:
     return repr(flat if len(flat) <= 60 else flat[:57] + "...")
 
 
-def _known() -> str:
-    return ", ".join(sorted(FUNCTIONS))
-
-
 _KINDS = {"Attribute": "an attribute", "Lambda": "a lambda", "ListComp": "a comprehension", "JoinedStr": "a string"}
-
-
-_NAMES: dict[Any, str] = {
-    sp.exp: "exp", sp.log: "log", sp.sin: "sin", sp.cos: "cos", sp.tan: "tan", sp.asin: "asin", sp.acos: "acos",
-    sp.atan: "atan", sp.sinh: "sinh", sp.cosh: "cosh", sp.tanh: "tanh", sp.asinh: "asinh", sp.acosh: "acosh",
-    sp.atanh: "atanh", sp.erf: "erf", sp.Abs: "abs", sp.sign: "sign", sp.Max: "max", sp.Min: "min",
-}
-_SIGNS: dict[Any, str] = {sp.StrictLessThan: "<", sp.LessThan: "<=", sp.StrictGreaterThan: ">", sp.GreaterThan: ">="}
-
-
-def to_text(expr: sp.Expr) -> str:
-    """sympy to text that ``parse`` reads back to an equal expression. Raises FormulaError outside the grammar."""
-    if isinstance(expr, sp.Symbol):
-        if not str(expr.name).isidentifier() or expr.name in CONSTANTS or expr.name in FUNCTIONS:
-            raise FormulaError(f"{expr.name!r} is not a variable name of a formula")
-        return str(expr.name)
-    if isinstance(expr, sp.Float):
-        return to_text(_number(float(expr)))
-    if isinstance(expr, sp.Rational):
-        return str(expr) if expr.is_Integer and expr >= 0 else f"({expr})"
-    if expr == sp.pi or expr == sp.E:
-        return str(expr)
-    if isinstance(expr, (sp.Add, sp.Mul)):
-        return "(" + (" + " if expr.is_Add else "*").join(to_text(a) for a in expr.args) + ")"
-    if isinstance(expr, sp.Pow):
-        return f"({to_text(expr.base)}**{to_text(expr.exp)})"
-    if type(expr) in _SIGNS:
-        return f"{to_text(expr.args[0])} {_SIGNS[type(expr)]} {to_text(expr.args[1])}"
-    if isinstance(expr, sp.Piecewise):
-        return _where(list(expr.args))
-    if expr.func == sp.erfc:
-        return f"(1 - erf({to_text(expr.args[0])}))"
-    if expr.func == sp.Heaviside:  # its value at 0 does not matter to a symmetry
-        return f"where({to_text(expr.args[0])} > 0, 1, 0)"
-    if expr.func in _NAMES:
-        return f"{_NAMES[expr.func]}({', '.join(to_text(a) for a in expr.args)})"
-    raise FormulaError(f"a formula cannot contain {type(expr).__name__}; known functions: {_known()}")
-
-
-def _where(pairs: list[Any]) -> str:
-    value, condition = pairs[0]
-    if condition == sp.true:
-        return to_text(value)
-    if len(pairs) == 1:
-        raise FormulaError("a Piecewise of a formula needs a last branch with condition True")
-    return f"where({to_text(condition)}, {to_text(value)}, {_where(pairs[1:])})"
-
-
-def check_expression(expr: sp.Expr) -> sp.Expr:
-    """A user's sympy expression, with real variables and exact numbers; raises FormulaError outside the grammar."""
-    return parse(to_text(expr))
