@@ -13,6 +13,7 @@ from typing import Any
 
 import flint
 import numpy as np
+from scipy.linalg import eigh
 
 from symdisc.errors import BadInput, Undecided
 
@@ -35,6 +36,11 @@ __all__ = [
 RTOL = 1e-9
 # The smallest accepted ratio of the singular values on both sides of the cut; below it no claim is made.
 MIN_GAP = 1e3
+# Beyond this many columns a full decomposition is slow, and the null space is found through the Gram matrix.
+DIRECT = 256
+# Singular values below LOW times the largest are looked at one by one then; squared, 3e-4 is far above the rounding of a Gram matrix.
+LOW = 3e-4
+POWER_STEPS = 30  # for the largest singular value, which need be known to a few per cent only
 PRIME = 2**61 - 1  # default modulus of modular ranks
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -120,11 +126,33 @@ def null_space(matrix: Any, *, rtol: float = RTOL, min_gap: float = MIN_GAP, wha
         return NullSpace(_exact_kernel(m), _exact_evidence(m, a.shape))
     if min(a.shape) == 0:
         return NullSpace(np.eye(a.shape[1]), _evidence(np.zeros(0), a.shape, rtol, min_gap, what))
+    if a.shape[1] > DIRECT:
+        return _large_null_space(a, rtol, min_gap, what)
     # A tall matrix and its R factor have the same null space; a wide one needs the full right factor.
     square = _triangle(a) if a.shape[0] > a.shape[1] else a
     _, s, vh = np.linalg.svd(square, full_matrices=True)
     evidence = _evidence(s, a.shape, rtol, min_gap, what)
     return NullSpace(vh[evidence.rank:].T.copy(), evidence)
+
+
+def _large_null_space(a: np.ndarray, rtol: float, min_gap: float, what: str) -> NullSpace:
+    """The same for many columns: the low eigenvectors of the Gram matrix hold the null space, and inside their span singular
+    values are taken of ``a`` itself, so that nothing is lost by the squaring. What lies outside is bounded from below."""
+    gram = a.T @ a
+    probe = np.ones(a.shape[1])
+    for _ in range(POWER_STEPS):
+        probe = gram @ probe
+        probe /= np.linalg.norm(probe) or 1.0
+    top = float(probe @ gram @ probe)
+    _, low = eigh(gram, subset_by_value=(-np.inf, LOW**2 * top), check_finite=False)
+    outside = np.full(a.shape[1] - low.shape[1], LOW)
+    outside[:1] = 1.0
+    if not low.shape[1]:
+        return NullSpace(low, _evidence(outside, a.shape, rtol, min_gap, what))
+    _, s, vh = np.linalg.svd(_triangle(a @ low), full_matrices=True)
+    inside = np.concatenate([s, np.zeros(low.shape[1] - len(s))]) / np.sqrt(top or 1.0)
+    evidence = _evidence(np.concatenate([outside, inside]), a.shape, rtol, min_gap, what)
+    return NullSpace(low @ vh[evidence.rank - len(outside):].T, evidence)
 
 
 def modular_rank(matrix: Any, prime: int = PRIME) -> RankEvidence:

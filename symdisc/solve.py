@@ -44,15 +44,15 @@ def normal_rows(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows / np.maximum(size, 1e-6 * size.max() + 1e-300))
 
 
-def fibre_basis(factor: np.ndarray) -> NullSpace:
-    """Directions that leave the outputs alone: null space of ``factor`` [., D], orthonormal, [D, fibre].
+def fibre_basis(rows: np.ndarray) -> NullSpace:
+    """Directions that leave the outputs alone: null space of the Jacobian ``rows`` [., D], orthonormal, [D, fibre].
 
     Columns are brought to unit length first (entries of a Jacobian differ by orders of magnitude), except those of zero
     gradient. Raises Undecided where the singular values show no gap.
     """
-    size = np.linalg.norm(factor, axis=0)
+    size = np.linalg.norm(rows, axis=0)
     scale = np.where(size > ZERO_COLUMN * size.max(initial=0.0), size, 1.0)
-    found = null_space(factor / scale, what="Jacobian of the outputs")
+    found = null_space(rows / scale, what="Jacobian of the outputs")
     basis = found.basis / scale[:, None]
     return NullSpace(np.linalg.qr(basis)[0] if basis.shape[1] else basis, found.evidence)
 

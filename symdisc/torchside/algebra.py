@@ -38,13 +38,14 @@ def fibre(network: Network, first: int = 0, function: Function | None = None) ->
     gap or new draws keep adding to the rank.
     """
     run = network.function(network.graph.outputs) if function is None else function
-    total, at, trouble = Accumulator(network.size), first, ""
+    parts: list[np.ndarray] = []
+    at, trouble = first, ""
     block = max(int(1.2 * network.size) + 20, LEAST_ROWS)
     fresh, at = _rows(network, run, at, block)
     for _ in range(MOST_LOOKS):
-        total.add(fresh)
+        parts.append(fresh)
         try:
-            found = fibre_basis(total.factor)
+            found = fibre_basis(np.concatenate(parts))
         except Undecided as error:
             found, trouble = None, str(error)
         fresh, at = _rows(network, run, at, block)
