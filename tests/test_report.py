@@ -151,6 +151,7 @@ def odd(tower: Catalog) -> Catalog:
         (r"\mathrm{GL}(8)^{12}", "GL(8)¹²"),
         (r"\sum_{k=1}^{12} \frac{x_k^2}{2}", "∑ₖ₌₁¹² xₖ²/2"),
         (r"\left(\frac{1}{2}\right) \texttt{a\_b.weight}", "½ a_b.weight"),
+        (r"\left(\frac{1}{2}\right)^2", "(½)²"),
         (r"\frac{a+b}{c}", "(a + b)/c"),
         (r"a \\ -b", "a\n−b"),
         (r"x^12", "x¹ 2"),

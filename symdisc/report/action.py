@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from symdisc.generators import Generator, Part
-from symdisc.moves import Index, Move, Through
+from symdisc.moves import Move, Through
 from symdisc.symmetry import Discrete, Symmetry
 
 __all__ = ["Step", "element", "steps"]
@@ -121,19 +123,15 @@ def _part(move: Move, shape: tuple[int, ...] | None) -> str:
     for s in shape:
         size *= s
     size = size if move.axis == -1 else shape[move.axis]
-    where = sorted(set(_positions(move.index)))
+    where = np.unique(move.index.positions())
     if len(where) >= size or (move.kind == "outer" and move.axis == -1):
         return ""
     before = "" if move.axis < 1 else ":, " * move.axis
-    step = where[1] - where[0] if len(where) > 1 else 1
-    if where == list(range(where[0], where[-1] + 1, step)):
-        inside = f"{where[0]}:{where[-1] + 1}" + (f":{step}" if step > 1 else "")
-        return f"[{before}{inside}]"
-    return f"[{before}{len(where)} of {size}]"
-
-
-def _positions(index: Index) -> list[int]:
-    return [int(p) for p in index.positions().ravel()]
+    steps_between = np.unique(np.diff(where))
+    if len(steps_between) > 1:
+        return f"[{before}{len(where)} of {size}]"
+    step = int(steps_between[0]) if len(steps_between) else 1
+    return f"[{before}{where[0]}:{where[-1] + 1}" + (f":{step}]" if step > 1 else "]")
 
 
 def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -9,6 +9,8 @@ from symdisc.report.tex import Accent, Atom, Break, Fence, Frac, Matrix, Root, S
 
 __all__ = ["from_latex", "show"]
 
+LONG = 12  # parts from which a line may wrap
+
 _TAGS = {"letter": "mi", "function": "mi", "number": "mn", "unknown": "mi"}
 _VARIANT = {"mathbf": {"1": "𝟏", "0": "𝟎"}, "mathbb": {"R": "ℝ", "C": "ℂ", "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "H": "ℍ"}}
 _MARKS = {
@@ -38,15 +40,36 @@ def from_latex(source: str) -> str:
 
 
 def show(tree: Tree) -> str:
-    """MathML of a tree; line breaks begin a new <math> element."""
-    items = tree.items if isinstance(tree, Seq) else (tree,)
-    lines: list[list[Tree]] = [[]]
+    """MathML of a tree: a <math> element per line; a long sum has one per term, so that it wraps."""
+    items = _opened(tree.items) if isinstance(tree, Seq) else [tree]
+    lines: list[list[list[Tree]]] = [[[]]]
     for item in items:
         if isinstance(item, Break):
-            lines.append([])
+            lines.append([[]])
+            continue
+        if len(items) > LONG and isinstance(item, Atom) and item.char in "+-=" and lines[-1][-1]:
+            lines[-1].append([])
+        lines[-1][-1].append(item)
+    return "<br>".join(" ".join(_term(t, k > 0) for k, t in enumerate(line) if t) for line in lines)
+
+
+def _term(items: Sequence[Tree], goes_on: bool) -> str:
+    """One <math> element; the sign that begins a term stands between two terms all the same."""
+    inside = _side_by_side(items)
+    if goes_on:
+        inside = inside.replace("<mo>", '<mo form="infix">', 1)
+    return f"<math><mrow>{inside}</mrow></math>"
+
+
+def _opened(items: Sequence[Tree]) -> list[Tree]:
+    """A bracket around a long sum taken apart, for the sum to wrap too."""
+    out: list[Tree] = []
+    for item in items:
+        if isinstance(item, Fence) and isinstance(item.body, Seq) and len(item.body.items) > LONG:
+            out += [parse(item.left), *item.body.items, parse(item.right)]
         else:
-            lines[-1].append(item)
-    return "<br>".join(f"<math><mrow>{_side_by_side(line)}</mrow></math>" for line in lines if line)
+            out.append(item)
+    return out
 
 
 def _show(node: Tree) -> str:

@@ -122,8 +122,17 @@ def named(node: Tree) -> bool:
 
 
 def flat(items: list[Tree]) -> Tree:
-    """One tree for a list: a single item is itself."""
+    """One tree for a list: a single item is itself; a number like (1/2) loses its brackets."""
+    items = [_bare(item) for item in items]
     return items[0] if len(items) == 1 else Seq(tuple(items))
+
+
+def _bare(node: Tree) -> Tree:
+    if isinstance(node, Fence) and isinstance(node.body, Frac) and (node.left, node.right) == ("(", ")"):
+        parts = (node.body.top, node.body.bottom)
+        if all(isinstance(part, Atom) and part.kind == "number" for part in parts):
+            return node.body
+    return node
 
 
 class _Reader:

@@ -171,8 +171,6 @@ def _text(node: Text) -> str:
 
 def _fence(node: Fence) -> str:
     body = show(node.body)
-    if isinstance(node.body, Frac) and body in (r"\tfrac{1}{2}", r"\tfrac{1}{4}"):
-        return body
     if len(body) > LONG and node.left and node.right:
         return f"{node.left} {body}{node.right} "
     return rf"\left{node.left or '.'} {body}\right{node.right or '.'} "

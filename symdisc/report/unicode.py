@@ -69,10 +69,7 @@ def _show(node: Tree) -> str:
             else (f"d/dt {body}" if node.mark == "dot" else f"{node.mark}({body})")
         )
     if isinstance(node, Fence):
-        inner = _show(node.body)
-        if isinstance(node.body, Frac) and (node.left, node.right) == ("(", ")") and inner in _SIMPLE.values():
-            return inner
-        return f"{show(parse(node.left))}{inner}{show(parse(node.right))}"
+        return f"{show(parse(node.left))}{_show(node.body)}{show(parse(node.right))}"
     if isinstance(node, Matrix):
         return "[" + "; ".join(", ".join(show(c) for c in row) for row in node.rows) + "]"
     assert isinstance(node, Break)
