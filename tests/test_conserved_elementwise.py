@@ -107,7 +107,9 @@ def test_constant_along_an_integrated_flow(laws: dict[str, ElementwiseLaw], name
         gu, gv = gradients(name, flat[: M * H].reshape(M, H), flat[M * H :].reshape(N, H), np.eye(N))
         return -np.concatenate([gu.ravel(), gv.ravel()])
 
-    end = solve_ivp(right, (0, 2.0), np.concatenate([u.ravel(), v.ravel()]), method="DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
+    end = solve_ivp(right, (0, 2.0), np.concatenate([u.ravel(), v.ravel()]), method="DOP853", rtol=1e-12, atol=1e-13).y[
+        :, -1
+    ]
     u2, v2 = end[: M * H].reshape(M, H), end[M * H :].reshape(N, H)
     assert abs(u2 - u).max() > 1e-2
     assert abs(laws[name].evaluate(u2, v2) - laws[name].evaluate(u, v)).max() < 1e-10

@@ -31,7 +31,7 @@ def label(row: dict[str, Any]) -> str:
     return f"{row['kind']}-{'x'.join(map(str, row['widths']))}" + ("-bias" if row["bias"] else "")
 
 
-# --- the published hundred ------------------------------------------------------------------------------------------------
+# --- the published hundred --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("row", SHAPES, ids=label)
 def test_published_count(row: dict[str, Any]) -> None:
     count = symdisc.count_laws(shape_of(row))
@@ -49,7 +49,7 @@ def test_all_hundred_together_are_quick() -> None:
     assert time.perf_counter() - start < 15
 
 
-# --- further published numbers --------------------------------------------------------------------------------------------
+# --- further published numbers ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("widths, laws", REFERENCE["related"]["momentum_linear (widths -> laws of heavy ball)"],
                          ids=lambda v: "x".join(map(str, v)) if isinstance(v, list) else str(v))
 def test_linear_layers_with_momentum(widths: list[int], laws: int) -> None:
@@ -87,7 +87,7 @@ def test_depth_and_seed_change_nothing() -> None:
     assert {count_laws(shape, seed=s).laws for s in range(4)} == {7}
 
 
-# --- an oracle: brackets by hand ------------------------------------------------------------------------------------------
+# --- an oracle: brackets by hand --------------------------------------------------------------------------------------
 def slow_dimension(n: int, r: int, m: int) -> int:
     """dim Lie of {grad tr(C U V)} at a random integer point, brackets as matrices of linear fields, modulo a prime."""
     p, size = PRIMES[2], r * (n + m)
@@ -117,7 +117,7 @@ def test_against_brackets_by_hand(n: int, r: int, m: int) -> None:
     assert count.parameters - count.laws == slow_dimension(n, r, m)
 
 
-# --- claims are tested ----------------------------------------------------------------------------------------------------
+# --- claims are tested ------------------------------------------------------------------------------------------------
 def test_a_law_with_a_wrong_sign_is_refused() -> None:
     problem = problem_of({"kind": "linear", "widths": [3, 2, 3]})
     (law,) = problem.laws
@@ -141,7 +141,7 @@ def test_too_few_known_laws_are_not_called_complete() -> None:
 
 
 def test_the_span_is_closed_under_the_known_laws() -> None:
-    """The vectors found are tangent to the level sets, and the null space modulo the prime is the gradients of the laws."""
+    """The vectors found are tangent to the level sets; what is orthogonal to them are the gradients of the laws."""
     problem = problem_of({"kind": "linear", "widths": [2, 2, 2]})
     rng = np.random.default_rng(0)
     state, friction = random_state(problem, rng, PRIMES[0])
@@ -151,17 +151,27 @@ def test_the_span_is_closed_under_the_known_laws() -> None:
     assert len(left) == 3 == rank(np.concatenate([left, rows]), PRIMES[0])
 
 
-# --- catalogs and models --------------------------------------------------------------------------------------------------
+# --- catalogs and models ----------------------------------------------------------------------------------------------
 @cache
 def catalog(name: str) -> symdisc.Catalog:
     model, maker, _ = ready(name)
     return symdisc.discover(model, maker(0), solve=False)
 
 
-@pytest.mark.parametrize("name, laws", [
-    ("mlp_relu", 5), ("mlp_leaky_relu_deep", 12), ("mlp_cube", 5), ("linear_deep_no_bias", 15 + 6), ("linear_deep", 15 + 6),
-    ("res_relu", 5 + 3), ("glu_bilinear", 3 + 3), ("shared_twice_relu", 4), ("tied_autoencoder_linear", 0),
-])
+@pytest.mark.parametrize(
+    "name, laws",
+    [
+        ("mlp_relu", 5),
+        ("mlp_leaky_relu_deep", 12),
+        ("mlp_cube", 5),
+        ("linear_deep_no_bias", 15 + 6),
+        ("linear_deep", 15 + 6),
+        ("res_relu", 5 + 3),
+        ("glu_bilinear", 3 + 3),
+        ("shared_twice_relu", 4),
+        ("tied_autoencoder_linear", 0),
+    ],
+)
 def test_the_quantities_of_a_catalog_are_all_laws(name: str, laws: int) -> None:
     """Rotations and traded translations give none: the count proves that nothing is left."""
     cat = catalog(name)
@@ -195,7 +205,7 @@ def test_maps_that_are_not_polynomial_are_refused_by_name() -> None:
         count_laws(symdisc.Catalog.from_json(catalog("mlp_relu").to_json()))
 
 
-# --- records and refusals -------------------------------------------------------------------------------------------------
+# --- records and refusals ---------------------------------------------------------------------------------------------
 def test_records_are_read_back() -> None:
     count = count_laws({"kind": "linear", "widths": [3, 2, 3]})
     assert LawCount.from_dict(json.loads(json.dumps(count.to_dict()))) == count

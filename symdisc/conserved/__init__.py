@@ -5,4 +5,12 @@ from symdisc.conserved.elementwise import ElementwiseLaw, elementwise_law
 from symdisc.conserved.flow import Flow, load_flows
 from symdisc.conserved.quantity import ConservedQuantity, Term
 
-__all__ = ["ConservedQuantity", "ElementwiseLaw", "Flow", "Term", "conserved_quantities", "elementwise_law", "load_flows"]
+__all__ = [
+    "ConservedQuantity",
+    "ElementwiseLaw",
+    "Flow",
+    "Term",
+    "conserved_quantities",
+    "elementwise_law",
+    "load_flows",
+]

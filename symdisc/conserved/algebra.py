@@ -8,7 +8,7 @@ subspaces that make sense at every size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -64,18 +64,27 @@ def _solve(equations: tuple[Callable[[sp.Matrix], sp.Matrix], ...], size: int) -
     return sp.Matrix.hstack(*basis).T.rref()[0] if basis else sp.zeros(0, size * size)
 
 
-@lru_cache(maxsize=None)
+@cache
 def restrict(family: str, condition: str) -> str:
     """The part of the algebra of ``family`` that satisfies ``condition``, by name; it is the same name at two sizes.
 
     Raises Undecided where the part has no name.
     """
     sizes = (2,) if family == "complex" else (3, 4)
-    found = [{name for name, equations in NAMED.items() if (name != "complex" or size == 2)
-              and _solve(equations, size) == _solve((*EQUATIONS[family], CONDITIONS[condition]), size)} for size in sizes]
+    found = [
+        {
+            name
+            for name, equations in NAMED.items()
+            if (name != "complex" or size == 2)
+            and _solve(equations, size) == _solve((*EQUATIONS[family], CONDITIONS[condition]), size)
+        }
+        for size in sizes
+    ]
     common = [name for name in NAMED if all(name in f for f in found)]
     if not common:
-        raise Undecided(f"the {condition} part of the algebra of family {family!r} has no name; add it to NAMED in algebra.py")
+        raise Undecided(
+            f"the {condition} part of the algebra of family {family!r} has no name; add it to NAMED in algebra.py"
+        )
     return common[0]
 
 
@@ -92,8 +101,8 @@ def part_dimension(part: str, shape: tuple[int, ...], zero_sum: bool = False) ->
 def project(part: str, mu, zero_sum: bool = False):  # type: ignore[no-untyped-def]
     """The moment ``mu`` (numpy or torch, [blocks, size, size] for matrix families) seen by a part of the algebra.
 
-    "all", "complex", "symmetric" and "skew" give the projected matrices, "diagonal" their diagonals [blocks, size], "scalar" the traces
-    [blocks], "entries" the array itself (mean removed for zero-sum families).
+    "all", "complex", "symmetric" and "skew" give the projected matrices, "diagonal" their diagonals [blocks, size],
+    "scalar" the traces [blocks], "entries" the array itself (mean removed for zero-sum families).
     """
     if part == "entries":
         return mu - mu.mean() if zero_sum else mu

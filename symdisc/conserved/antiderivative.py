@@ -12,8 +12,9 @@ _HYPERBOLIC = (sp.exp, sp.tanh, sp.sinh, sp.cosh)
 def antiderivative(ratio: sp.Expr, x: sp.Symbol) -> sp.Expr | None:
     """I with I' = ``ratio``, proved by simplification, real logarithms with absolute values; None where none was found.
 
-    Functions of e^x are integrated in u = e^x, where they are rational or a polynomial in log(1 + u) over u. Error functions and
-    mixtures of x with e^x (GELU, SiLU) are not attempted: sympy searches without end there and finds nothing elementary.
+    Functions of e^x are integrated in u = e^x, where they are rational or a polynomial in log(1 + u) over u. Error
+    functions and mixtures of x with e^x (GELU, SiLU) are not attempted: sympy searches without end there and finds
+    nothing elementary.
     """
     if ratio.has(sp.erf, sp.erfc):
         return None

@@ -1,8 +1,8 @@
-"""From symmetries and a flow to conserved quantities: each step is algebra on the generator, none looks at a family's name.
+"""From symmetries and a flow to conserved quantities: each step is algebra on the generator, none looks at a name.
 
 Write the generator as X_a(theta). Every function symmetry has <grad, X_a> = 0, so a flow theta' = -P (grad + rho) obeys
-<P^-1 theta', X_a> = -<rho, X_a>. Where P^-1 X_a is the gradient of Q_a this is Q_a' = -<rho, X_a>; where X_a is linear, that
-means a symmetric matrix in the inner product of P^-1. With inertia, antisymmetric matrices are conserved instead
+<P^-1 theta', X_a> = -<rho, X_a>. Where P^-1 X_a is the gradient of Q_a this is Q_a' = -<rho, X_a>; where X_a is linear,
+that means a symmetric matrix in the inner product of P^-1. With inertia, antisymmetric matrices are conserved instead
 (Noether): d/dt (f <P^-1 theta', A theta>) = 0 with f' = friction f. Sources: arXiv:2210.17216, 2012.04728, 2405.12888.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import sympy as sp
 
@@ -37,9 +38,9 @@ def conserved_quantities(symmetries: Sequence[Symmetry], parameters: Shapes, flo
                          ) -> tuple[ConservedQuantity, ...]:
     """What the flow conserves because of each symmetry, or why there is nothing.
 
-    ``parameters`` are the shapes of all trained parameters by name; whatever else a symmetry reads is a constant. ``flow`` is
-    gradient flow unless given. With inertia a matrix group gives two entries (antisymmetric and symmetric part), otherwise
-    one entry per symmetry, in order. Raises BadInput for flows that do not exist or lack values.
+    ``parameters`` are the shapes of all trained parameters by name; whatever else a symmetry reads is a constant.
+    ``flow`` is gradient flow unless given. With inertia a matrix group gives two entries (antisymmetric and symmetric
+    part), otherwise one entry per symmetry, in order. Raises BadInput for flows that do not exist or lack values.
     """
     chosen = Flow(flow) if isinstance(flow, str) else flow
     found: list[ConservedQuantity] = []
@@ -54,7 +55,9 @@ def conserved_quantities(symmetries: Sequence[Symmetry], parameters: Shapes, flo
 
 
 @lru_cache(maxsize=8192)
-def _under_gradient_flow(symmetry: Symmetry, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[ConservedQuantity, ...]:
+def _under_gradient_flow(
+    symmetry: Symmetry, shapes: tuple[tuple[str, tuple[int, ...]], ...]
+) -> tuple[ConservedQuantity, ...]:
     """Nonlinear generators take a tenth of a second, and a catalog is asked more than once."""
     return tuple(_Deriver(symmetry, dict(shapes), Flow()).run())
 
@@ -76,7 +79,7 @@ class _Deriver:
         self.nonlinear = [m for m in s.moves if self.trained & set(depends_on(m))]
         self.matrix = s.family in MATRIX_FAMILIES
 
-    # --- the way through ------------------------------------------------------------------------------------------------
+    # --- the way through ----------------------------------------------------------------------------------------------
     def run(self) -> list[ConservedQuantity]:
         if not self.symmetry.moves:
             return [self.none("its action on the parameters is not recorded as moves")]
@@ -94,24 +97,29 @@ class _Deriver:
         except (Undecided, BadInput) as error:
             return [self.none(f"undecided: {error}")]
 
-    def none(self, reason: str, constraint: str = "", law: str = "", assumptions: tuple[str, ...] = ()) -> ConservedQuantity:
+    def none(
+        self, reason: str, constraint: str = "", law: str = "", assumptions: tuple[str, ...] = ()
+    ) -> ConservedQuantity:
         return ConservedQuantity(self.symmetry, self.flow.name, "none", "zero", "", 0, law=law, reason=reason,
                                  constraint=constraint, assumptions=(*self.symmetry.assumptions, *assumptions))
 
-    def make(self, status: str, part: str, form: str, terms: Sequence[Term], **more: object) -> ConservedQuantity:
-        dimension = more.pop("dimension", None)
+    def make(
+        self, status: str, part: str, form: str, terms: Sequence[Term], dimension: int | None = None, **more: Any
+    ) -> ConservedQuantity:
         domain = tuple(sorted({w.domain for w in self.local.values() if w.domain}))
-        if dimension is None:
-            dimension = ConservedQuantity.count(part, self.symmetry)
-        return ConservedQuantity(self.symmetry, self.flow.name, status, part, form, int(dimension), tuple(terms),  # type: ignore[call-overload]
-                                 assumptions=(*self.symmetry.assumptions, *domain), **more)  # type: ignore[arg-type]
+        size = ConservedQuantity.count(part, self.symmetry) if dimension is None else dimension
+        assumptions = (*self.symmetry.assumptions, *domain)
+        return ConservedQuantity(
+            self.symmetry, self.flow.name, status, part, form, size, tuple(terms), assumptions=assumptions, **more
+        )
 
-    # --- facts ----------------------------------------------------------------------------------------------------------
+    # --- facts --------------------------------------------------------------------------------------------------------
     def part(self) -> str:
         """The part of the algebra whose field, in the metric P^-1, is a gradient field (for linear fields).
 
-        A move multiplies some axis of a parameter by a or by -a^T, and moves of one parameter add up, so the matrix of the
-        field is symmetric for symmetric a, and for those alone; conjugated by constant gains, D a D^-1, it is so for diagonal a.
+        A move multiplies some axis of a parameter by a or by -a^T, and moves of one parameter add up, so the matrix of
+        the field is symmetric for symmetric a, and for those alone; conjugated by constant gains, D a D^-1, it is so
+        for diagonal a.
         """
         if not self.matrix:
             return "entries"
@@ -150,7 +158,7 @@ class _Deriver:
             raise Undecided(f"sympy finds no closed form for the integral of {field / p}")
         return str(sp.simplify(found).subs(THETA, sp.Symbol("x")))
 
-    # --- first order ----------------------------------------------------------------------------------------------------
+    # --- first order --------------------------------------------------------------------------------------------------
     def first_order(self) -> ConservedQuantity:
         kind = next(iter(self.local.values())).kind
         if kind == "fisher" and any(w.rho != 0 for w in self.local.values()):
@@ -174,10 +182,12 @@ class _Deriver:
             return ("", "") if rest == "zero" else (reasons.ANTISYMMETRIC_PART, "")
         if any(not w.constant for w in self.local.values()):
             return reasons.OFF_DIAGONAL, ""
+        if self.conjugated:
+            return reasons.GAINS, ""
         return reasons.ANTISYMMETRIC_PART, constraint_latex(terms, rest, self.symmetry.shape[0])
 
     def antisymmetric(self) -> ConservedQuantity:
-        """No symmetric element: a plane turned by itself keeps its angle, few columns keep their span, otherwise a constraint."""
+        """No symmetric element: a single plane keeps its angle, few columns keep their span, otherwise a constraint."""
         terms = self.terms()
         shape = self.symmetry.shape
         pure = all(w.constant and w.rho == 0 for w in self.local.values())
@@ -219,13 +229,19 @@ class _Deriver:
             return self.none(why + "; the flow's decay or metric acts on it besides")
         mini, verdict = self.verdict()
         if verdict.closed:
-            raise Undecided("part of a nonlinear generator is closed on the miniature; no potential is built for such fields")
+            raise Undecided(
+                "part of a nonlinear generator is closed on the miniature; no potential is built for such fields"
+            )
         planar = self.planar(mini) if verdict.integrable else None
         if planar is not None:
             return planar
-        return self.none(f"{why}: its one-form is not closed and "
-                         f"{'no integrating factor was found' if verdict.integrable else f'has no integrating factor ({verdict.witness})'}",
-                         constraint)
+        fate = f"has no integrating factor ({verdict.witness})"
+        if verdict.integrable:
+            fate = "no integrating factor was found"
+        return self.none(
+            f"{why}: its one-form is not closed and {fate}",
+            constraint,
+        )
 
     def planar(self, mini: Miniature) -> ConservedQuantity | None:
         """Scalings of two single entries per unit: in two variables an integrating factor exists."""
@@ -233,8 +249,11 @@ class _Deriver:
         if self.matrix or len(moves) != 2 or {self.parameters[m.parameter] for m in moves} != {self.symmetry.shape}:
             return None
         first = {u: (1 if i == 0 else 0) for i, u in enumerate(mini.unknowns)}
-        field = {n: (c, sp.nsimplify(f.subs(first))) for n, c, f in zip(mini.names, mini.coordinates, mini.field, strict=True)
-                 if f.subs(first) != 0}
+        field = {
+            n: (c, sp.nsimplify(f.subs(first)))
+            for n, c, f in zip(mini.names, mini.coordinates, mini.field, strict=True)
+            if f.subs(first) != 0
+        }
         # Two components are no plane where they read a third variable.
         seen = set().union(*(f.free_symbols for _, f in field.values())) - {c for c, _ in field.values()}
         if len(field) != 2 or seen or any(m.kind in ("bn_shift", "recentre", "affine_scale") for m in moves):
@@ -244,7 +263,9 @@ class _Deriver:
         if found is None:
             return None
         text = str(found.subs({x: sp.Symbol("x"), y: sp.Symbol("y")}))
-        return self.make("conserved", "entries", "plane", self.terms(), formula=text, law=r"\dot Q = 0", reason=reasons.FACTOR)
+        return self.make(
+            "conserved", "entries", "plane", self.terms(), formula=text, law=r"\dot Q = 0", reason=reasons.FACTOR
+        )
 
     def decay(self, terms: Sequence[Term]) -> tuple[str, str, str]:
         """Q' = -<rho, X>: status, law and rate. A common factor k with <rho, X> = k Q makes it a pure decay."""
@@ -262,12 +283,20 @@ class _Deriver:
             return "decays", rf"\dot Q = -{sp.latex(rate)}\, Q", str(rate)
         return "driven", r"\dot Q = -\langle \rho(\theta), X(\theta) \rangle,\; " + reasons.decay_text(self.local), ""
 
-    # --- inertia --------------------------------------------------------------------------------------------------------
+    # --- inertia ------------------------------------------------------------------------------------------------------
     def second_order(self) -> list[ConservedQuantity]:
         if any(not w.constant for w in self.local.values()):
-            return [self.none("inertia with a preconditioner that depends on the parameters: its geodesics keep no quadratic charge")]
+            return [
+                self.none(
+                    "inertia with a preconditioner that depends on the parameters: geodesics keep no quadratic charge"
+                )
+            ]
         if self.nonlinear:
-            return [self.none(f"{reasons.nonlinear(self.nonlinear, self.trained)}: not a rigid motion, so momentum keeps nothing")]
+            return [
+                self.none(
+                    f"{reasons.nonlinear(self.nonlinear, self.trained)}: not a rigid motion, so momentum keeps nothing"
+                )
+            ]
         one = next(iter(self.local.values()))
         factor = sp.simplify(sp.exp(sp.integrate(one.friction, TIME)))
         text = str(factor)
@@ -275,19 +304,45 @@ class _Deriver:
         lam = next(iter(lams)) if len(lams) == 1 else None
         terms, found = self.terms(), []
         skew = restrict(self.symmetry.family, "skew") if self.matrix else "zero"
-        isotropic = all((w.rho / THETA).is_number or not sp.simplify(w.rho / THETA).has(THETA) for w in self.local.values())
+        isotropic = all(
+            (w.rho / THETA).is_number or not sp.simplify(w.rho / THETA).has(THETA) for w in self.local.values()
+        )
         if skew != "zero" and isotropic:
-            found.append(self.make("conserved", skew, "momentum", terms, factor=text, rate="0",
-                                   law=rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, A\theta\rangle\bigr) = 0"))
+            found.append(
+                self.make(
+                    "conserved",
+                    skew,
+                    "momentum",
+                    terms,
+                    factor=text,
+                    rate="0",
+                    law=rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, A\theta\rangle\bigr) = 0",
+                )
+            )
         part = self.part()
         if part == "zero":
             return found
         quadratic = any(t.move.kind not in ADDITIVE for t in terms)
         friction = "" if one.friction == 0 else rf" + {sp.latex(one.friction)}\,\dot Q"
         if not quadratic and lam == 0:
-            found.append(self.make("conserved", part, "momentum", terms, factor=text, rate="0",
-                                   law=rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, c\rangle\bigr) = 0"))
-        pull = "" if lam == 0 else rf" + {sp.latex((2 if quadratic else 1) * lam)}\,Q" if lam is not None else r" + \langle\rho, X\rangle"
+            found.append(
+                self.make(
+                    "conserved",
+                    part,
+                    "momentum",
+                    terms,
+                    factor=text,
+                    rate="0",
+                    law=rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, c\rangle\bigr) = 0",
+                )
+            )
+        pull = (
+            ""
+            if lam == 0
+            else rf" + {sp.latex((2 if quadratic else 1) * lam)}\,Q"
+            if lam is not None
+            else r" + \langle\rho, X\rangle"
+        )
         status = "driven" if quadratic or lam is None else "decays"
         source = r"\langle \dot\theta, S\dot\theta\rangle" if quadratic else "0"
         found.append(self.make(status, part, "moment", terms, law=rf"\ddot Q{friction}{pull} = {source}",
@@ -315,7 +370,11 @@ def _rate(term: Term, w: Local, clock: sp.Expr) -> sp.Expr | None:
     if kind not in (*LINEAR, *ADDITIVE):
         return None
     x = sp.Symbol("x")
-    q = sp.sympify(term.potential).subs(x, THETA) if term.potential else (THETA**2 / 2 if kind in LINEAR else THETA) * term_weight(w, clock)
+    q = (
+        sp.sympify(term.potential).subs(x, THETA)
+        if term.potential
+        else (THETA**2 / 2 if kind in LINEAR else THETA) * term_weight(w, clock)
+    )
     push = w.rho * (THETA if kind in LINEAR else 1)
     ratio = sp.simplify(push * clock / q)
     return None if ratio.has(THETA) else sp.nsimplify(ratio)

@@ -1,7 +1,7 @@
 """The elementwise law at whitened input: one conserved number per hidden unit, for any activation.
 
-For F(X) = U sigma(V^T X) with X = 1 (each input is one-hot) the entries of V are seen apart from each other, so the flow
-V' = sigma(V)/sigma'(V), U' = -U leaves F alone. Its field is a gradient field with potential
+For F(X) = U sigma(V^T X) with X = 1 (each input is one-hot) the entries of V are seen apart from each other, so the
+flow V' = sigma(V)/sigma'(V), U' = -U leaves F alone. Its field is a gradient field with potential
 
     Q_u = 1/2 sum_i U[i, u]^2 - sum_a I(V[a, u]),    I = int sigma/sigma',
 
@@ -28,7 +28,8 @@ from symdisc.formula import FUNCTIONS, free_names, parse
 __all__ = ["ElementwiseLaw", "Piece", "elementwise_law"]
 
 X = sp.Symbol("x", real=True)
-# Critical points without a formula are looked for in this window, with steps far below their distance in known activations.
+# Critical points without a formula are looked for in this window, with steps far below their distance in known
+# activations.
 WINDOW, STEPS = 30, 1201
 
 
@@ -36,9 +37,9 @@ WINDOW, STEPS = 30, 1201
 class Piece:
     """The law where the argument lies in ``domain``.
 
-    ``kind``: "closed" (``potential`` is I, proved by differentiation), "integral" (I is the integral from ``base``; no closed
-    form was found), "frozen" (sigma = sigma' = 0: the entry does not move and gives nothing), "none" (sigma' = 0 but not
-    sigma: the outer weight moves alone and there is no law).
+    ``kind``: "closed" (``potential`` is I, proved by differentiation), "integral" (I is the integral from ``base``; no
+    closed form was found), "frozen" (sigma = sigma' = 0: the entry does not move and gives nothing), "none" (sigma' = 0
+    but not sigma: the outer weight moves alone and there is no law).
     """
 
     domain: sp.Set
@@ -61,7 +62,8 @@ class Piece:
 class ElementwiseLaw:
     """Q_u = 1/2 |U[:, u]|^2 - sum_a I(V[a, u]) for U [m, h], V [n, h], inputs X = 1; ``poles``: where I is infinite.
 
-    An entry that reaches a pole leaves the law; between poles Q is constant. Poles are exact, or floats where they have no formula.
+    An entry that reaches a pole leaves the law; between poles Q is constant. Poles are exact, or floats where they have
+    no formula.
     """
 
     activation: sp.Expr
@@ -82,7 +84,7 @@ class ElementwiseLaw:
         return rf"{head},\quad I(v) = \begin{{cases}} {body} \end{{cases}},\quad \dot Q_{{u}} = 0" + poles
 
     def evaluate(self, outer: Any, inner: Any) -> Any:
-        """Q [h] from U [m, h] and V [n, h], numpy or torch. Raises BadInput for entries at poles or where there is no law."""
+        """Q [h] from U [m, h] and V [n, h], numpy or torch. Raises BadInput where there is no law."""
         values = np.asarray(inner.detach().cpu().numpy() if hasattr(inner, "detach") else inner, dtype=np.float64)
         inside = self._by_piece(values, lambda piece: self._potential(piece)).sum(0)
         half = (outer**2).sum(0) / 2
@@ -93,7 +95,9 @@ class ElementwiseLaw:
         values = np.asarray(inner, dtype=np.float64)
         return np.asarray(outer, dtype=np.float64), -self._by_piece(values, _integrand)
 
-    def _by_piece(self, values: np.ndarray, function: Callable[[Piece], Callable[[np.ndarray], np.ndarray]]) -> np.ndarray:
+    def _by_piece(
+        self, values: np.ndarray, function: Callable[[Piece], Callable[[np.ndarray], np.ndarray]]
+    ) -> np.ndarray:
         out = np.full(values.shape, np.nan)
         for piece in self.pieces:
             if piece.kind != "none":
@@ -106,14 +110,16 @@ class ElementwiseLaw:
 
     @cached_property
     def _functions(self) -> dict[Piece, Callable[[np.ndarray], np.ndarray]]:
-        return {p: _integral(p) if p.kind == "integral" else _numeric(p.potential or sp.Integer(0)) for p in self.pieces}
+        return {
+            p: _integral(p) if p.kind == "integral" else _numeric(p.potential or sp.Integer(0)) for p in self.pieces
+        }
 
     def _potential(self, piece: Piece) -> Callable[[np.ndarray], np.ndarray]:
         return self._functions[piece]
 
 
 def elementwise_law(activation: str | sp.Expr) -> ElementwiseLaw:
-    """The law of an activation: a function name ("tanh"), a formula in one variable ("x*tanh(x)") or a sympy expression.
+    """The law of an activation: a function name ("tanh"), a formula in one variable ("x*tanh(x)") or sympy.
 
     Raises FormulaError or BadInput when it is no function of one variable.
     """
@@ -137,7 +143,9 @@ def _read(activation: str | sp.Expr) -> sp.Expr:
         text = f"{activation}(x)" if activation in FUNCTIONS else activation
         names = free_names(text)
         if len(names) > 1:
-            raise BadInput(f"{activation!r} has the variables {', '.join(sorted(names))}: give a function of one variable")
+            raise BadInput(
+                f"{activation!r} has the variables {', '.join(sorted(names))}: give a function of one variable"
+            )
         return parse(text, {name: X for name in names})
     free = activation.free_symbols
     if len(free) > 1:
@@ -200,7 +208,7 @@ def _intervals(domain: sp.Set) -> tuple[sp.Set, ...]:
     return domain.args if isinstance(domain, sp.Union) else (domain,)
 
 
-# --- numbers ------------------------------------------------------------------------------------------------------------
+# --- numbers ----------------------------------------------------------------------------------------------------------
 def _inside(domain: sp.Set, values: np.ndarray) -> np.ndarray:
     inside = np.zeros(values.shape, dtype=bool)
     for interval in _intervals(domain):
@@ -229,6 +237,8 @@ def _integral(piece: Piece) -> Callable[[np.ndarray], np.ndarray]:
     function, base = sp.lambdify(X, piece.integrand, ["scipy", "numpy"]), float(piece.base)
 
     def call(values: np.ndarray) -> np.ndarray:
-        return np.array([quad(function, base, v, epsabs=1e-13, epsrel=1e-13)[0] for v in values.ravel()]).reshape(values.shape)
+        return np.array([quad(function, base, v, epsabs=1e-13, epsrel=1e-13)[0] for v in values.ravel()]).reshape(
+            values.shape
+        )
 
     return call

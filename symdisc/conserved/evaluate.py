@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,9 @@ __all__ = ["evaluate", "moment", "residual", "scalar_function"]
 Array = Any
 
 
-def evaluate(q: ConservedQuantity, params: Mapping[str, Array], velocity: Mapping[str, Array] | None, time: float) -> Array:
+def evaluate(
+    q: ConservedQuantity, params: Mapping[str, Array], velocity: Mapping[str, Array] | None, time: float
+) -> Array:
     """See ConservedQuantity.evaluate."""
     for name in q.parameters:
         if name not in params:
@@ -76,7 +78,7 @@ def _diag(d: Array) -> Array:
     return sys.modules["torch"].diag_embed(d)
 
 
-@lru_cache(maxsize=None)
+@cache
 def scalar_function(text: str):  # type: ignore[no-untyped-def]
     """A formula in x as a function of numpy arrays or torch tensors."""
     x = sp.Symbol("x", real=True)

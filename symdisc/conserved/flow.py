@@ -2,7 +2,7 @@
 
 Every row is an equation that is linear in the derivatives and the gradient. The normal form is
 
-    theta'' [if inertia] + friction theta' + P grad + P rho(theta) = 0      (theta' alone has coefficient 1 without inertia)
+    theta'' [if inertia] + friction theta' + P grad + P rho(theta) = 0    (without inertia theta' has coefficient 1)
 
 with P the preconditioner and rho the covector of decay. Nothing in a row says what is conserved.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class FlowRule:
 
 @dataclass(frozen=True)
 class Local:
-    """The flow as one parameter sees it. ``kind`` says what P is: "function" of theta, "shared", "history" or "fisher"."""
+    """The flow as one parameter sees it; P is of ``kind`` "function" (of theta), "shared", "history" or "fisher"."""
 
     inertia: bool
     friction: sp.Expr
@@ -73,8 +73,8 @@ class Flow:
     """A row of ``rules/optimizer.toml`` with values for its symbols.
 
     A value is a number, or (kind "formula") text in ``theta``, or a mapping from parameter name to such values with "*"
-    for the rest. Numbers that are not given stay symbols; the learning rate ``eta`` is 1 unless given; a rate of 0 freezes
-    the parameter. ``others`` gives single parameters a flow of their own (mixed mirror flows).
+    for the rest. Numbers that are not given stay symbols; the learning rate ``eta`` is 1 unless given; a rate of 0
+    freezes the parameter. ``others`` gives single parameters a flow of their own (mixed mirror flows).
 
     >>> Flow("weight_decay", {"lam": 0.01, "eta": {"*": 0.1, "head.weight": 0.01}})
     """
@@ -87,7 +87,9 @@ class Flow:
         known = dict(self.rule.symbols)
         unknown = set(self.values) - set(known)
         if unknown:
-            raise BadInput(f"flow {self.name!r} has no symbol {sorted(unknown)[0]!r}; its symbols: {', '.join(known) or 'none'}")
+            raise BadInput(
+                f"flow {self.name!r} has no symbol {sorted(unknown)[0]!r}; its symbols: {', '.join(known) or 'none'}"
+            )
 
     @property
     def rule(self) -> FlowRule:
@@ -113,7 +115,7 @@ class Flow:
         return None if value is None else str(value)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _normal_form(rule: FlowRule, chosen: tuple[tuple[str, str, str | None], ...]) -> Local:
     symbols: dict[str, sp.Expr] = dict(_STATE)
     kinds = {}
@@ -131,7 +133,9 @@ def _normal_form(rule: FlowRule, chosen: tuple[tuple[str, str, str | None], ...]
     rest = left.subs({_D2: 0, _D1: 0, _GRAD: 0, _AVERAGE: 0})
     lead = a2 if a2 != 0 else a1
     if lead == 0 or any(c.has(_D2, _D1, _GRAD, _AVERAGE) for c in (a2, a1, ag, aa)) or (ag != 0 and aa != 0):
-        raise RuleError(f"rules/optimizer.toml, row {rule.name!r}, equation: must be linear in D1, D2, grad (or average)")
+        raise RuleError(
+            f"rules/optimizer.toml, row {rule.name!r}, equation: must be linear in D1, D2, grad (or average)"
+        )
     precondition = sp.simplify((ag + aa) / lead)
     kind = next((k for k in ("history", "fisher", "shared") if k in kinds), "function")
     if kind == "shared":  # a common function of time changes the clock alone
@@ -176,7 +180,9 @@ def _rule(path: Path, i: int, row: Mapping[str, Any]) -> FlowRule:
         parse_scalar(row["equation"], {**_STATE, **{s: sp.Symbol(s) for s in row["symbols"]}})
     except FormulaError as error:
         raise RuleError(f"{where}, equation: {error}") from error
-    return FlowRule(row["name"], row["equation"], tuple(row["symbols"].items()), row.get("domain", ""), tuple(row["cites"]))
+    return FlowRule(
+        row["name"], row["equation"], tuple(row["symbols"].items()), row.get("domain", ""), tuple(row["cites"])
+    )
 
 
 def _find(name: str) -> Path:

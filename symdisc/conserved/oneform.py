@@ -3,9 +3,9 @@
 The form of a generator is omega_a = <X_a(theta), d theta>. It has a potential where d omega = 0, a potential after
 multiplication by an integrating factor where omega ^ d omega = 0 (Frobenius), and is of contact type otherwise.
 
-The miniature keeps at most two positions of every axis that the moves touch and two of all other axes together. It is the
-restriction of the form to a coordinate subspace, and restrictions of integrable forms are integrable, so a "no" found on the
-miniature is a "no" for the network. A potential is only claimed where the miniature is the whole thing.
+The miniature keeps at most two positions of every axis that the moves touch and two of all other axes together. It is
+the restriction of the form to a coordinate subspace, and restrictions of integrable forms are integrable, so a "no"
+found on the miniature is a "no" for the network. A potential is only claimed where the miniature is the whole thing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import sympy as sp
 
 from symdisc.conserved.algebra import EQUATIONS, sums_to_zero
-from symdisc.conserved.pairing import depends_on, pairing
+from symdisc.conserved.pairing import pairing
 from symdisc.errors import Undecided
 from symdisc.moves import Index, Move
 
@@ -41,7 +41,7 @@ class Miniature:
 
 @dataclass(frozen=True)
 class FormVerdict:
-    """``closed``: dimension of the closed part of the algebra on the miniature; ``integrable``: Frobenius for a generic element."""
+    """``closed``: dimension of the closed part of the algebra; ``integrable``: Frobenius for a generic element."""
 
     closed: int
     dimension: int
@@ -84,7 +84,9 @@ def _mini_shape(name: str, axes: list[int], shapes: Shapes) -> tuple[tuple[int, 
     return small, {**{a: k for k, a in enumerate(axes)}, -1: -1}
 
 
-def miniature(family: str, shape: tuple[int, ...], moves: Sequence[Move], shapes: Shapes, trained: frozenset[str]) -> Miniature:
+def miniature(
+    family: str, shape: tuple[int, ...], moves: Sequence[Move], shapes: Shapes, trained: frozenset[str]
+) -> Miniature:
     """The field of a symmetry on small symbolic parameters; constants become distinct numbers."""
     layout = {name: _mini_shape(name, axes, shapes) for name, axes in _axes(moves, shapes).items()}
     state, coordinates, names = {}, [], []
@@ -96,7 +98,9 @@ def miniature(family: str, shape: tuple[int, ...], moves: Sequence[Move], shapes
             state[name] = np.array(symbols, dtype=object).reshape(small)
         else:
             # Squares, so that an inverse square root of a running variance stays rational.
-            state[name] = np.array([sp.Integer((e + k + 2) ** 2) for e in range(prod(small))], dtype=object).reshape(small)
+            state[name] = np.array([sp.Integer((e + k + 2) ** 2) for e in range(prod(small))], dtype=object).reshape(
+                small
+            )
     d = {c: sp.Symbol(f"d{c.name}") for c in coordinates}
     mu: Any = 0
     small_moves = [_shrink(m, layout, shape) for m in moves]
@@ -108,10 +112,14 @@ def miniature(family: str, shape: tuple[int, ...], moves: Sequence[Move], shapes
         x = np.array([d.get(v, 0) for v in y.ravel()], dtype=object).reshape(y.shape)
         mu = mu + pairing(move, x, y, state, array)
     unknowns, element = _generic(family, array)
-    form = sp.expand(sum(_exact(sp.sympify(m)) * a for m, a in zip(np.ravel(np.asarray(mu, dtype=object)), element, strict=True)))
+    form = sp.expand(
+        sum(_exact(sp.sympify(m)) * a for m, a in zip(np.ravel(np.asarray(mu, dtype=object)), element, strict=True))
+    )
     field = tuple(sp.diff(form, d[c]) for c in coordinates)
     kept = [i for i, f in enumerate(field) if f != 0 or any(g.has(coordinates[i]) for g in field)]
-    return Miniature(tuple(coordinates[i] for i in kept), unknowns, tuple(field[i] for i in kept), tuple(names[i] for i in kept))
+    return Miniature(
+        tuple(coordinates[i] for i in kept), unknowns, tuple(field[i] for i in kept), tuple(names[i] for i in kept)
+    )
 
 
 def _index(n: int, matrix: bool) -> Index:
@@ -134,7 +142,9 @@ def _shrink(move: Move, layout: Mapping[str, tuple[tuple[int, ...], dict[int, in
     return replace(move, axis=axis, index=_index(n, not scale), rows=None, offset=0, through=tuple(through))
 
 
-def _algebra_shape(family: str, shape: tuple[int, ...], moves: Sequence[Move], state: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+def _algebra_shape(
+    family: str, shape: tuple[int, ...], moves: Sequence[Move], state: Mapping[str, np.ndarray]
+) -> tuple[int, ...]:
     if family in EQUATIONS:
         return (1, min(2, shape[1]), min(2, shape[1]))
     first = moves[0]
@@ -166,11 +176,14 @@ def _generic(family: str, array: tuple[int, ...]) -> tuple[tuple[sp.Symbol, ...]
     return free, element
 
 
-# --- verdicts -----------------------------------------------------------------------------------------------------------
+# --- verdicts ---------------------------------------------------------------------------------------------------------
 def analyse(mini: Miniature) -> FormVerdict:
     """Closed part of the algebra by exact linear algebra; Frobenius at a rational point for a generic element."""
     pairs = list(combinations(range(len(mini.coordinates)), 2))
-    curl = {(i, j): sp.diff(mini.field[j], mini.coordinates[i]) - sp.diff(mini.field[i], mini.coordinates[j]) for i, j in pairs}
+    curl = {
+        (i, j): sp.diff(mini.field[j], mini.coordinates[i]) - sp.diff(mini.field[i], mini.coordinates[j])
+        for i, j in pairs
+    }
     closed = len(mini.unknowns) - _curl_rank(mini, curl)
     point = _point(mini, 0)
     point.update({u: sp.Integer(2 * k + 1) for k, u in enumerate(mini.unknowns)})
@@ -188,7 +201,7 @@ def _point(mini: Miniature, k: int) -> dict[sp.Symbol, sp.Expr]:
 
 
 def _curl_rank(mini: Miniature, curl: Mapping[tuple[int, int], sp.Expr]) -> int:
-    """Rank of the map from algebra elements to d omega: at rational points if that is full, else coefficient by coefficient."""
+    """Rank of the map from algebra elements to d omega: at rational points if full there, else by coefficients."""
     rows = []
     for k in range(2):
         point = _point(mini, k)
@@ -229,7 +242,8 @@ def planar_potential(x: sp.Symbol, y: sp.Symbol, fx: sp.Expr, fy: sp.Expr) -> sp
 def _factors(x: sp.Symbol, y: sp.Symbol, fx: sp.Expr, fy: sp.Expr) -> Iterator[sp.Expr]:
     yield sp.Integer(1)
     curl = sp.diff(fx, y) - sp.diff(fy, x)
-    # mu(x) fx dx + mu(x) fy dy is closed iff mu'/mu = curl/fy, which must then be free of y; likewise with x and y exchanged.
+    # mu(x) fx dx + mu(x) fy dy is closed iff mu'/mu = curl/fy, which must then be free of y; likewise with x and y
+    # exchanged.
     for variable, other, slope in ((x, y, curl / fy), (y, x, -curl / fx)):
         slope = sp.simplify(slope)
         if not slope.has(other):

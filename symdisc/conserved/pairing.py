@@ -1,8 +1,8 @@
 """The generators of moves, paired with a covector: all that gradients, charges and one-forms need of a symmetry.
 
 A symmetry with algebra element ``a`` moves the parameters along X_a(theta), linear in ``a``. Hence the pairing with any
-vector x is <x, X_a(theta)> = <mu(x, theta), a> with an array ``mu`` shaped like ``a``. With x the gradient, mu must vanish;
-with x = theta, half of it is the moment map; with x = d theta it is the one-form of the generator.
+vector x is <x, X_a(theta)> = <mu(x, theta), a> with an array ``mu`` shaped like ``a``. With x the gradient, mu must
+vanish; with x = theta, half of it is the moment map; with x = d theta it is the one-form of the generator.
 
 Arrays may be numpy (also of sympy objects) or torch tensors: only methods that both have are used.
 """
@@ -29,9 +29,10 @@ def depends_on(move: Move) -> tuple[str, ...]:
 
 
 def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
-    """mu with <x, X_a(y)> = <mu, a> for the algebra arrays ``a`` of ``shape``; ``x``, ``y`` are shaped as the parameter.
+    """mu with <x, X_a(y)> = <mu, a> for algebra arrays ``a`` of ``shape``; ``x``, ``y`` are shaped as the parameter.
 
-    ``state`` gives the values that ``depends_on`` names. Raises BadInput for moves that have no generator (permutations).
+    ``state`` gives the values that ``depends_on`` names. Raises BadInput for moves that have no generator
+    (permutations).
     """
     rule = _RULES.get(move.kind)
     if rule is None:
@@ -41,7 +42,7 @@ def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: t
     return (found if hasattr(found, "reshape") else np.array(found)).reshape(shape)
 
 
-# --- layout -------------------------------------------------------------------------------------------------------------
+# --- layout -----------------------------------------------------------------------------------------------------------
 def lay_out(move: Move, x: Array) -> Array:
     """``x`` with the axis of the move in front and everything else flattened: [axis, rest]."""
     flat = x.reshape(-1) if move.axis == -1 else x
@@ -64,7 +65,7 @@ def _span(positions: np.ndarray) -> slice | np.ndarray:
 
 
 def block_rows(move: Move, x: Array) -> Array:
-    """Entries of a matrix move as [blocks, size, copies * rest]: the columns that the group multiplies from the left."""
+    """Entries of a matrix move as [blocks, size, copies * rest]: the columns that the group multiplies."""
     p = move.index.positions()
     copies, blocks, size = p.shape
     rows = lay_out(move, x)[_span(p)].reshape(copies, blocks, size, -1)
@@ -87,7 +88,7 @@ def _like(values: np.ndarray | Array, move: Move, x: Array) -> Array:
     return values.reshape(shape)
 
 
-# --- one function per kind ----------------------------------------------------------------------------------------------
+# --- one function per kind --------------------------------------------------------------------------------------------
 def _matmul(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     left, right = block_rows(move, x), block_rows(move, y)
     if move.gain is not None:  # X = D a D^-1 y, so <x, X> = <(D x)(D^-1 y)^T, a>

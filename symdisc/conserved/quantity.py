@@ -18,7 +18,8 @@ from symdisc.symmetry import Symmetry
 __all__ = ["ConservedQuantity", "STATUSES", "Term"]
 
 # "conserved": constant along the flow. "decays": a linear equation without source, so known from initial values.
-# "driven": an exact equation with a source that `law` states. "none": no function; `reason` says why, `constraint` what stays.
+# "driven": an exact equation with a source that `law` states. "none": no function; `reason` says why, `constraint` what
+# stays.
 STATUSES = ("conserved", "decays", "driven", "none")
 
 
@@ -26,8 +27,8 @@ STATUSES = ("conserved", "decays", "driven", "none")
 class Term:
     """One move's part of a charge: ``weight`` times its moment; ``shape`` is that of the parameter.
 
-    ``potential``: text in x, applied entrywise in place of x^2/2 (scalings) or x (translations), where the preconditioner is a
-    function of the parameters.
+    ``potential``: text in x, applied entrywise in place of x^2/2 (scalings) or x (translations), where the
+    preconditioner is a function of the parameters.
     """
 
     move: Move
@@ -36,7 +37,12 @@ class Term:
     shape: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"move": self.move.to_dict(), "weight": self.weight, "potential": self.potential, "shape": list(self.shape)}
+        return {
+            "move": self.move.to_dict(),
+            "weight": self.weight,
+            "potential": self.potential,
+            "shape": list(self.shape),
+        }
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Term:
@@ -47,12 +53,12 @@ class Term:
 class ConservedQuantity:
     """A conserved (or exactly predictable) function of the parameters, one per symmetry and part of its algebra.
 
-    ``form`` says which function: "moment" (the moment map, 1/2 <theta, A theta> and <c, theta>, as an array over a basis of the
-    ``part`` of the algebra that is a gradient field), "momentum" (factor(t) <theta', A theta>, needs velocities), "span" (the
-    projector on the span of all columns that a rotation turns), "plane" (a function of two entries, ``formula`` in x and y), or
-    "" when there is none. ``dimension`` counts independent numbers; ``law`` is the equation that the quantity obeys (LaTeX),
-    ``rate`` the k of Q' = -k Q. Sign and size are those of the generator as the moves give it, with the factor 1/2 and the value
-    0 at vanishing parameters where that exists.
+    ``form`` says which function: "moment" (the moment map, 1/2 <theta, A theta> and <c, theta>, as an array over a
+    basis of the ``part`` of the algebra that is a gradient field), "momentum" (factor(t) <theta', A theta>, needs
+    velocities), "span" (the projector on the span of all columns that a rotation turns), "plane" (a function of two
+    entries, ``formula`` in x and y), or "" when there is none. ``dimension`` counts independent numbers; ``law`` is the
+    equation that the quantity obeys (LaTeX), ``rate`` the k of Q' = -k Q. Sign and size are those of the generator as
+    the moves give it, with the factor 1/2 and the value 0 at vanishing parameters where that exists.
     """
 
     symmetry: Symmetry
@@ -84,7 +90,7 @@ class ConservedQuantity:
 
     @property
     def expression(self) -> sp.Basic | None:
-        """The quantity of one block or unit in sympy (a matrix expression for matrix groups); None when there is none."""
+        """The quantity of one block or unit in sympy (a matrix expression for matrix groups), or None."""
         return typeset.expression(self) if self.form else None
 
     def latex(self) -> str:
@@ -92,17 +98,17 @@ class ConservedQuantity:
         return typeset.latex(self)
 
     def evaluate(self, params: Mapping[str, Any], velocity: Mapping[str, Any] | None = None, time: float = 0.0) -> Any:
-        """The value, as an array of the kind of ``params`` (numpy or torch): matrices [blocks, size, size], vectors per unit.
+        """An array of the kind of ``params`` (numpy or torch): matrices [blocks, size, size], vectors per unit.
 
-        ``params`` are values by state_dict name; ``velocity`` (d theta/dt by name) and ``time`` are read by form "momentum".
-        Raises BadInput when there is no quantity, or a parameter is missing.
+        ``params`` are values by state_dict name; ``velocity`` (d theta/dt by name) and ``time`` are read by form
+        "momentum". Raises BadInput when there is no quantity, or a parameter is missing.
         """
         if not self.form:
             raise BadInput(f"{self.name} has no conserved quantity under {self.flow}: {self.reason}")
         return ev.evaluate(self, params, velocity, time)
 
     def residual(self, params: Mapping[str, Any], gradient: Mapping[str, Any]) -> Any:
-        """<gradient, X_a(theta)> for all a of the algebra, as an array like its elements: zero for every exact gradient."""
+        """<gradient, X_a(theta)> for all a of the algebra, an array like them: zero for every exact gradient."""
         return ev.residual(self, params, gradient)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,15 +12,25 @@ from symdisc.moves import Move
 
 __all__ = ["decay_text", "history", "nonlinear", "untrained"]
 
-ANTISYMMETRIC = ("the generator is antisymmetric in the stored-parameter inner product, so <theta, A theta> = 0 and its one-form is "
-                 "of contact type (two or more planes): only the differential constraint holds")
-ANTISYMMETRIC_DECAY = ("the generator is antisymmetric in the stored-parameter inner product; decay or a metric leave the "
-                       "constraint <P^-1 theta' + rho, A theta> = 0")
+ANTISYMMETRIC = (
+    "the generator is antisymmetric in the stored-parameter inner product, so <theta, A theta> = 0 and its one-form is "
+    "of contact type (two or more planes): only the differential constraint holds"
+)
+ANTISYMMETRIC_DECAY = (
+    "the generator is antisymmetric in the stored-parameter inner product; decay or a metric leave the "
+    "constraint <P^-1 theta' + rho, A theta> = 0"
+)
 ANTISYMMETRIC_PART = "antisymmetric elements give no function, only the differential constraint"
-CONJUGATED = ("the generator is conjugated by constant gains, D a D^-1, which is symmetric for diagonal a only, and the algebra has "
-              "no such element")
+CONJUGATED = (
+    "the generator is conjugated by constant gains, D a D^-1, which is symmetric for diagonal a only, and the algebra "
+    "has no such element"
+)
 OFF_DIAGONAL = "off-diagonal elements are not gradient fields in a metric that depends on the parameters entry by entry"
-SINGLE_PLANE = "antisymmetric, but it turns a single plane: the integrating factor 1/r^2 makes its form the differential of the angle"
+SINGLE_PLANE = (
+    "antisymmetric, but it turns a single plane: the integrating factor 1/r^2 makes its form the differential of the "
+    "angle"
+)
+GAINS = "off-diagonal elements are conjugated by constant gains, D a D^-1, and give no symmetric matrix"
 SPAN = "antisymmetric, but it turns fewer columns than dimensions: the flow stays in their span"
 FACTOR = "not a gradient field, but an integrating factor exists in two variables"
 DRIVEN = "inertia: the symmetric charge obeys a driven equation, exact at every time"
@@ -28,8 +38,10 @@ DRIVEN = "inertia: the symmetric charge obeys a driven equation, exact at every 
 
 def untrained(names: Sequence[str]) -> str:
     """A symmetry that needs a frozen parameter or a buffer to move along."""
-    return (f"it moves {', '.join(names)}, which this flow does not train, so the gradient of the trained parameters alone is not "
-            "orthogonal to it")
+    return (
+        f"it moves {', '.join(names)}, which this flow does not train, so the gradient of the trained parameters "
+        "alone is not orthogonal to it"
+    )
 
 
 def nonlinear(moves: Sequence[Move], trained: frozenset[str]) -> str:
@@ -47,10 +59,12 @@ def decay_text(local: Mapping[str, Local]) -> str:
 
 def history(averaged: bool, constant: bool) -> str:
     """Adam and its kin."""
-    lost = ("the preconditioner is made from past gradients, entry by entry, so no fixed function of the parameters is conserved; "
-            "one second moment shared over the parameters that the symmetry moves would keep the law")
+    lost = (
+        "the preconditioner is made from past gradients, entry by entry, so no fixed function of the parameters is "
+        "conserved; one second moment shared over the parameters that the symmetry moves would keep the law"
+    )
     if constant:
         return f"{lost}; what stays: the preconditioned velocity is orthogonal to the translation"
     if averaged:
-        return f"{lost}; the averaged gradient is orthogonal to where the symmetry pointed before, not to where it points now"
+        return f"{lost}; the averaged gradient is orthogonal to where the symmetry pointed, not to where it points"
     return f"{lost}; what stays: the preconditioned velocity is orthogonal to the generator"

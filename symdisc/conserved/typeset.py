@@ -24,12 +24,15 @@ def tex_name(name: str) -> str:
 def _unfolded(term: Term, blocks: int) -> tuple[sp.MatrixExpr, str]:
     """The columns that the group multiplies, as a matrix expression [size, columns], and their LaTeX name.
 
-    A matrix that is moved as a whole is itself or its transpose; otherwise the symbol stands for the unfolding of one block.
+    A matrix that is moved as a whole is itself or its transpose; otherwise the symbol stands for the unfolding of one
+    block.
     """
     move = term.move
     size = move.index.size
     rest = prod(term.shape) // (term.shape[move.axis] if move.axis != -1 else prod(term.shape))
-    whole = blocks == 1 and move.index.copies == 1 and move.rows is None and len(term.shape) <= 2 and move.axis in (0, 1)
+    whole = (
+        blocks == 1 and move.index.copies == 1 and move.rows is None and len(term.shape) <= 2 and move.axis in (0, 1)
+    )
     if whole and (term.shape[move.axis] == size):
         symbol = sp.MatrixSymbol(move.parameter, term.shape[0], term.shape[1] if len(term.shape) == 2 else 1)
         return (symbol if move.axis == 0 else symbol.T), tex_name(move.parameter)

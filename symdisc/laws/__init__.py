@@ -1,4 +1,4 @@
-"""How many conservation laws does a flow have? Exact counts on residues, torch-free; shapes are listed in ``laws.shapes``."""
+"""How many conservation laws does a flow have? Exact counts on residues; shapes are listed in ``laws.shapes``."""
 
 from symdisc.laws.closed import Law, Term
 from symdisc.laws.count import Evidence, LawCount, count_laws, problem_of

@@ -1,9 +1,9 @@
 """Laws in closed form, as data: sums of squares (or sums) of parameters over all axes but some.
 
-With a matrix letter r and signs s_k, a quadratic law is the symmetric matrix Q[r, r'] = sum_k s_k sum W_k[.. r ..] W_k[.. r' ..]:
-for linear layers W_{i+1}^T W_{i+1} - W_i W_i^T - b_i b_i^T, one independent law per entry r <= r'. Without a matrix letter it
-is the diagonal alone: one law per unit. Sources: arXiv:2307.00144 (linear, ReLU), arXiv:2506.06194 (attention, convolution,
-residual blocks), arXiv:2405.12888 (momentum, mirror flows).
+With a matrix letter r and signs s_k, a quadratic law is the symmetric matrix Q[r, r'] = sum_k s_k sum W_k[.. r ..]
+W_k[.. r' ..]: for linear layers W_{i+1}^T W_{i+1} - W_i W_i^T - b_i b_i^T, one independent law per entry r <= r'.
+Without a matrix letter it is the diagonal alone: one law per unit. Sources: arXiv:2307.00144 (linear, ReLU),
+arXiv:2506.06194 (attention, convolution, residual blocks), arXiv:2405.12888 (momentum, mirror flows).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Term:
 class Law:
     """A family of laws: ``diagonal`` letters count independent copies, ``matrix`` is the letter paired with itself.
 
-    ``compact`` is the letter that the symmetry may rotate, where it is not ``matrix`` (rotary planes).
-    ``rotation``: the antisymmetric entries of sum_k s_k (theta' theta^T - theta theta'^T), times exp(tau t): what momentum keeps.
+    ``compact`` is the letter that the symmetry may rotate, where it is not ``matrix`` (rotary planes). ``rotation``:
+    the antisymmetric entries of sum_k s_k (theta' theta^T - theta theta'^T), times exp(tau t): what momentum keeps.
     """
 
     terms: tuple[Term, ...]
@@ -49,7 +49,7 @@ class Law:
         return gradients(self, theta, prime, speed, friction)
 
     def under_momentum(self) -> Law | None:
-        """What is left of this family with momentum: the antisymmetric entries along its compact letter, if it has one."""
+        """What momentum leaves of this family: the antisymmetric entries along its compact letter, if it has one."""
         letter = self.compact or self.matrix
         if not letter:
             return None
@@ -90,8 +90,9 @@ def gradients(
 ) -> np.ndarray:
     """Gradients of all entries of a law modulo prime, [laws, N], at residues theta {name: [*shape]}.
 
-    N runs over the parameters in the order of ``theta``; with ``speed`` over (t, theta, theta'). A rotation's gradient is that
-    of the law divided by exp(tau t), tau = friction. Raises BadInput where the letters do not fit the parameters.
+    N runs over the parameters in the order of ``theta``; with ``speed`` over (t, theta, theta'). A rotation's gradient
+    is that of the law divided by exp(tau t), tau = friction. Raises BadInput where the letters do not fit the
+    parameters.
     """
     if law.rotation and speed is None:
         raise BadInput(f"the law {law.text()} is about momentum: use it with flow 'momentum'")
@@ -127,9 +128,13 @@ def _sizes(law: Law, theta: Mapping[str, np.ndarray]) -> dict[str, int]:
         if term.parameter not in theta:
             raise BadInput(f"the law {law.text()} names {term.parameter}, the parameters are {', '.join(theta)}")
         shape = theta[term.parameter].shape
-        fits = len(shape) == len(term.letters) == len(set(term.letters)) and set(law.diagonal + law.matrix) <= set(term.letters)
+        fits = len(shape) == len(term.letters) == len(set(term.letters)) and set(law.diagonal + law.matrix) <= set(
+            term.letters
+        )
         if not fits or (term.degree == 1 and law.matrix) or term.degree not in (1, 2):
-            raise BadInput(f"letters {term.letters!r} of degree {term.degree} do not fit {term.parameter} of shape {shape}")
+            raise BadInput(
+                f"letters {term.letters!r} of degree {term.degree} do not fit {term.parameter} of shape {shape}"
+            )
         for letter, size in zip(term.letters, shape, strict=True):
             if letter in law.diagonal + law.matrix and sizes.setdefault(letter, size) != size:
                 raise BadInput(f"axis {letter} has sizes {sizes[letter]} and {size} in the law {law.text()}")
@@ -151,7 +156,8 @@ def _grouped(law: Law, term: Term, array: np.ndarray) -> np.ndarray:
 def _entries(array: np.ndarray, pairs: list[tuple[int, int]], sign: int) -> np.ndarray:
     """Per pair (j, k): row j receives sign times row k of the array and row k receives row j; [copies, pairs, R, rest].
 
-    sign = 1 is the gradient of sum w_j w_k; sign = -1 is that of sum u_j w_k - u_k w_j in w, up to the overall sign of u.
+    sign = 1 is the gradient of sum w_j w_k; sign = -1 is that of sum u_j w_k - u_k w_j in w, up to the overall sign of
+    u.
     """
     out = np.zeros((array.shape[0], len(pairs), *array.shape[1:]), np.int64)
     for n, (j, k) in enumerate(pairs):
@@ -161,7 +167,7 @@ def _entries(array: np.ndarray, pairs: list[tuple[int, int]], sign: int) -> np.n
 
 
 def _spread(law: Law, term: Term, grad: np.ndarray, theta: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Gradients [copies, pairs, R, rest], each of its own copy, to rows [copies * pairs, size] in the stored axis order."""
+    """Gradients [copies, pairs, R, rest], each of its own copy, to rows [copies * pairs, size] as stored."""
     copies, pairs = grad.shape[:2]
     full = np.zeros((copies, pairs, copies, *grad.shape[2:]), np.int64)
     own = np.arange(copies)

@@ -1,7 +1,8 @@
 """``count_laws``: how many independent conservation laws a flow has, and whether the closed forms are all of them.
 
-The number is N - dim Lie(fields) at a generic point (arXiv:2307.00144, Cor. 3.4). Closed-form laws bound dim Lie from above by
-N - rank of their gradients, brackets modulo a prime bound it from below; where the bounds meet, the count is proved.
+The number is N - dim Lie(fields) at a generic point (arXiv:2307.00144, Cor. 3.4). Closed-form laws bound dim Lie from
+above by N - rank of their gradients, brackets modulo a prime bound it from below; where the bounds meet, the count is
+proved.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ MAX_STATES = 3000
 class Evidence:
     """What a count rests on.
 
-    ``lie_rank`` vectors of the Lie algebra, independent modulo ``primes[-1]``, were found from ``fields`` fields, brackets of
-    up to ``depth`` fields and ``transports`` transports; ``upper_bound`` = states - rank of the laws' gradients. ``proof`` is
-    "bounds meet", "single field" (its Lie algebra is itself) or "none" (the rank stopped growing: a lower bound of dim Lie).
+    ``lie_rank`` vectors of the Lie algebra, independent modulo ``primes[-1]``, were found from ``fields`` fields,
+    brackets of up to ``depth`` fields and ``transports`` transports; ``upper_bound`` = states - rank of the laws'
+    gradients. ``proof`` is "bounds meet", "single field" (its Lie algebra is itself) or "none" (the rank stopped
+    growing: a lower bound of dim Lie).
     """
 
     problem: str
@@ -83,12 +85,14 @@ class LawCount:
 
 @singledispatch
 def problem_of(source: object) -> CountProblem:
-    """What is to be counted for ``source``: a shape (mapping), a CountProblem, a catalog, a torch module; others register here."""
+    """What is to be counted: a shape (mapping), a CountProblem, a catalog, a torch module; others register here."""
     if looks_like_catalog(source):
         return problem_of_catalog(source)
     if looks_like_model(source):
         return problem_of_model(source)
-    raise BadInput(f"cannot count laws of a {type(source).__name__}: give a shape such as {{'kind': 'relu', 'widths': [3, 4, 2]}}")
+    raise BadInput(
+        f"cannot count laws of a {type(source).__name__}: give a shape such as {{'kind': 'relu', 'widths': [3, 4, 2]}}"
+    )
 
 
 @problem_of.register
@@ -102,7 +106,7 @@ def _(source: Mapping[str, Any]) -> CountProblem:
 
 
 def count_laws(source: object, *, seed: int = 0) -> LawCount:
-    """The independent conservation laws of the flow on ``source``: a shape, a catalog, a torch module or a CountProblem.
+    """The independent conservation laws of the flow on a shape, a catalog, a torch module or a CountProblem.
 
     Exact on residues; a run whose bounds do not meet is repeated modulo a second prime and the larger rank is kept.
     Raises BadInput for a wrong shape, NotProved if a claimed law is not one, Undecided beyond MAX_STATES.
@@ -119,15 +123,23 @@ def count_laws(source: object, *, seed: int = 0) -> LawCount:
     laws = problem.states - span.rank
     proof = "bounds meet" if laws == found else "single field" if problem.generators == 1 else "none"
     evidence = Evidence(
-        problem=problem.name, states=problem.states, primes=tuple(used), seed=seed, fields=span.fields, depth=span.depth,
-        transports=span.transports, lie_rank=span.rank, upper_bound=problem.states - found, proof=proof,
+        problem=problem.name,
+        states=problem.states,
+        primes=tuple(used),
+        seed=seed,
+        fields=span.fields,
+        depth=span.depth,
+        transports=span.transports,
+        lie_rank=span.rank,
+        upper_bound=problem.states - found,
+        proof=proof,
         formulas=tuple(law.text() for law in problem.laws),
     )
     return LawCount(laws, found, laws == found, problem.size, evidence)
 
 
 def _attempt(problem: CountProblem, seed: int, prime: int) -> tuple[Span, int]:
-    """Rank of the Lie algebra and of the laws at one random point modulo one prime; each law is tested on each field."""
+    """Rank of the Lie algebra and of the laws at one random point modulo a prime; each law is tested on each field."""
     rng = np.random.default_rng(seed)
     state, friction = random_state(problem, rng, prime)
     rows = _law_rows(problem, state, friction, prime)
@@ -136,7 +148,9 @@ def _attempt(problem: CountProblem, seed: int, prime: int) -> tuple[Span, int]:
     moved = matmul(rows[1], span.basis.T, prime).any(axis=1) if len(rows[1]) else np.zeros(0, bool)
     bad = np.flatnonzero(moved)
     if len(bad):
-        raise NotProved(f"{problem.name}: the law {rows[0][bad[0]]} is not conserved; check its signs against the metric")
+        raise NotProved(
+            f"{problem.name}: the law {rows[0][bad[0]]} is not conserved; check its signs against the metric"
+        )
     return span, found
 
 

@@ -1,9 +1,9 @@
 """A traced network as a polynomial map to be counted, with the conserved quantities of its catalog as the known laws.
 
-Read are networks that act on the last axis of their tensors: linear layers, sums, products and powers of activations, constant
-factors, and activations that are linear on each side of 0. Those carry random masks, one per unit and sample: within an
-activation region the network is linear in them, and all samples together span all paths (arXiv:2307.00144); the count is that
-of losses that see every activation pattern. Every other operator is refused by name.
+Read are networks that act on the last axis of their tensors: linear layers, sums, products and powers of activations,
+constant factors, and activations that are linear on each side of 0. Those carry random masks, one per unit and sample:
+within an activation region the network is linear in them, and all samples together span all paths (arXiv:2307.00144);
+the count is that of losses that see every activation pattern. Every other operator is refused by name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ChargeLaw:
 
     @staticmethod
     def fits(quantity: Any) -> bool:
-        """Generators that read other values or carry fractions are left out: then fewer laws are found, never false ones."""
+        """Generators that read other values or carry fractions are left out: fewer laws are found, never false ones."""
         whole = all(float(t.move.power).is_integer() and t.weight == 1 for t in quantity.terms)
         reads = any(t.move.gain or t.move.through or t.move.extra for t in quantity.terms)
         kinds = {t.move.kind for t in quantity.terms} <= {"matmul", "scale", "add", "outer"}
@@ -79,7 +79,8 @@ class ChargeLaw:
 def problem_of_catalog(cat: Any) -> CountProblem:
     """The map of a catalog's graph with the laws that the catalog knows.
 
-    Raises BadInput for a catalog without graph, Undecided for an operator that is no polynomial on each activation region.
+    Raises BadInput for a catalog without graph, Undecided for an operator that is no polynomial on each activation
+    region.
     """
     if cat.graph is None:
         raise BadInput("the catalog has no graph (it was read from a file): make it again with discover")
@@ -87,7 +88,9 @@ def problem_of_catalog(cat: Any) -> CountProblem:
     reader = _Reader(graph)
     laws = tuple(ChargeLaw(q) for q in cat.conserved if ChargeLaw.fits(q) and not q.zero_sum)
     parameters = tuple((n, tuple(cat.parameters[n]) or (1,)) for n in cat.parameters)
-    return CountProblem(f"{cat.architecture}, every activation pattern", parameters, reader.data(), reader.potential, laws)
+    return CountProblem(
+        f"{cat.architecture}, every activation pattern", parameters, reader.data(), reader.potential, laws
+    )
 
 
 def problem_of_model(model: Any) -> CountProblem:
@@ -111,12 +114,16 @@ class _Reader:
 
     def __init__(self, graph: OpGraph) -> None:
         self.graph = graph
-        self.weights = {op.name: op.inputs[0] for op in graph.ops if op.packet == "aten.t" and op.inputs[0] in graph.parameters}
+        self.weights = {
+            op.name: op.inputs[0] for op in graph.ops if op.packet == "aten.t" and op.inputs[0] in graph.parameters
+        }
         if not all(self._width(n) for n in (*graph.inputs, *graph.outputs)):
             raise Undecided("inputs and outputs must be tensors with an axis of features")
         for op in graph.ops:
             if graph.varies(op.name) and not self._known(op):
-                raise Undecided(f"{op.packet} (in {op.module or 'the model'}) is no map this count knows; use a named shape")
+                raise Undecided(
+                    f"{op.packet} (in {op.module or 'the model'}) is no map this count knows; use a named shape"
+                )
 
     def _known(self, op: Op) -> bool:
         names, active = op.inputs, [n for n in op.inputs if self.graph.is_activation(n) or n in self.graph.inputs]
@@ -208,4 +215,7 @@ def looks_like_catalog(source: object) -> bool:
 
 def looks_like_model(source: object) -> bool:
     """Has parameters as torch modules have."""
-    return callable(source) and math.prod(hasattr(source, n) for n in ("named_parameters", "parameters", "state_dict")) == 1
+    return (
+        callable(source)
+        and math.prod(hasattr(source, n) for n in ("named_parameters", "parameters", "state_dict")) == 1
+    )

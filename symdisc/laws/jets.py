@@ -1,8 +1,8 @@
 """Truncated power series on residues, and reverse-mode differentiation of polynomial programs over them.
 
 A *jet* is an int64 array [E, K, B, *shape]: K coefficients of a power series in t, E = 2 when a first-order direction
-(a dual number) is carried along, B independent samples. A shorter E or K means that the missing coefficients are zero, so
-constants cost nothing. Every product is a contraction of two jets, which keeps reverse mode to one line.
+(a dual number) is carried along, B independent samples. A shorter E or K means that the missing coefficients are zero,
+so constants cost nothing. Every product is a contraction of two jets, which keeps reverse mode to one line.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """A lower bound on dim Lie(fields) at one point, exact modulo a prime.
 
-Brackets come from transport: along the flow of a time-dependent field X(t) of the family, any field Y of it pulls back to
+Brackets come from transport: along the flow of a time-dependent field X(t) of the family, any field Y of it pulls back
+to
     w(t) = (D phi_t)^-1 Y(phi_t theta) = Y + t [X_0, Y] + ... ,
-and each coefficient of w lies in the Lie algebra at theta; random X(t) and Y reach all brackets of up to K fields from the
-coefficients below t^K. The series live on residues, so each coefficient is exact. (The pullback is the usual Ad formula; its
-t-derivative is the pullback of [X(t), Y].)
+and each coefficient of w lies in the Lie algebra at theta; random X(t) and Y reach all brackets of up to K fields from
+the coefficients below t^K. The series live on residues, so each coefficient is exact. (The pullback is the usual Ad
+formula; its t-derivative is the pullback of [X(t), Y].)
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from symdisc.laws.residues import Subspace, draw, matmul
 
 __all__ = ["Span", "lie_span", "random_state"]
 
-# Bracket depth at which the search ends. The deepest need seen among shapes whose laws are known is 4 (narrow ends, momentum).
+# Bracket depth at which the search ends. The deepest need seen among shapes whose laws are known is 4 (narrow ends,
+# momentum).
 MAX_DEPTH = 8
-# A depth is taken as exhausted after this many transports without growth, and the span as saturated after two such depths.
+# A depth is taken as exhausted after this many transports without growth, and the span as saturated after two such
+# depths.
 IDLE_TRANSPORTS = 2
 
 
@@ -38,7 +41,9 @@ class Span:
         return len(self.basis)
 
 
-def lie_span(problem: CountProblem, state: np.ndarray, friction: int, bound: int, rng: np.random.Generator, prime: int) -> Span:
+def lie_span(
+    problem: CountProblem, state: np.ndarray, friction: int, bound: int, rng: np.random.Generator, prime: int
+) -> Span:
     """Fields and brackets at ``state`` [N] until their rank meets ``bound`` or stops growing."""
     samples = bound + 4
     point = state.reshape(1, 1, 1, -1)
@@ -63,9 +68,15 @@ def lie_span(problem: CountProblem, state: np.ndarray, friction: int, bound: int
 
 
 def transported(
-    problem: CountProblem, state: np.ndarray, friction: int, order: int, batch: int, rng: np.random.Generator, prime: int
+    problem: CountProblem,
+    state: np.ndarray,
+    friction: int,
+    order: int,
+    batch: int,
+    rng: np.random.Generator,
+    prime: int,
 ) -> np.ndarray:
-    """Coefficients of t .. t^(order-1) of ``batch`` fields pulled back along one random flow, [(order-1) * batch, N]."""
+    """Coefficients of t .. t^(order-1) of ``batch`` fields pulled back along a random flow, [(order-1) * batch, N]."""
     driver = problem.sample(rng, 1, order, prime)
     path = _flow(problem, state, driver, friction, order, prime)
     inverse = _inverse_jacobian(problem, path, driver, friction, order - 1, prime)

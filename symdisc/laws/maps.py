@@ -1,4 +1,4 @@
-"""The polynomial maps of the named shapes, each with the laws known for it. Raises nothing: ``shapes`` has checked the sizes."""
+"""The polynomial maps of the named shapes, each with the laws known for it; ``shapes`` has checked the sizes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _hidden_law(writer: str, reader: str, bias: str | None, activation: str, let
 
 
 def layered(widths: list[int], activation: str, bias: bool) -> CountProblem:
-    """Dense layers: W_{i+1}^T W_{i+1} - W_i W_i^T - b_i b_i^T per hidden layer, its diagonal for ReLU (arXiv:2307.00144)."""
+    """Dense layers: W_{i+1}^T W_{i+1} - W_i W_i^T - b_i b_i^T per hidden layer, for ReLU its diagonal (2307.00144)."""
     layers = range(1, len(widths))
     hidden = range(1, len(widths) - 1)
     parameters: Shapes = [(f"W{i}", (widths[i], widths[i - 1])) for i in layers]
@@ -113,7 +113,9 @@ def conv(channels: list[int], kernel: list[int], activation: str, bias: bool) ->
                 h = tape.einsum("qot,qot->qot", h, sample[f"d{i}"])
         return tape.einsum("qot,qot->", h, sample["y"])
 
-    laws = tuple(_hidden_law(f"W{i}", f"W{i + 1}", f"b{i}" if bias else None, activation, ("ohk", "hik")) for i in hidden)
+    laws = tuple(
+        _hidden_law(f"W{i}", f"W{i + 1}", f"b{i}" if bias else None, activation, ("ohk", "hik")) for i in hidden
+    )
     name = f"conv {activation} channels {channels}, kernel {kernel}" + (" with biases" if bias else "")
     return CountProblem(name, tuple(parameters), tuple(data), potential, laws)
 
@@ -121,8 +123,8 @@ def conv(channels: list[int], kernel: list[int], activation: str, bias: bool) ->
 def attention(width: int, key: int, value: int, heads: int, kv_heads: int, rotary: bool) -> CountProblem:
     """One attention layer; its function depends on theta through W_Q W_K^T and W_V W_O of each head (arXiv:2506.06194).
 
-    Laws W_Q^T W_Q - W_K^T W_K and W_V^T W_V - W_O W_O^T per key/value head, summed over the query heads that share it. With
-    rotary positions only q_f conj(k_f) per frequency f enters, and one law per frequency remains.
+    Laws W_Q^T W_Q - W_K^T W_K and W_V^T W_V - W_O W_O^T per key/value head, summed over the query heads that share it.
+    With rotary positions only q_f conj(k_f) per frequency f enters, and one law per frequency remains.
     """
     group = heads // kv_heads
     planes = (key // 2, 2) if rotary else (key,)
@@ -170,13 +172,14 @@ def product(factors: int) -> CountProblem:
 
 
 def nmf(rows: int, rank: int, columns: int, mirror: str) -> CountProblem:
-    """U V^T with U [rows, rank], V [columns, rank]; under the entropic mirror squares become sums (arXiv:2405.12888)."""
+    """U V^T with U [rows, rank], V [columns, rank]; the entropic mirror turns squares to sums (arXiv:2405.12888)."""
 
     def potential(tape: Tape, theta: Values, sample: Values) -> Node:
         return tape.einsum("ir,ir->", tape.einsum("ij,jr->ir", sample["c"], theta["V"]), theta["U"])
 
     parameters = (("U", (rows, rank)), ("V", (columns, rank)))
-    # V counts with its own degree: sum for the entropic metric, half a sum of squares for the Euclidean one (scaled by 2).
+    # V counts with its own degree: sum for the entropic metric, half a sum of squares for the Euclidean one (scaled by
+    # 2).
     law = {
         "entropic": Law((Term(1, "U", "ir", 1), Term(-1, "V", "jr", 1)), diagonal="r"),
         "mixed": Law((Term(2, "U", "ir", 1), Term(-1, "V", "jr", 2)), diagonal="r"),
@@ -189,8 +192,10 @@ def nmf(rows: int, rank: int, columns: int, mirror: str) -> CountProblem:
 
 
 def icnn(widths: list[int], bias: bool) -> CountProblem:
-    """A ReLU network whose output layer stays positive by mirror flow: 2 sum W2 - sum W1^2 - b1^2 per unit (arXiv:2405.12888)."""
+    """A ReLU network, its output layer positive by mirror flow: 2 sum W2 - sum W1^2 - b1^2 per unit (2405.12888)."""
     plain = layered(widths, "relu", bias)
     terms = [Term(2, "W2", "oh", 1), Term(-1, "W1", "hi")] + ([Term(-1, "b1", "h")] if bias else [])
     law = Law(tuple(terms), diagonal="h")
-    return replace(plain, name=f"icnn {widths}" + (" with biases" if bias else ""), laws=(law,), entropic=frozenset({"W2"}))
+    return replace(
+        plain, name=f"icnn {widths}" + (" with biases" if bias else ""), laws=(law,), entropic=frozenset({"W2"})
+    )

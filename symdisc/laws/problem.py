@@ -1,7 +1,7 @@
 """What is counted: a polynomial map, the flow it drives, and the laws known for it, as one frozen record.
 
-A *potential* is f_s(theta) = <coefficients s, phi(theta)> for sample data s; the fields of a flow are made of its gradients
-in theta. ``CountProblem`` is the entry point for anything that is not one of the named shapes.
+A *potential* is f_s(theta) = <coefficients s, phi(theta)> for sample data s; the fields of a flow are made of its
+gradients in theta. ``CountProblem`` is the entry point for anything that is not one of the named shapes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ class KnownLaw(Protocol):
 class CountProblem:
     """A family of fields on parameters, and the laws claimed for its flow.
 
-    ``parameters`` and ``data`` are (name, shape) pairs. ``potential(tape, theta, sample)`` returns the scalar f_s, built from
-    ``tape.einsum`` and ``tape.add``; it must be such that all samples together span the map (each entry of phi is reached).
-    ``flow``: "gradient" is theta' = -P(theta) grad L; "momentum" is theta'' + tau theta' + P grad L = 0 on the states
-    (t, theta, theta'), tau constant. P is the identity but for the parameters named in ``entropic`` (mirror descent with entropy):
-    there it is diag(theta), and diag(tau theta + theta') with momentum (arXiv:2405.12888). ``laws`` hold for that flow.
-    ``generators``: of how many fields the family is the span, if known (a single field is its own Lie algebra).
+    ``parameters`` and ``data`` are (name, shape) pairs. ``potential(tape, theta, sample)`` returns the scalar f_s,
+    built from ``tape.einsum`` and ``tape.add``; it must be such that all samples together span the map (each entry of
+    phi is reached). ``flow``: "gradient" is theta' = -P(theta) grad L; "momentum" is theta'' + tau theta' + P grad L =
+    0 on the states (t, theta, theta'), tau constant. P is the identity but for the parameters named in ``entropic``
+    (mirror descent with entropy): there it is diag(theta), and diag(tau theta + theta') with momentum
+    (arXiv:2405.12888). ``laws`` hold for that flow. ``generators``: of how many fields the family is the span, if known
+    (a single field is its own Lie algebra).
     """
 
     name: str
@@ -82,7 +83,9 @@ class CountProblem:
         """Random sample data as jets [1, order, batch, *shape]."""
         return {name: draw(rng, (1, order, batch, *shape), prime) for name, shape in self.data}
 
-    def field(self, state: np.ndarray, sample: Mapping[str, np.ndarray], friction: int, order: int, prime: int) -> np.ndarray:
+    def field(
+        self, state: np.ndarray, sample: Mapping[str, np.ndarray], friction: int, order: int, prime: int
+    ) -> np.ndarray:
         """The vector field of one loss at a jet of states [E, K, B, N], as a jet [E, order, B', N]."""
         if self.flow == "gradient":
             return self._force(state, state, sample, order, prime)
@@ -91,7 +94,9 @@ class CountProblem:
         tau = np.full((1, 1, 1), friction, np.int64)
         # d/dt grad Phi(theta + theta'/tau) = -grad L is what the mirror flow's momentum form says; times tau.
         mirror = add(contract("i,->i", theta, tau, order, prime), speed[:, :order], prime) if self.entropic else theta
-        force = add(self._force(theta, mirror, sample, order, prime), contract("i,->i", speed, tau, order, prime), prime)
+        force = add(
+            self._force(theta, mirror, sample, order, prime), contract("i,->i", speed, tau, order, prime), prime
+        )
         shape = tuple(max(a, b) for a, b in zip(force.shape[:3], speed.shape[:3], strict=True))
         out = np.zeros((shape[0], min(shape[1], order), shape[2], self.states), np.int64)
         out[0, 0, :, 0] = 1
@@ -103,7 +108,7 @@ class CountProblem:
     def _force(
         self, theta: np.ndarray, mirror: np.ndarray, sample: Mapping[str, np.ndarray], order: int, prime: int
     ) -> np.ndarray:
-        """P grad f_s, flat, with P = diag(mirror) on entropic parameters; the sign of the loss is immaterial for the span."""
+        """P grad f_s, flat, with P = diag(mirror) on entropic parameters; the sign of the loss does not matter."""
         tape = Tape(order, prime)
         leaves = {name: tape.leaf(jet) for name, jet in self.split(theta[:, :order]).items()}
         result = self.potential(tape, leaves, {name: tape.data(jet) for name, jet in sample.items()})

@@ -13,8 +13,8 @@ from flint import nmod_mat
 
 __all__ = ["MAX_CONTRACTION", "PRIMES", "Subspace", "balanced", "draw", "echelon", "matmul", "null_space", "rank"]
 
-# The largest primes below 2^25. Products of two residues stay below 2^50, so an int64 sum may hold 2^13 of them; a random
-# nonzero polynomial of degree n vanishes at a random point with chance at most n / 2^25 (Schwartz, Zippel).
+# The largest primes below 2^25. Products of two residues stay below 2^50, so an int64 sum may hold 2^13 of them; a
+# random nonzero polynomial of degree n vanishes at a random point with chance at most n / 2^25 (Schwartz, Zippel).
 PRIMES = (33554393, 33554383, 33554371, 33554347)
 MAX_CONTRACTION = 2**13
 _BLOCK = 256  # rows eliminated at once: BLAS clears the known pivots, flint reduces what is left of the block

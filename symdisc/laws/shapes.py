@@ -3,16 +3,17 @@
 | kind | keys (defaults) | the map |
 |---|---|---|
 | linear, relu | widths, bias (False: on hidden layers only) | W_L a(... a(W_1 x + b_1)), widths from input to output |
-| residual | width, hidden (a list: one width per block), activation (relu), bias (False) | x + W_2 a(W_1 x + b), composed |
-| conv | channels, kernel (an integer or one per dimension), activation (relu), bias (False) | convolutions, one output position |
-| attention | width, key, value (= key), heads (1), kv_heads (= heads), rotary (False) | all products W_Q W_K^T, W_V W_O |
+| residual | width, hidden (a list, one per block), activation (relu), bias (False) | x + W_2 a(W_1 x + b), composed |
+| conv | channels, kernel (integer or a list), activation (relu), bias (False) | convolutions, one output position |
+| attention | width, key, value (= key), heads (1), kv_heads (= heads), rotary (False) | all W_Q W_K^T, W_V W_O |
 | product | factors | x_1 x_2 ... x_D |
 | nmf | rows, rank, columns, mirror (entropic) | U V^T; mirror "entropic" on both factors, "mixed" on U alone, "none" |
 | icnn | widths (three), bias (False) | ReLU with mirror flow on the positive output layer, Euclidean on the rest |
 
-Each takes "flow": "gradient" (default) or "momentum" (theta'' + tau theta' + P grad L = 0 on (t, theta, theta')).
-A ReLU network is linear within an activation region and all paths count (arXiv:2307.00144), so a sample carries random masks:
-the output is multilinear in them, hence all samples together span exactly the path products, which are never enumerated.
+Each takes "flow": "gradient" (default) or "momentum" (theta'' + tau theta' + P grad L = 0 on (t, theta, theta')). A
+ReLU network is linear within an activation region and all paths count (arXiv:2307.00144), so a sample carries random
+masks: the output is multilinear in them, hence all samples together span exactly the path products, which are never
+enumerated.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ KINDS: Mapping[str, Kind] = {
     "relu": Kind({"widths": _REQUIRED, "bias": False}, lambda **k: maps.layered(activation="relu", **k)),
     "residual": Kind({"width": _REQUIRED, "hidden": _REQUIRED, "activation": "relu", "bias": False}, maps.residual),
     "conv": Kind({"channels": _REQUIRED, "kernel": _REQUIRED, "activation": "relu", "bias": False}, maps.conv),
-    "attention": Kind({"width": _REQUIRED, "key": _REQUIRED, "value": None, "heads": 1, "kv_heads": None, "rotary": False},
-                      maps.attention),
+    "attention": Kind(
+        {"width": _REQUIRED, "key": _REQUIRED, "value": None, "heads": 1, "kv_heads": None, "rotary": False},
+        maps.attention,
+    ),
     "product": Kind({"factors": _REQUIRED}, maps.product),
     "nmf": Kind({"rows": _REQUIRED, "rank": _REQUIRED, "columns": _REQUIRED, "mirror": "entropic"}, maps.nmf),
     "icnn": Kind({"widths": _REQUIRED, "bias": False}, maps.icnn),
