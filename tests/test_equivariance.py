@@ -16,6 +16,7 @@ import symdisc
 from symdisc.equivariance import Equivariance, equivariance
 from symdisc.equivariance.scalar import _is_relation, pieces_of
 from symdisc.equivariance.vector import _is_symmetry, operator
+from symdisc.equivariance.zero import is_zero
 from symdisc.errors import BadInput, FormulaError, Undecided
 from symdisc.formula import parse, variable
 from symdisc.rulebook import rulebook
@@ -306,6 +307,21 @@ def test_refusals_are_one_clear_line(call: Callable[[], Any], error: type[Except
 def test_false_relations_are_refused(text: str, twin: tuple[Any, ...]) -> None:
     f = parse(text)
     assert not _is_relation([parse(str(v)) for v in twin], pieces_of(f, [X]), [X])
+
+
+IDENTITIES = [
+    "sin(x)**2 + cos(x)**2 - 1", "sqrt(x**2 + 1)**2 - x**2 - 1", "tanh(x) - 1 + 2/(exp(2*x) + 1)", "exp(x/2)**2 - exp(x)",
+    "sqrt(x/(1 + x**2))*sqrt(x/(1 + x**2)) - x/(1 + x**2)", "2**x*2**x - 2**(2*x)", "sqrt(2)*sqrt(3) - sqrt(6)",
+    "acos(x) + acos(-x) - pi",
+    "(x**2 + 1)**1.5 - (x**2 + 1)*sqrt(x**2 + 1)", "sin(2*x) - 2*sin(x)*cos(x)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", IDENTITIES)
+def test_zero_is_shown_and_its_twin_refused(text: str) -> None:
+    expr = parse(text)
+    assert is_zero(expr, hard=False)
+    assert not is_zero(expr + sp.Rational(1, 10**9)) and not is_zero(expr + X * sp.exp(-X) / 10**9)
 
 
 def test_false_elements_on_feature_spaces_are_refused() -> None:

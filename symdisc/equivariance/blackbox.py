@@ -71,7 +71,7 @@ def _points(probe: Sampler, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     if probe.arity == 1:
         near = np.linspace(-7.93, 8.07, 331) + rng.uniform(-0.02, 0.02, 331)
-        return [np.concatenate([near, rng.uniform(-0.5, 0.5, 60), rng.uniform(-30, 30, 60)])]
+        return [np.concatenate([near, *(rng.uniform(-r, r, 60) for r in (0.5, 30, 300, 3000))])]
     return [rng.standard_normal(400) * rng.choice([0.3, 1.5, 4.0], 400) for _ in range(probe.arity)]
 
 

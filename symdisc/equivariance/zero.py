@@ -10,6 +10,8 @@ from typing import Any
 
 import sympy as sp
 
+from symdisc.equivariance.rational import vanishes
+
 __all__ = ["is_zero"]
 
 _HYPERBOLIC = (sp.sinh, sp.cosh, sp.tanh, sp.coth, sp.sech, sp.csch)
@@ -20,8 +22,8 @@ def is_zero(expr: sp.Expr, *, hard: bool = True) -> bool:
     if expr == 0:
         return True
     letters = _Letters()
-    numerator = sp.numer(sp.together(letters.write(_prepared(expr))))
-    if letters.reduced(numerator) == 0:
+    written = letters.write(_prepared(expr))
+    if vanishes(written, letters.relations):
         return True
     return bool(hard and sp.count_ops(expr) < 200 and sp.simplify(expr) == 0)
 
@@ -106,14 +108,3 @@ class _Letters:
         if not any(letter is sine for _, letter, _ in self.relations):
             self.relations.append((1 - cosine**2, sine, 2))
         return sine if isinstance(opened, sp.sin) else cosine
-
-    def reduced(self, numerator: sp.Expr) -> sp.Expr:
-        """The numerator with powers of letters lowered by their relations, newest first."""
-        result = sp.expand(numerator)
-        for value, letter, power in reversed(self.relations):
-            if result == 0 or letter not in result.free_symbols:
-                continue
-            value = sp.together(value)
-            remainder = sp.Poly(result, letter).rem(sp.Poly(letter**power - value, letter)).as_expr()
-            result = sp.expand(sp.numer(sp.together(remainder)))
-        return result

@@ -145,35 +145,39 @@ class Probe:
                 kept.append(np.zeros_like(x) if g is None else g.detach().numpy())
         return y.detach().numpy().copy(), [np.array(r) for r in rows]
 
-    def borders(self, low: float = -8.0, high: float = 8.0, count: int = 3001) -> list[float]:
-        """Jumps, poles and edges of the domain of an elementwise callable of one input, by bisection."""
-        grid = np.linspace(low, high, count) + 0.000123  # off the round numbers at which functions like to jump
-        y = self(grid)
-        finite = np.isfinite(y)
-        y = np.clip(y, -1e150, 1e150)
-        step = np.abs(np.diff(np.where(finite, y, 0.0)))
-        usual = np.median(step[finite[1:] & finite[:-1]]) if finite.any() else 0.0
-        edges = finite[1:] != finite[:-1]
-        steep = (step > 20 * usual + 1e-9) & finite[1:] & finite[:-1]
-        chosen = np.flatnonzero(edges | steep)
-        if len(chosen) > 400:
-            chosen = chosen[:: len(chosen) // 400 + 1]
-        found = (self._bisect(float(grid[i]), float(grid[i + 1])) for i in chosen)
-        return [p for p in found if p is not None]
+    def borders(self) -> list[float]:
+        """Jumps, poles and edges of the domain of an elementwise callable of one input, by bisection from -1000 to 1000."""
+        grid = _grid()
+        with np.errstate(all="ignore"):
+            y = self(grid)
+            edge = np.isnan(y[1:]) != np.isnan(y[:-1])  # infinite values are overflow or poles, no edges
+            first = np.abs(np.diff(y))
+            moving = np.isfinite(first) & (first > 1e-9 * (1 + np.abs(y[1:])))
+            chosen = np.flatnonzero(edge | moving)
+            if not len(chosen):
+                return []
+            places, last = self._bisect(grid[chosen], grid[chosen + 1])
+            # a continuous function falls with the width of the interval (by 1e-13); a jump stays, a pole grows
+            stays = edge[chosen] | ~np.isfinite(last) | (last > 1e-4 * first[chosen])
+        return [float(p) for p in places[stays]]
 
-    def _bisect(self, a: float, b: float) -> float | None:
-        fa, fb = self(np.array([a, b]))
-        first = abs(fb - fa)
-        edge = np.isfinite(fa) != np.isfinite(fb)
+    def _bisect(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The half of each interval that holds the larger change, or the edge of the finite values, 44 times over."""
+        fa, fb = self(a), self(b)
         for _ in range(44):
             middle = (a + b) / 2
-            fm = float(self(np.array([middle]))[0])
-            left = np.isfinite(fa) != np.isfinite(fm) if edge else not np.isfinite(fm) or abs(fm - fa) >= abs(fb - fm)
-            if not edge and not np.isfinite(fm):
-                return middle
-            a, b, fa, fb = (a, middle, fa, fm) if left else (middle, b, fm, fb)
-        # a continuous function falls with the width of the interval (by 1e-13); a jump stays, a pole grows
-        return (a + b) / 2 if edge or abs(fb - fa) > 1e-4 * first else None
+            fm = self(middle)
+            odd = [np.isnan(v) for v in (fa, fm, fb)]
+            left = np.where(odd[0] != odd[2], odd[0] != odd[1], odd[1] | (np.abs(fm - fa) >= np.abs(fb - fm)))
+            a, b = np.where(left, a, middle), np.where(left, middle, b)
+            fa, fb = np.where(left, fa, fm), np.where(left, fm, fb)
+        return (a + b) / 2, np.abs(fb - fa)
+
+
+def _grid() -> np.ndarray:
+    """Fine near zero, coarse far away, off the round numbers at which functions like to jump."""
+    far = np.geomspace(8.0, 1000.0, 1500)
+    return np.concatenate([-far[::-1], np.linspace(-8.0, 8.0, 3001)[1:-1], far]) + 0.000123
 
 
 def _steady(difference: Sequence[np.ndarray]) -> np.ndarray:
