@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from symdisc.catalog import Catalog
 from symdisc.certificate import Certificate
@@ -13,12 +13,14 @@ from symdisc.symmetry import Broken, Discrete, Symmetry
 
 if TYPE_CHECKING:
     from symdisc.torchside.capture import Capture
+    from symdisc.torchside.check import Checker
 
 __all__ = ["certify", "discover"]
 
+Family = TypeVar("Family", Symmetry, Discrete)
 Progress = Callable[[str, int, int], None]
 
-SOLVE_LIMIT = 4000  # parameters up to which the complete linear system is solved on the network itself
+SOLVE_LIMIT = 2500  # parameters up to which the complete linear system is solved on the network itself by default
 
 
 def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any] | None = None,
@@ -32,6 +34,9 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
 
     if not isinstance(example_inputs, (tuple, list)):
         raise BadInput("example_inputs must be a tuple of tensors: write discover(model, (x,))")
+    broken = [n for n, p in model.named_parameters() if not p.is_meta and not bool(p.isfinite().all())]
+    if broken:
+        raise BadInput(f"{broken[0]} holds NaN or infinite values; no symmetry can be checked at such weights")
     clock = _Clock(progress)
     with clock("capture"):
         captured = capture(model, tuple(example_inputs), kwargs)
@@ -45,6 +50,7 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
     from symdisc import archgraph
     from symdisc.families.discrete import find_discrete
     from symdisc.families.find import find_families
+    from symdisc.families.proof import judge_proofs
     from symdisc.torchside.check import Checker, can_run
     from symdisc.torchside.fold import fold
 
@@ -64,27 +70,32 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
             proposed, refused = _keep(checker, proposed)
             discrete, refused_discrete = _keep(checker, discrete)
             broken += refused + refused_discrete
+    with clock("prove"):
+        proposed = judge_proofs(classes, proposed)
     notes = [] if checker else ["weights without values (meta device): families were derived, not run"]
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
     count = sum(t.numel() for t in captured.parameters.values())
-    orbit: int | None = None
     symmetries = list(proposed)
+    orbit = sum(s.dimension for s in symmetries if s.counts)
     if solve if solve is not None else (count <= SOLVE_LIMIT and checker is not None):
         with clock("solve"):
             from symdisc.torchside.remainder import complete
 
             symmetries, orbit, more = complete(captured, arch, symmetries)
             notes += more
+    else:
+        notes.append("orbit dimension taken as the dimension of the named families; completeness is for a miniature to certify")
     buffers = {n: graph.shapes[v] for v, n in graph.buffers.items()}
     return Catalog(name, tuple(symmetries), tuple(discrete), tuple(broken), parameters, buffers, dict(graph.aliases), orbit,
                    graph.training, None, tuple(notes), graph, dict(clock.seconds))
 
 
-def _keep(checker: Any, families: Sequence[Symmetry] | Sequence[Discrete]) -> tuple[list[Any], list[Broken]]:
+def _keep(checker: Checker, families: Sequence[Family]) -> tuple[list[Family], list[Broken]]:
     """Those families that leave the function alone; the others are reported as broken."""
     from symdisc.torchside.check import TOLERANCE
 
-    kept, refused = [], []
+    kept: list[Family] = []
+    refused: list[Broken] = []
     for family, change in zip(families, checker.judge(families), strict=True):
         if change < TOLERANCE:
             kept.append(family)

@@ -60,7 +60,7 @@ class Network:
         self.parameters: Parameters = {n: state[n].detach().double() for n in self.layout}
         graph, tensors = capture.graph, capture.tensors
         fixed = {n: tensors[n] for n in graph.constants if n in tensors}
-        fixed.update({v: state.get(n, tensors.get(v)) for v, n in graph.buffers.items()})
+        fixed.update({v: state[n] if n in state else tensors[v] for v, n in graph.buffers.items() if n in state or v in tensors})
         self.fixed = {n: t.double() if t.is_floating_point() else t for n, t in fixed.items() if isinstance(t, Tensor)}
         self.size = sum(int(np.prod(s)) for s in self.layout.values())
 
@@ -128,7 +128,8 @@ class Network:
 
         def at(t: Tensor) -> tuple[Tensor, Tensor]:
             here = {n: p + t * direction[n] for n, p in self.parameters.items()}
-            return jvp(lambda p: f(p, *x), (here,), (direction,))
+            value, slope = jvp(lambda p: f(p, *x), (here,), (direction,))[:2]
+            return value, slope
 
         ts = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
         with plain_kernels():
