@@ -454,6 +454,28 @@ def test_momentum_keeps_the_antisymmetric_charge() -> None:
         assert float(abs(stale - before).max()) > 1e-4, "without the factor it is no law"
 
 
+@pytest.mark.parametrize("lam", [0.0, 0.4])
+def test_symmetric_charges_are_driven_under_momentum(lam: float) -> None:
+    """Q'' + tau Q' + 2 lam Q = <theta', S theta'>, linear Q with lam Q and no source: from second differences of the flow."""
+    for name in ("linear_deep_no_bias", "softmax_head"):
+        cat, state, tau = subject(name)[2], point(subject(name)[0]), 0.7
+        grad = gradient(name)
+        speed = {n: 0.3 * torch.cos(state[n] * 3) for n in cat.parameters}
+        push = {n: -tau * speed[n] - grad[n] - lam * state[n] for n in cat.parameters}
+        for q in under(name, Flow("momentum", {"tau": tau, "lam": lam})):
+            if q.form != "moment":
+                continue
+            quadratic = all(t.move.kind in ("matmul", "scale") for t in q.terms)
+            rows = slopes(q, state, cat)
+            first = torch.stack([sum((row[n] * speed[n]).sum() for n in row) for row in rows])
+            bent = torch.stack([sum((row[n] * push[n]).sum() for n in row) for row in rows])
+            source = 2 * q.evaluate({**state, **speed}).reshape(-1) if quadratic else 0 * first
+            value = q.evaluate(state).reshape(-1)
+            left = (bent + source) + tau * first + (2 if quadratic else 1) * lam * value
+            assert float(abs(left - source).max()) < 1e-9 * norm(grad) * norm(state)
+            assert q.status == ("driven" if quadratic else "decays")
+
+
 def test_frozen_parameters_and_adam_leave_no_law() -> None:
     first = next(iter(subject("mlp_relu")[2].parameters))
     (frozen,) = under("mlp_relu", Flow("learning_rates", {"eta": {first: 0, "*": 1}}))

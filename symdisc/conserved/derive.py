@@ -18,7 +18,9 @@ import sympy as sp
 
 from symdisc.conserved import reasons
 from symdisc.conserved.algebra import MATRIX_FAMILIES, restrict
-from symdisc.conserved.flow import THETA, TIME, Flow, Local
+from symdisc.conserved.expressions import parse_scalar
+from symdisc.conserved.flow import THETA, Flow, Local
+from symdisc.conserved.inertia import second_order
 from symdisc.conserved.oneform import FormVerdict, Miniature, analyse, miniature, planar_potential
 from symdisc.conserved.pairing import depends_on
 from symdisc.conserved.quantity import ConservedQuantity, Term
@@ -50,7 +52,7 @@ def conserved_quantities(symmetries: Sequence[Symmetry], parameters: Shapes, flo
         if chosen is None:
             found += _under_gradient_flow(s, tuple(shapes.items()))
         else:
-            found += _Deriver(s, shapes, chosen).run()
+            found += Deriver(s, shapes, chosen).run()
     return tuple(found)
 
 
@@ -59,11 +61,13 @@ def _under_gradient_flow(
     symmetry: Symmetry, shapes: tuple[tuple[str, tuple[int, ...]], ...]
 ) -> tuple[ConservedQuantity, ...]:
     """Nonlinear generators take a tenth of a second, and a catalog is asked more than once."""
-    return tuple(_Deriver(symmetry, dict(shapes), Flow()).run())
+    return tuple(Deriver(symmetry, dict(shapes), Flow()).run())
 
 
 @dataclass
-class _Deriver:
+class Deriver:
+    """One symmetry under one flow: the facts about its generator, and the answers for flows of first order."""
+
     symmetry: Symmetry
     parameters: Shapes
     flow: Flow
@@ -92,7 +96,7 @@ class _Deriver:
             if kinds == {"history"}:
                 return [self.history()]
             if any(w.inertia for w in self.local.values()):
-                return self.second_order()
+                return second_order(self)
             return [self.first_order()]
         except (Undecided, BadInput) as error:
             return [self.none(f"undecided: {error}")]
@@ -283,72 +287,6 @@ class _Deriver:
             return "decays", rf"\dot Q = -{sp.latex(rate)}\, Q", str(rate)
         return "driven", r"\dot Q = -\langle \rho(\theta), X(\theta) \rangle,\; " + reasons.decay_text(self.local), ""
 
-    # --- inertia ------------------------------------------------------------------------------------------------------
-    def second_order(self) -> list[ConservedQuantity]:
-        if any(not w.constant for w in self.local.values()):
-            return [
-                self.none(
-                    "inertia with a preconditioner that depends on the parameters: geodesics keep no quadratic charge"
-                )
-            ]
-        if self.nonlinear:
-            return [
-                self.none(
-                    f"{reasons.nonlinear(self.nonlinear, self.trained)}: not a rigid motion, so momentum keeps nothing"
-                )
-            ]
-        one = next(iter(self.local.values()))
-        factor = sp.simplify(sp.exp(sp.integrate(one.friction, TIME)))
-        text = str(factor)
-        lams = {sp.simplify(w.precondition * w.rho / THETA) for w in self.local.values()}
-        lam = next(iter(lams)) if len(lams) == 1 else None
-        terms, found = self.terms(), []
-        skew = restrict(self.symmetry.family, "skew") if self.matrix else "zero"
-        isotropic = all(
-            (w.rho / THETA).is_number or not sp.simplify(w.rho / THETA).has(THETA) for w in self.local.values()
-        )
-        if skew != "zero" and isotropic:
-            found.append(
-                self.make(
-                    "conserved",
-                    skew,
-                    "momentum",
-                    terms,
-                    factor=text,
-                    rate="0",
-                    law=rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, A\theta\rangle\bigr) = 0",
-                )
-            )
-        part = self.part()
-        if part == "zero":
-            return found
-        quadratic = any(t.move.kind not in ADDITIVE for t in terms)
-        friction = "" if one.friction == 0 else rf" + {sp.latex(one.friction)}\,\dot Q"
-        if not quadratic and lam == 0:
-            found.append(
-                self.make(
-                    "conserved",
-                    part,
-                    "momentum",
-                    terms,
-                    factor=text,
-                    rate="0",
-                    law=rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, c\rangle\bigr) = 0",
-                )
-            )
-        pull = (
-            ""
-            if lam == 0
-            else rf" + {sp.latex((2 if quadratic else 1) * lam)}\,Q"
-            if lam is not None
-            else r" + \langle\rho, X\rangle"
-        )
-        status = "driven" if quadratic or lam is None else "decays"
-        source = r"\langle \dot\theta, S\dot\theta\rangle" if quadratic else "0"
-        found.append(self.make(status, part, "moment", terms, law=rf"\ddot Q{friction}{pull} = {source}",
-                               reason=reasons.DRIVEN if quadratic else ""))
-        return found
-
     # --- preconditioners made from past gradients ---------------------------------------------------------------------
     def history(self) -> ConservedQuantity:
         averaged = any(w.averaged for w in self.local.values())
@@ -369,9 +307,8 @@ def _rate(term: Term, w: Local, clock: sp.Expr) -> sp.Expr | None:
     kind = term.move.kind
     if kind not in (*LINEAR, *ADDITIVE):
         return None
-    x = sp.Symbol("x")
     q = (
-        sp.sympify(term.potential).subs(x, THETA)
+        parse_scalar(term.potential, {"x": THETA})
         if term.potential
         else (THETA**2 / 2 if kind in LINEAR else THETA) * term_weight(w, clock)
     )
