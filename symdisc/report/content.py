@@ -118,14 +118,9 @@ def build(cat: Catalog, quantities: bool = True) -> Report:
     merged = merge([_place(s) for s in cat.symmetries])
     first = [cat.symmetries[g.members[0]] for g in merged]
     found = _quantities(cat, first) if quantities else {}
-    rows = tuple(
-        _row(s, g, cat.parameters | cat.buffers, found.get(k, ()))
-        for k, (s, g) in enumerate(zip(first, merged, strict=True))
-    )
-    discrete = tuple(
-        _row(cat.discrete[g.members[0]], g, cat.parameters | cat.buffers, ())
-        for g in merge([_place(d) for d in cat.discrete])
-    )
+    shapes = cat.parameters | cat.buffers
+    rows = tuple(_row(s, g, shapes, found.get(s, ())) for s, g in zip(first, merged, strict=True))
+    discrete = tuple(_row(cat.discrete[g.members[0]], g, shapes, ()) for g in merge([_place(d) for d in cat.discrete]))
     return Report(
         cat.architecture,
         _facts(cat, rows, discrete, quantities),
@@ -137,13 +132,11 @@ def build(cat: Catalog, quantities: bool = True) -> Report:
     )
 
 
-def _quantities(cat: Catalog, symmetries: Sequence[Symmetry]) -> dict[int, tuple[Any, ...]]:
-    """What is conserved, by number of the symmetry; like layers conserve alike, so one of each is asked."""
-    number_of = {id(s): k for k, s in enumerate(symmetries)}
-    found: dict[int, tuple[Any, ...]] = {}
-    for q in cat.replace(symmetries=tuple(symmetries)).conserved:
-        k = number_of[id(q.symmetry)]
-        found[k] = (*found.get(k, ()), q)
+def _quantities(cat: Catalog, symmetries: Sequence[Symmetry]) -> dict[Symmetry, tuple[Any, ...]]:
+    """What is conserved because of each symmetry; like layers conserve alike, so one of each is asked."""
+    found: dict[Symmetry, tuple[Any, ...]] = {}
+    for q in cat.replace(symmetries=tuple(dict.fromkeys(symmetries))).conserved:
+        found[q.symmetry] = (*found.get(q.symmetry, ()), q)
     return found
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 WIDTH, HALF, STEP, COLUMN = 2.2, 0.23, 1.25, 4.6  # of a box, half its height, between rows, between columns; inches
+LARGEST = 15000  # pixels of a side
 COLOURS = {
     "gl": "#0072B2",
     "complex": "#56B4E9",
@@ -63,7 +64,8 @@ def draw(cat: Catalog, path: str | os.PathLike[str]) -> None:
     with mpl.rc_context(STYLE):
         figure = _figure(picture(archgraph.build(cat.graph), cat), cat.architecture)
         content = io.BytesIO()
-        figure.savefig(content, format=kind, dpi=150, metadata=nothing[kind])
+        dots = min(150.0, LARGEST / max(figure.get_size_inches()))
+        figure.savefig(content, format=kind, dpi=dots, metadata=nothing[kind])
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         beside.write_bytes(content.getvalue())
@@ -88,55 +90,28 @@ def _figure(shown: Picture, title: str) -> Figure:
     axes.set_ylim(bottom, bottom + height)
     axes.set_aspect("equal")
     axes.axis("off")
-    axes.text(
-        0,
-        bottom + height - 0.25,
-        f"Architecture graph of {title}",
-        ha="center",
-        va="center",
-        fontsize=11,
-        weight="bold",
-    )
+    centred: Any = {"ha": "center", "va": "center"}
+    top = bottom + height - 0.25
+    axes.text(0, top, f"Architecture graph of {title}", fontsize=11, weight="bold", **centred)
     points = [(c * COLUMN, -r * STEP) for c, r in zip(shown.columns, shown.ranks, strict=True)]
     _repeats(axes, shown, points)
     for edge in shown.edges:
         _edge(axes, edge, shown, points)
     for vertex, (x, y) in zip(shown.vertices, points, strict=True):
-        axes.add_patch(
-            FancyBboxPatch(
-                (x - WIDTH / 2, y - HALF),
-                WIDTH,
-                2 * HALF,
-                boxstyle="round,pad=0,rounding_size=0.09",
-                facecolor=FILL[vertex.kind],
-                edgecolor="#333333",
-                linewidth=0.9,
-                zorder=4,
-            )
-        )
-        label = _cut(vertex.label.replace("_", " "), 30)
-        axes.text(x, y + (0.08 if vertex.place else 0), label, ha="center", va="center", fontsize=8, zorder=5)
-        axes.text(
-            x,
-            y - 0.11,
-            _cut(vertex.place, 44, front=True),
-            ha="center",
-            va="center",
-            fontsize=5.5,
-            color="#555555",
-            zorder=5,
-        )
+        axes.add_patch(_box(x - WIDTH / 2, y - HALF, WIDTH, 2 * HALF, 0.09, FILL[vertex.kind], "#333333", 4))
+        label, place = _cut(vertex.label.replace("_", " "), 30), _cut(vertex.place, 44, front=True)
+        axes.text(x, y + (0.08 if place else 0), label, fontsize=8, zorder=5, **centred)
+        axes.text(x, y - 0.11, place, fontsize=5.5, color="#555555", zorder=5, **centred)
     if legend:
-        axes.legend(
-            handles=legend,
-            loc="lower center",
-            ncols=2,
-            frameon=False,
-            fontsize=7.5,
-            handlelength=1.6,
-            borderaxespad=0.4,
-        )
+        axes.legend(handles=legend, loc="lower center", ncols=2, frameon=False, fontsize=7.5, handlelength=1.6)
     return figure
+
+
+def _box(x: float, y: float, width: float, height: float, corner: float, fill: str, line: str, level: int) -> Any:
+    style = f"round,pad=0,rounding_size={corner}"
+    return FancyBboxPatch(
+        (x, y), width, height, boxstyle=style, facecolor=fill, edgecolor=line, linewidth=0.9, zorder=level
+    )
 
 
 def _cut(text: str, most: int, front: bool = False) -> str:
@@ -169,27 +144,11 @@ def _repeats(axes: Any, shown: Picture, points: list[tuple[float, float]]) -> No
         inside = [p for v, p in zip(shown.vertices, points, strict=True) if v.count == count]
         left, right = (f(x for x, _ in inside) for f in (min, max))
         low, high = (f(y for _, y in inside) for f in (min, max))
-        axes.add_patch(
-            FancyBboxPatch(
-                (left - WIDTH / 2 - 0.25, low - HALF - 0.14),
-                right - left + WIDTH + 0.5,
-                high - low + 2 * HALF + 0.28,
-                boxstyle="round,pad=0,rounding_size=0.15",
-                facecolor="#f3f0e7",
-                edgecolor="#c9c2ab",
-                linewidth=0.8,
-                zorder=0,
-            )
-        )
+        x, y = left - WIDTH / 2 - 0.25, low - HALF - 0.14
+        width, height = right - left + WIDTH + 0.5, high - low + 2 * HALF + 0.28
+        axes.add_patch(_box(x, y, width, height, 0.15, "#f3f0e7", "#c9c2ab", 0))
         axes.text(
-            left - WIDTH / 2 - 0.32,
-            high + HALF,
-            f"× {count}",
-            ha="right",
-            va="center",
-            fontsize=10,
-            color="#7a7050",
-            weight="bold",
+            x - 0.07, high + HALF, f"× {count}", ha="right", va="center", fontsize=10, color="#7a7050", weight="bold"
         )
 
 

@@ -155,7 +155,8 @@ def _section(k: int, row: Row) -> str:
 
 def _actions(row: Row) -> str:
     if not row.actions:
-        return rf"\term{{Action}}{_math(row.formula) if row.formula else 'numeric, see the catalog'}"
+        told = _math(row.formula) if row.formula else "numeric, see the catalog"
+        return rf"{{\raggedright\term{{Action}}{told}\par}}"
     lines = [r"\term{Action}", "", r"\begin{longtable}{@{}L{0.48\textwidth}L{0.47\textwidth}@{}}"]
     for a in row.actions:
         times = rf" $\times {a.count}$" if a.count > 1 else ""

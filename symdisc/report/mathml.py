@@ -47,7 +47,8 @@ def show(tree: Tree) -> str:
         if isinstance(item, Break):
             lines.append([[]])
             continue
-        if len(items) > LONG and isinstance(item, Atom) and item.char in "+-=" and lines[-1][-1]:
+        begins = isinstance(item, Atom) and (item.char in "+-" or item.tex == "\\quad")
+        if len(items) > LONG and begins and lines[-1][-1]:
             lines[-1].append([])
         lines[-1][-1].append(item)
     return "<br>".join(" ".join(_term(t, k > 0) for k, t in enumerate(line) if t) for line in lines)
