@@ -34,20 +34,22 @@ def build(name: str, seed: int = 0) -> Built:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, example = ZOO[name].make()
-        _generic(model)
+        _generic(model, example)
     return model.eval(), example
 
 
-def _generic(model: nn.Module) -> None:
-    """Move what an initialisation leaves at exactly zero or one, gains and statistics, off these values."""
+def _generic(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Move what an initialisation leaves at exactly zero or one, gains and statistics, off these values.
+
+    Statistics are those of random inputs: with invented ones many ReLU units would never switch, and that is more symmetry.
+    """
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
-        for name, b in model.named_buffers():
-            if name.endswith("running_mean"):
-                b.copy_(0.3 * torch.randn_like(b))
-            elif name.endswith("running_var"):
-                b.copy_(0.5 + torch.rand_like(b))
+        if any(name.endswith("running_var") for name, _ in model.named_buffers()):
+            model.train()
+            for _ in range(20):
+                model(*(torch.randn(16, *x.shape[1:]) for x in example))
 
 
 def _tokens(vocabulary: int, length: int, batch: int = 2) -> tuple[Tensor, ...]:
@@ -63,8 +65,8 @@ def _mlp(act: Callable[[], nn.Module], widths: tuple[int, ...] = (5, 6, 4, 3), b
 
 
 def digits_mlp() -> Built:
-    """64-48-32-10 ReLU network for scikit-learn's 8 x 8 digits."""
-    return _mlp(nn.ReLU, (64, 48, 32, 10), batch=2)
+    """64-32-16-10 ReLU network for scikit-learn's 8 x 8 digits."""
+    return _mlp(nn.ReLU, (64, 32, 16, 10), batch=2)
 
 
 def digits_conv() -> Built:
@@ -241,7 +243,7 @@ ZOO: dict[str, Entry] = {
     "mlp-relu": Entry("5-6-4-3 perceptron with biases, ReLU", lambda: _mlp(nn.ReLU)),
     "mlp-tanh": Entry("5-6-4-3 perceptron with biases, tanh", lambda: _mlp(nn.Tanh)),
     "mlp-linear": Entry("5-6-4-3 linear network with biases", lambda: _mlp(nn.Identity)),
-    "digits-mlp": Entry("64-48-32-10 ReLU perceptron of the demo", digits_mlp),
+    "digits-mlp": Entry("64-32-16-10 ReLU perceptron of the demo", digits_mlp),
     "digits-conv": Entry("convolutional network with BatchNorm of the demo", digits_conv),
     "resnet-tiny": Entry("two residual blocks with BatchNorm", _resnet),
     "llama-tiny": Entry("2-layer rotary SwiGLU RMSNorm decoder, one key/value head, eps = 0", _llama),

@@ -81,7 +81,8 @@ def _read_safetensors(file: Path) -> Checkpoint:
 
 def _looks_like(file: Path) -> str:
     try:
-        head = file.open("rb").read(4)
+        with file.open("rb") as handle:
+            head = handle.read(4)
     except OSError:
         return ""
     if head[:2] == b"\x80\x02" or head == b"PK\x03\x04":

@@ -62,6 +62,8 @@ def open_source(text: str, *, values: bool | None = None, seed: int = 0) -> Sour
     Raises BadInput, in one line, for everything that is not a source.
     """
     head, colon, name = text.rpartition(":")
+    if not text.strip():
+        raise BadInput(f"the source is empty: give {KINDS}")
     if colon and head == "zoo":
         model, example = import_module("symdisc.zoo").build(name, seed)
         return Source(text, model, example)
@@ -77,8 +79,6 @@ def open_source(text: str, *, values: bool | None = None, seed: int = 0) -> Sour
         raise BadInput(_not_a_model(path))
     if colon and DOTTED.fullmatch(head) and "/" not in name:
         return _from_factory(text, _load_module(head), name, seed)
-    if text.startswith("zoo:") or not text.strip():
-        raise BadInput(f"unknown source {text!r}: give {KINDS}")
     if "/" in text or path.suffix in {".json", ".py", ".safetensors"}:
         raise BadInput(f"no such file or folder: {text} (a source is {KINDS})")
     raise BadInput(f"unknown source {text!r}: give {KINDS}")
