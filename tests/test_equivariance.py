@@ -283,6 +283,9 @@ def test_other_sizes_follow_the_same_names(name: str, sizes: tuple[int, ...]) ->
         (lambda: equivariance(lambda x: x.argsort().double(), 4), Undecided, "jumps"),
         (lambda: equivariance("sqrt(-1 - x**2)"), FormulaError, "real values"),
         (lambda: equivariance("sign(x)*y"), Undecided, "jumps"),
+        (lambda: equivariance("y*x/abs(x)"), Undecided, "jumps"),
+        (lambda: equivariance("y[i] = heaviside(x[i])", 2), Undecided, "jumps"),
+        (lambda: equivariance("y[i] = x[i]*sum(j, sign(x[j]))", 3), Undecided, "jumps"),
     ],
 )
 def test_refusals_are_one_clear_line(call: Callable[[], Any], error: type[Exception], words: str) -> None:

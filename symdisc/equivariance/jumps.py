@@ -13,7 +13,7 @@ from symdisc.equivariance.branches import breakpoints, resolve
 from symdisc.equivariance.zero import is_zero
 from symdisc.errors import Undecided
 
-__all__ = ["borders_that_stay"]
+__all__ = ["borders_that_stay", "may_jump", "refuse_jumps"]
 
 _STEP = Fraction(1, 10**7)
 
@@ -27,7 +27,7 @@ def borders_that_stay(
     Undecided for a formula of several variables that jumps.
     """
     if len(variables) > 1:
-        _refuse_jumps(f, points)
+        refuse_jumps(f, points)
         return []
     x = variables[0]
     breaks = breakpoints(f, x)
@@ -105,8 +105,14 @@ def _scanned(f: sp.Expr, x: sp.Symbol, points: Sequence[Mapping[sp.Symbol, Fract
     return found
 
 
-def _refuse_jumps(f: sp.Expr, points: Sequence[Mapping[sp.Symbol, Fraction]]) -> None:
-    if not f.has(sp.sign, sp.Piecewise):
+def may_jump(f: sp.Expr) -> bool:
+    """Only switches of value, poles and switches beside poles can make a formula of the grammar jump."""
+    return f.has(sp.sign, sp.Piecewise, sp.tan) or any(p.exp.is_negative for p in f.atoms(sp.Pow))
+
+
+def refuse_jumps(f: sp.Expr, points: Sequence[Mapping[sp.Symbol, Fraction]]) -> None:
+    """Raises Undecided when a formula of several variables jumps between some of the points."""
+    if not (may_jump(f) and f.has(sp.sign, sp.Piecewise, sp.Abs, sp.Max, sp.Min)):
         return
     ordered = list(points)
     for a, b in itertools.pairwise(ordered):

@@ -22,7 +22,7 @@ import sympy as sp
 
 from symdisc.equivariance.balls import Ball, Elimination, NoValue, eliminate, evaluate, working_precision
 from symdisc.equivariance.branches import all_branches, breakpoints, resolve
-from symdisc.equivariance.jumps import borders_that_stay
+from symdisc.equivariance.jumps import borders_that_stay, may_jump
 from symdisc.equivariance.numbers import closed_form, constants_of
 from symdisc.equivariance.samples import points_of
 from symdisc.equivariance.zero import is_zero
@@ -103,14 +103,10 @@ def _basis(
     constants = constants_of(f)
     vectors = [tuple(closed_form(v, constants) for v in row) for row in echelon(found.kernel)]
     pieces = pieces_of(f, variables) if vectors else []
-    if len(variables) == 1 and not breakpoints(f, variables[0]).complete and _may_jump(f):
+    if len(variables) == 1 and not breakpoints(f, variables[0]).complete and may_jump(f):
         pieces = []  # jumps were looked for between samples only
     proofs = [_is_relation(v, pieces, variables) for v in vectors]
     return tuple(vectors), tuple(proofs)
-
-
-def _may_jump(f: sp.Expr) -> bool:
-    return f.has(sp.sign, sp.Piecewise, sp.tan) or any(p.exp.is_negative for p in f.atoms(sp.Pow))
 
 
 def echelon(kernel: Sequence[Sequence[Ball]]) -> list[list[Ball]]:

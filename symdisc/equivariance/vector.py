@@ -13,6 +13,7 @@ import sympy as sp
 
 from symdisc.equivariance.balls import Ball, NoValue, evaluate, working_precision
 from symdisc.equivariance.branches import all_branches, resolve
+from symdisc.equivariance.jumps import refuse_jumps
 from symdisc.equivariance.naming import name_families
 from symdisc.equivariance.record import PROVED, WITNESSED, Discrete, Family, Pair
 from symdisc.equivariance.system import Layout, Sample, Space, equations
@@ -127,6 +128,7 @@ def _samples(op: Operator) -> list[Sample]:
     """Enough points for the unknowns, of several sizes so that small constants such as eps show."""
     symbols = [s for array in op.variables for s in array.reshape(-1)]
     derivatives: dict[tuple[int, sp.Expr], list[sp.Expr]] = {}
+    points: list[dict[sp.Symbol, Fraction]] = []
     needed = 2 + (3 * op.layout.unknowns) // (2 * op.results.size)
     found = []
     for trial in range(6 * needed):
@@ -139,7 +141,10 @@ def _samples(op: Operator) -> list[Sample]:
         sample = _sample(op, point, symbols, derivatives)
         if sample is not None:
             found.append(sample)
+            points.append(point)
         if len(found) >= needed:
+            for entry in op.results.reshape(-1):
+                refuse_jumps(entry, points)
             return found
     raise FormulaError("the formula has too few real values to sample: check its domain")
 
