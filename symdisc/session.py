@@ -51,6 +51,7 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
     from symdisc.families.discrete import find_discrete
     from symdisc.families.find import find_families
     from symdisc.families.proof import judge_proofs
+    from symdisc.families.signs import find_signs
     from symdisc.torchside.check import Checker, can_run
     from symdisc.torchside.fold import fold
 
@@ -61,7 +62,7 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
         facts = fold(captured)
     with clock("families"):
         proposed, classes, spaces = find_families(graph, facts)
-        discrete = find_discrete(classes, spaces)
+        discrete = find_discrete(classes, spaces) + find_signs(classes, spaces)
     checker = None
     broken = [Broken(packet, "all", packet, why) for packet, why in dict.fromkeys(facts.opaque)]
     if can_run(captured):
