@@ -76,9 +76,13 @@ def draw(cat: Catalog, path: str | os.PathLike[str]) -> None:
 
 def _figure(shown: Picture, title: str) -> Figure:
     rows = max(shown.ranks, default=0) + 1
-    reach = max((abs(c) for c in shown.columns), default=0.0) * COLUMN
-    spans = [(e.back, abs(shown.ranks[e.head] - shown.ranks[e.tail])) for e in shown.edges]
-    side = reach + WIDTH / 2 + max([2.9, *(_apex(span, back) + 1.75 for back, span in spans if back or span > 1)])
+    points = [(c * COLUMN, -r * STEP) for c, r in zip(shown.columns, shown.ranks, strict=True)]
+    swings = [_swing(shown, edge, points) for edge in shown.edges]
+    reach = max((abs(x) for x, _ in points), default=0.0)
+    ends = [
+        abs(points[e.tail][0] + points[e.head][0]) / 2 + s + 1.75 for e, s in zip(shown.edges, swings, strict=True) if s
+    ]
+    side = WIDTH / 2 + max([reach + 2.9, *ends])
     legend = _legend(shown)
     foot = 0.25 + 0.2 * ((len(legend) + 1) // 2)
     height = (rows - 1) * STEP + 2 * HALF + foot + 0.75
@@ -93,10 +97,9 @@ def _figure(shown: Picture, title: str) -> Figure:
     centred: Any = {"ha": "center", "va": "center"}
     top = bottom + height - 0.25
     axes.text(0, top, f"Architecture graph of {title}", fontsize=11, weight="bold", **centred)
-    points = [(c * COLUMN, -r * STEP) for c, r in zip(shown.columns, shown.ranks, strict=True)]
     _repeats(axes, shown, points)
-    for edge in shown.edges:
-        _edge(axes, edge, shown, points)
+    for edge, swing in zip(shown.edges, swings, strict=True):
+        _edge(axes, edge, points, swing)
     for vertex, (x, y) in zip(shown.vertices, points, strict=True):
         axes.add_patch(_box(x - WIDTH / 2, y - HALF, WIDTH, 2 * HALF, 0.09, FILL[vertex.kind], "#333333", 4))
         label, place = _cut(vertex.label.replace("_", " "), 30), _cut(vertex.place, 44, front=True)
@@ -152,9 +155,19 @@ def _repeats(axes: Any, shown: Picture, points: list[tuple[float, float]]) -> No
         )
 
 
-def _apex(span: int, back: bool) -> float:
-    """How far an edge swings out beside the boxes: further on the right, where the labels of straight edges stand."""
-    return min((1.75 if back else 0.7) + 0.3 * max(span - 1, 0), 3.4)
+def _swing(shown: Picture, edge: Edge, points: list[tuple[float, float]]) -> float:
+    """How far an edge swings out beside its boxes: 0 for one to the next row.
+
+    Back edges go right, past the labels of straight edges; edges over several rows go left, past all boxes between.
+    """
+    low, high = sorted((shown.ranks[edge.tail], shown.ranks[edge.head]))
+    if not edge.back and high - low == 1:
+        return 0.0
+    swing = min((1.75 if edge.back else 0.7) + 0.3 * max(high - low - 1, 0), 3.4)
+    side = 1 if edge.back else -1
+    middle = side * (points[edge.tail][0] + points[edge.head][0]) / 2
+    between = [side * x - middle + 0.4 for (x, _), r in zip(points, shown.ranks, strict=True) if low < r < high]
+    return max([swing, *between])
 
 
 def _bend(start: tuple[float, float], end: tuple[float, float], apex: float) -> float:
@@ -162,24 +175,21 @@ def _bend(start: tuple[float, float], end: tuple[float, float], apex: float) -> 
     return 2 * apex / max(math.dist(start, end), 0.2)
 
 
-def _edge(axes: Any, edge: Edge, shown: Picture, points: list[tuple[float, float]]) -> None:
+def _edge(axes: Any, edge: Edge, points: list[tuple[float, float]], swing: float) -> None:
     (x0, y0), (x1, y1) = points[edge.tail], points[edge.head]
-    span = shown.ranks[edge.head] - shown.ranks[edge.tail]
     for k, strand in enumerate(edge.strands):
         shift = (k - (len(edge.strands) - 1) / 2) * 0.09
-        if not edge.back and span == 1:
-            start, end, bend = (x0 + shift, y0 - HALF), (x1 + shift, y1 + HALF), 0.0
-        elif not edge.back:  # past other rows: out at the left, back in at the left
-            start, end = (x0 - WIDTH / 2, y0 + shift), (x1 - WIDTH / 2, y1 + shift)
-            bend = _bend(start, end, _apex(span, False))
+        if not swing:
+            start, end, style = (x0 + shift, y0 - HALF), (x1 + shift, y1 + HALF), "arc3"
         else:
-            start, end = (x0 + WIDTH / 2, y0 + shift - 0.08), (x1 + WIDTH / 2, y1 + shift + 0.08)
-            bend = _bend(start, end, _apex(-span, True))
+            out, apart = (WIDTH / 2, 0.08) if edge.back else (-WIDTH / 2, 0.0)
+            start, end = (x0 + out, y0 + shift - apart), (x1 + out, y1 + shift + apart)
+            style = f"arc3,rad={_bend(start, end, swing)}"
         axes.add_patch(
             FancyArrowPatch(
                 start,
                 end,
-                connectionstyle=f"arc3,rad={bend}" if bend else "arc3",
+                connectionstyle=style,
                 color=_colour(strand),
                 arrowstyle="-|>",
                 mutation_scale=8,
@@ -190,30 +200,21 @@ def _edge(axes: Any, edge: Edge, shown: Picture, points: list[tuple[float, float
                 linestyle=(0, (4, 2)) if edge.back else "-",
             )
         )
-    _label(axes, edge, span, (x0, y0), (x1, y1))
+    middle = ((x0 + x1) / 2, (y0 + y1) / 2)
+    _label(axes, edge, middle, swing)
 
 
-def _label(axes: Any, edge: Edge, span: int, tail: tuple[float, float], head: tuple[float, float]) -> None:
+def _label(axes: Any, edge: Edge, middle: tuple[float, float], swing: float) -> None:
     """Modules and groups beside the middle of an edge, one line per strand."""
-    lines = [(f"{s.modules}  {s.groups}".strip(), _colour(s)) for s in edge.strands if s.modules]
-    lines = [(_cut(text, 46), colour) for text, colour in lines]
-    (x0, y0), (x1, y1) = tail, head
-    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    lines = [(_cut(f"{s.modules}  {s.groups}".strip(), 46), _colour(s)) for s in edge.strands if s.modules]
+    x, y = middle
     if edge.back:
-        x, align = (x0 + x1) / 2 + WIDTH / 2 + _apex(-span, True) + 0.1, "left"
-    elif span > 1:
-        x, align = x - WIDTH / 2 - _apex(span, False) - 0.08, "right"
+        x, align = x + WIDTH / 2 + swing + 0.1, "left"
+    elif swing:
+        x, align = x - WIDTH / 2 - swing - 0.08, "right"
     else:
-        x, align = x + 0.09 * len(edge.strands) / 2 + 0.1, "left"
+        x, align = x + 0.045 * len(edge.strands) + 0.1, "left"
     for k, (text, colour) in enumerate(lines):
-        axes.text(
-            x,
-            y + ((len(lines) - 1) / 2 - k) * 0.16,
-            text,
-            ha=align,
-            va="center",
-            fontsize=6.5,
-            color=colour,
-            zorder=6,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
-        )
+        place = (x, y + ((len(lines) - 1) / 2 - k) * 0.16)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+        axes.text(*place, text, ha=align, va="center", fontsize=6.5, color=colour, zorder=6, bbox=box)
