@@ -72,7 +72,7 @@ class _Finder:
                 self.shifts_of.setdefault(c, []).append(k)
 
     def run(self) -> list[Space]:
-        colours = self.links.colours()
+        colours = self.links.colours
         doubled = self.links.doubled()
         free = np.flatnonzero(~self.dead & (colours != 0))
         planes = free[doubled[free]]

@@ -56,7 +56,7 @@ def find_discrete(classes: Classes, spaces: list[Space]) -> list[Discrete]:
     for units, why in classes.facts.fixed:
         if why == "output":
             open_[classes(units)] = False
-    colours = links.colours()
+    colours = links.colours
     candidates = np.flatnonzero(open_ & (colours != 0))
     group = np.full(classes.count, -1)
     kept = [candidates[rows] for rows in runs(colours[candidates])[1] if len(rows) > 1]
@@ -73,24 +73,38 @@ def _bundles(classes: Classes, links: Links, group: np.ndarray) -> tuple[np.ndar
 
     Single classes (a common gate) do not transport a permutation. A unit must hold each of its groups once.
     """
-    _, left, right = links._pairs()
+    number, left, right = links.pairs()
+    banned = _held(number, left, right, group) | _held(number, right, left, group)
     tied = (group[left] >= 0) & (group[right] >= 0)
     unit = components(classes.count, [(left[tied], right[tied])])
     members = np.flatnonzero(group >= 0)
+    population = np.bincount(group[members], minlength=1)
     signature = np.zeros(classes.count, dtype=np.uint64)
     size, distinct = np.zeros(classes.count, dtype=np.int64), np.zeros(classes.count, dtype=np.int64)
     add_to(signature, unit[members], mix(group[members], 20))
     np.add.at(size, unit[members], 1)
     np.add.at(distinct, np.unique((unit[members] << 32) | group[members]) >> 32, 1)
-    bundle, number, sizes = np.full(classes.count, -1), np.zeros(classes.count, dtype=np.int64), []
-    for rows in runs(signature[unit[members]])[1]:
+    bundle, place, sizes = np.full(classes.count, -1), np.zeros(classes.count, dtype=np.int64), []
+    for rows in sorted(runs(signature[unit[members]])[1], key=lambda r: int(r[0])):
         part = members[rows]
         units, inverse = np.unique(unit[part], return_inverse=True)
-        whole = all(int((group == k).sum()) == int((group[part] == k).sum()) for k in np.unique(group[part]).tolist())
+        kinds = np.unique(group[part])
+        whole = all(population[k] == int((group[part] == k).sum()) for k in kinds.tolist()) and not banned[kinds].any()
         if whole and len(units) > 1 and (size[units] == distinct[units]).all():
-            bundle[part], number[part] = len(sizes), inverse
+            bundle[part], place[part] = len(sizes), inverse
             sizes.append(len(units))
-    return bundle, number, sizes
+    return bundle, place, sizes
+
+
+def _held(number: np.ndarray, mine: np.ndarray, other: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Boolean per group: its units are tied one by one to different classes that stay in place."""
+    held = np.zeros(int(group.max(initial=-1)) + 1, dtype=bool)
+    outside = np.flatnonzero((group[mine] >= 0) & (group[other] < 0))
+    for rows in runs((number[outside] << 32) | group[mine[outside]])[1]:
+        at = outside[rows]
+        if other[at].min() != other[at].max():
+            held[group[mine[at[0]]]] = True
+    return held
 
 
 def _collect(classes: Classes, bundles: list[_Bundle], bundle: np.ndarray, unit: np.ndarray) -> None:

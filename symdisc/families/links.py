@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -109,6 +110,7 @@ class Links:
             np.maximum.at(most, keys % count, n)
         return np.asarray((least == 2) & (most == 2))
 
+    @cached_property
     def colours(self) -> np.ndarray:
         """A number per class, equal for classes that every vector treats alike (up to ROUNDS links away); 0: unmarked."""
         classes, facts = self.classes, self.classes.facts
@@ -137,13 +139,13 @@ class Links:
         add_to(h, self.left, mix(self.number, 8))
         add_to(h, self.right, mix(self.number, 9))
         marked = h != 0
-        pairs = self._pairs()
+        pairs = self.pairs()
         for _ in range(ROUNDS):
             h = self._refine(h, pairs)
         h[~marked] = 0
         return h
 
-    def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(relation number, class, class) of everything that ties units one by one."""
         classes, facts = self.classes, self.classes.facts
         found = [(self.number, self.left, self.right)]

@@ -76,7 +76,9 @@ class _System:
             if merged is None:
                 break
             table = merged
-        keep = (~self.zero[table]).any(0)
+        o, a, b = table
+        empty = ((o == a) & self.zero[b]) | ((o == b) & self.zero[a] & (sign == 1.0))
+        keep = (~self.zero[table]).any(0) & ~empty
         columns = np.unique(np.concatenate([table[:, keep], sign[None, keep]]), axis=1).T
         return [_merge([(int(o), -1.0), (int(a), 1.0), (int(b), float(p))]) for o, a, b, p in columns.tolist()]
 

@@ -112,17 +112,23 @@ class Checker:
 
     def judge(self, families: Sequence[Symmetry | Discrete], seed: int = 0, scale: float = 0.3,
               progress: Callable[[int, int], None] | None = None) -> list[float]:
-        """Change of the function under a random element of each family; all together first, one by one only if that fails."""
+        """Change of the function under a random element of each family: all together first, then halves of what fails."""
         rng = np.random.default_rng(seed)
-        arrays = [_nontrivial(s, rng) if isinstance(s, Discrete) else sample_array(s, rng, scale) for s in families]
-        together = self._try(list(zip(families, arrays, strict=True)))
-        if together < TOLERANCE:
-            return [together] * len(families)
-        changes = []
-        for k, (s, a) in enumerate(zip(families, arrays, strict=True)):
-            changes.append(self._try([(s, a)]))
+        factors = [(s, _nontrivial(s, rng) if isinstance(s, Discrete) else sample_array(s, rng, scale)) for s in families]
+        changes = [0.0] * len(factors)
+        pending, done = [list(range(len(factors)))] if factors else [], 0
+        while pending:
+            part = pending.pop()
+            change = self._try([factors[k] for k in part])
+            if change >= TOLERANCE and len(part) > 1:
+                half = len(part) // 2
+                pending += [part[half:], part[:half]]
+                continue
+            for k in part:
+                changes[k] = change
+            done += len(part)
             if progress is not None:
-                progress(k + 1, len(families))
+                progress(done, len(factors))
         return changes
 
     def _try(self, factors: list[tuple[Symmetry | Discrete, np.ndarray]]) -> float:
