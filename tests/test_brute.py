@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from brute import (  # noqa: E402
+from brute import (
     Undetermined,
     distinct_parameters,
     fibre,
@@ -22,9 +22,9 @@ from brute import (  # noqa: E402
     randomise,
     split_spectrum,
 )
-from grower import grow, regrow, shrink  # noqa: E402
-from networks import NETWORKS, ready, references  # noqa: E402
-from networks.base import floats, mlp  # noqa: E402
+from grower import grow, regrow, shrink
+from networks import NETWORKS, ready, references
+from networks.base import floats, mlp
 
 QUICK = (
     "mlp_relu", "mlp_tanh", "mlp_exp", "linear_deep", "attn_one_bias", "attn_rotary_half", "mini_rms_kv1", "mini_ln",

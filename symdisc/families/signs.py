@@ -106,7 +106,8 @@ def _parameters(signs: _Signs) -> None:
 
 def _axes(use: DenseUse | GainUse | ShiftUse) -> list[tuple[object, np.ndarray]]:
     if isinstance(use, DenseUse):
-        return [((use.rows, axis, "dense"), units) for axis, units in ((use.out_axis, use.outs), (use.in_axis, use.ins)) if units is not None]
+        sides = ((use.out_axis, use.outs), (use.in_axis, use.ins))
+        return [((use.rows, axis, "dense"), units) for axis, units in sides if units is not None]
     if isinstance(use, ShiftUse):
         return [(("shift", int(e)), np.array([u])) for e, u in zip(use.elements, use.units, strict=True)]
     return [(("gain", side, int(e)), np.array([u])) for side, units in (("in", use.ins), ("out", use.outs))

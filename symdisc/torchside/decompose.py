@@ -17,13 +17,13 @@ __all__ = ["TABLE"]
 aten = torch.ops.aten
 
 
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def _affine(x: Any, weight: Any, bias: Any) -> Tensor:
     if weight is not None:
         x = x * weight
     return x if bias is None else x + bias
 
 
-def _channels(v: Tensor | None, x: Tensor) -> Tensor | None:
+def _channels(v: Any, x: Any) -> Any:
     """[C] -> [1, C, 1, ...] to broadcast over x."""
     return None if v is None else v.reshape([1, -1] + [1] * (x.dim() - 2))
 
@@ -106,7 +106,7 @@ def dropout(x, p, train):  # type: ignore[no-untyped-def]
 
 
 # --- recurrent layers, unrolled over time ---------------------------------------------------------------------------
-def _lstm_cell(x: Tensor, state: tuple[Tensor, ...], w: list[Tensor | None]) -> tuple[Tensor, ...]:
+def _lstm_cell(x: Tensor, state: tuple[Tensor, ...], w: list[Any]) -> tuple[Tensor, ...]:
     h, c = state
     gates = torch.nn.functional.linear(x, w[0], w[2]) + torch.nn.functional.linear(h, w[1], w[3])
     i, f, g, o = gates.chunk(4, -1)
@@ -117,7 +117,7 @@ def _lstm_cell(x: Tensor, state: tuple[Tensor, ...], w: list[Tensor | None]) -> 
     return h, c
 
 
-def _gru_cell(x: Tensor, state: tuple[Tensor, ...], w: list[Tensor | None]) -> tuple[Tensor, ...]:
+def _gru_cell(x: Tensor, state: tuple[Tensor, ...], w: list[Any]) -> tuple[Tensor, ...]:
     (h,) = state
     xr, xz, xn = torch.nn.functional.linear(x, w[0], w[2]).chunk(3, -1)
     hr, hz, hn = torch.nn.functional.linear(h, w[1], w[3]).chunk(3, -1)
@@ -127,7 +127,7 @@ def _gru_cell(x: Tensor, state: tuple[Tensor, ...], w: list[Tensor | None]) -> t
 
 
 def _rnn_cell(act: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, ...]]:
-    def cell(x: Tensor, state: tuple[Tensor, ...], w: list[Tensor | None]) -> tuple[Tensor, ...]:
+    def cell(x: Tensor, state: tuple[Tensor, ...], w: list[Any]) -> tuple[Tensor, ...]:
         (h,) = state
         return (act(torch.nn.functional.linear(x, w[0], w[2]) + torch.nn.functional.linear(h, w[1], w[3])),)
 
@@ -135,7 +135,7 @@ def _rnn_cell(act: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, ..
 
 
 def _direction(cell: Callable[..., tuple[Tensor, ...]], xs: list[Tensor], state: tuple[Tensor, ...],
-               w: list[Tensor | None], reverse: bool) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+               w: list[Any], reverse: bool) -> tuple[list[Tensor], tuple[Tensor, ...]]:
     outs = []
     for x in reversed(xs) if reverse else xs:
         state = cell(x, state, w)
@@ -155,7 +155,7 @@ def _unroll(cell: Callable[..., tuple[Tensor, ...]], x: Tensor, hx: list[Tensor]
             index = layer * directions + d
             w: list[Any] = list(params[index * stride:(index + 1) * stride])
             if not has_biases:
-                w = w[:2] + [None, None] + w[2:]
+                w = [*w[:2], None, None, *w[2:]]
             ys, state = _direction(cell, xs, tuple(h[index] for h in hx), w, reverse=d == 1)
             outs.append(ys)
             last.append(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from symdisc.opgraph import Literal, Op, OpGraph, Ref
 __all__ = ["ancestors", "call", "evaluate", "resolve"]
 
 
-@lru_cache(maxsize=None)
+@cache
 def resolve(target: str) -> Callable[..., Any]:
     """The torch callable named by ``aten.add.Tensor``, ``getitem`` or ``namespace.name.overload``."""
     if target == "getitem":
