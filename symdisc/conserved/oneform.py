@@ -3,9 +3,10 @@
 The form of a generator is omega_a = <X_a(theta), d theta>. It has a potential where d omega = 0, a potential after
 multiplication by an integrating factor where omega ^ d omega = 0 (Frobenius), and is of contact type otherwise.
 
-The miniature keeps at most two positions of every axis that the moves touch and two of all other axes together. It is
-the restriction of the form to a coordinate subspace, and restrictions of integrable forms are integrable, so a "no"
-found on the miniature is a "no" for the network. A potential is only claimed where the miniature is the whole thing.
+The miniature keeps at most two positions (three for rotations that fix 1) of every axis that the moves touch and two of
+all other axes together. It is the restriction of the form to a coordinate subspace, and restrictions of integrable
+forms are integrable, so a "no" found on the miniature is a "no" for the network. A potential is only claimed where the
+miniature is the whole thing.
 """
 
 from __future__ import annotations
@@ -72,15 +73,20 @@ def _axes(moves: Sequence[Move], shapes: Shapes) -> dict[str, list[int]]:
     return {name: sorted(axes) for name, axes in used.items()}
 
 
-def _mini_shape(name: str, axes: list[int], shapes: Shapes) -> tuple[tuple[int, ...], dict[int, int]]:
+def _least(family: str) -> int:
+    """The size at which a family has an element: rotations that fix 1 begin in three dimensions."""
+    return 3 if family == "o1" else 2
+
+
+def _mini_shape(name: str, axes: list[int], shapes: Shapes, most: int) -> tuple[tuple[int, ...], dict[int, int]]:
     """The small shape and where each singled-out axis went."""
-    shape = shapes.get(name, (2,))
+    shape = shapes.get(name, (most,))
     if axes == [-1] or not shape:
-        return (min(2, prod(shape)),), {-1: -1, 0: 0}
+        return (min(most, prod(shape)),), {-1: -1, 0: 0}
     if -1 in axes:
         raise Undecided(f"{name} is moved along one axis and as a flat vector; the miniature has no room for both")
     rest = prod(s for a, s in enumerate(shape) if a not in axes)
-    small = tuple(min(2, shape[a]) for a in axes) + ((min(2, rest),) if rest > 1 else ())
+    small = tuple(min(most, shape[a]) for a in axes) + ((min(2, rest),) if rest > 1 else ())
     return small, {**{a: k for k, a in enumerate(axes)}, -1: -1}
 
 
@@ -88,7 +94,8 @@ def miniature(
     family: str, shape: tuple[int, ...], moves: Sequence[Move], shapes: Shapes, trained: frozenset[str]
 ) -> Miniature:
     """The field of a symmetry on small symbolic parameters; constants become distinct numbers."""
-    layout = {name: _mini_shape(name, axes, shapes) for name, axes in _axes(moves, shapes).items()}
+    most = _least(family)
+    layout = {name: _mini_shape(name, axes, shapes, most) for name, axes in _axes(moves, shapes).items()}
     state, coordinates, names = {}, [], []
     for k, (name, (small, _)) in enumerate(sorted(layout.items())):
         if name in trained:
@@ -146,7 +153,7 @@ def _algebra_shape(
     family: str, shape: tuple[int, ...], moves: Sequence[Move], state: Mapping[str, np.ndarray]
 ) -> tuple[int, ...]:
     if family in EQUATIONS:
-        return (1, min(2, shape[1]), min(2, shape[1]))
+        return (1, min(_least(family), shape[1]), min(_least(family), shape[1]))
     first = moves[0]
     sizes = []
     for m in moves:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["constraint_latex", "expression", "latex", "tex_name"]
 
 
+_TEXT = str.maketrans({"_": r"\_", "^": r"\^{}", "<": r"\textless{}", ">": r"\textgreater{}"})
+
+
 def tex_name(name: str) -> str:
     """A parameter name in typewriter, underscores escaped."""
     return rf"\texttt{{{name.replace('_', chr(92) + '_')}}}"
@@ -42,14 +45,15 @@ def _unfolded(term: Term, blocks: int) -> tuple[sp.MatrixExpr, str]:
 
 
 def _terms_of_matrices(q: ConservedQuantity) -> tuple[sp.MatrixExpr, dict[sp.Basic, str]]:
-    total, names = None, {}
+    """c (W W^T - ...) with the first coefficient taken out."""
+    parts, names = [], {}
+    common = sp.nsimplify(q.terms[0].weight) / 2
     for term in q.terms:
         w, label = _unfolded(term, q.symmetry.shape[0])
         names[w.args[0] if w.is_Transpose else w] = label
         coefficient = sp.nsimplify(term.weight) * (1 if term.move.rep == "g" else -1) / 2
-        part = coefficient * w * w.T
-        total = part if total is None else total + part
-    return total, names
+        parts.append(coefficient / common * w * w.T)
+    return sp.MatMul(common, sp.MatAdd(*parts), evaluate=False), names
 
 
 def _count(term: Term) -> int:
@@ -67,7 +71,8 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
     for term in q.terms:
         move = term.move
         base = sp.IndexedBase(sp.Symbol(move.parameter + ("" if move.axis <= 0 else f"[{move.axis}]"), real=True))
-        names[base.label] = tex_name(move.parameter) + ("" if move.axis <= 0 else f"_{{({move.axis})}}")
+        unit = () if prod(q.symmetry.shape) == 1 else (sp.Symbol("u", integer=True, positive=True),)
+        names[base.label] = tex_name(move.parameter) + ("" if move.axis <= 0 else f"^{{({move.axis})}}")
         additive = move.kind in ("add", "outer", "outer_bias")
         shape = parse_scalar(term.potential, {"x": x}) if term.potential else (x if additive else x**2 / 2)
         if move.kind == "affine_scale":
@@ -80,8 +85,10 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
         for step in move.through:
             coefficient *= sp.nsimplify(step.offset) if step.kind == "scale" else sp.Symbol(f"L[{step.parameter}]")
         n = _count(term)
-        value = coefficient * shape.subs(x, base[k])
-        total += value.subs(k, 1) if n == 1 else sp.Sum(value, (k, 1, n))
+        if n == 1:
+            total += coefficient * shape.subs(x, base[unit or (1,)])
+        else:
+            total += coefficient * sp.Sum(shape.subs(x, base[(*unit, k)]), (k, 1, n))
     return total, names
 
 
@@ -125,6 +132,11 @@ def _momentum(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
     return factor * total, names
 
 
+def _tex(value: sp.Basic, names: dict[sp.Basic, str]) -> str:
+    """sympy puts brackets around the factor of a matrix expression."""
+    return str(sp.latex(value, symbol_names=names).replace(r"\left(\frac{1}{2}\right)", r"\frac{1}{2}"))
+
+
 def expression(q: ConservedQuantity) -> sp.Basic:
     """The quantity of one block or unit."""
     return _expression(q)[0]
@@ -137,13 +149,13 @@ def latex(q: ConservedQuantity) -> str:
         value, names = _expression(q)
         blocks = q.symmetry.shape[0] if q.symmetry.shape else 1
         head = "Q" if blocks == 1 else ("Q_{b}" if len(q.symmetry.shape) == 3 else "Q_{u}")
-        lines.append(f"{head} = {sp.latex(value, symbol_names=names)}" + (f",\\quad {q.law}" if q.law else ""))
+        lines.append(f"{head} = {_tex(value, names)}" + (f",\\quad {q.law}" if q.law else ""))
     elif q.law:
         lines.append(q.law)
     if q.constraint:
         lines.append(q.constraint)
     if not q.form and q.reason:
-        lines.append(rf"\text{{none: {q.reason.replace('_', chr(92) + '_').replace('^', chr(92) + '^{}')}}}")
+        lines.append(rf"\text{{none: {q.reason.translate(_TEXT)}}}")
     return r" \\ ".join(lines)
 
 
@@ -157,8 +169,10 @@ def constraint_latex(terms: Sequence[Term], part: str, blocks: int) -> str:
             return r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a"
         w, label = _unfolded(term, blocks)
         dot, flipped = rf"\dot{{{label}}}", w.is_Transpose
-        left, right = (dot, label + r"^{\top}") if not flipped else (dot + r"^{\top}", label)
-        back, front = (label, dot + r"^{\top}") if not flipped else (label + r"^{\top}", dot)
+        # The braces: a block's name has a superscript of its own.
+        turned, turning = rf"{{{label}}}^{{\top}}", rf"{{{dot}}}^{{\top}}"
+        left, right = (dot, turned) if not flipped else (turning, label)
+        back, front = (label, turning) if not flipped else (turned, dot)
         if move.rep == "g":
             pieces.append(f"+ {scale}{left} {right}")
         else:
