@@ -83,11 +83,12 @@ class Discrete:
 
     def to_dict(self) -> dict[str, Any]:
         d = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "moves"}
-        return {**d, "order": str(self.order), "moves": [m.to_dict() for m in self.moves]}
+        # hexadecimal: the orders of large symmetric groups exceed what Python writes in decimal
+        return {**d, "order": hex(self.order), "moves": [m.to_dict() for m in self.moves]}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Discrete:
-        values = {**d, "order": int(d["order"]), "moves": tuple(Move.from_dict(m) for m in d["moves"])}
+        values = {**d, "order": int(d["order"], 16), "moves": tuple(Move.from_dict(m) for m in d["moves"])}
         for key in ("parameters", "shape"):
             values[key] = tuple(values[key])
         return cls(**values)
