@@ -133,6 +133,13 @@ class Catalog:
             raise BadInput("not a symdisc catalog: the file is not JSON with a 'schema' key; make one with discover") from error
         if schema != SCHEMA:
             raise BadInput(f"catalog schema {schema} is not {SCHEMA}; make the catalog again with this version")
+        try:
+            return cls._from_fields(d)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadInput(f"the catalog is damaged ({type(error).__name__}: {error}); make it again with discover") from error
+
+    @classmethod
+    def _from_fields(cls, d: dict[str, Any]) -> Catalog:
         return cls(
             d["architecture"],
             tuple(Symmetry.from_dict(s) for s in d["symmetries"]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ def _tokens(vocabulary: int, length: int, batch: int = 2) -> tuple[Tensor, ...]:
 # --- layered and convolutional networks -----------------------------------------------------------------------------------
 def _mlp(act: Callable[[], nn.Module], widths: tuple[int, ...] = (5, 6, 4, 3), batch: int = 3) -> Built:
     layers: list[nn.Module] = []
-    for m, n in zip(widths, widths[1:], strict=False):
+    for m, n in pairwise(widths):
         layers += [nn.Linear(m, n), act()]
     return nn.Sequential(*layers[:-1]), (torch.randn(batch, widths[0]),)
 
@@ -127,7 +128,8 @@ class Attention(nn.Module):
 
     def turn(self, x: Tensor) -> Tensor:
         half = self.k // 2
-        return x * self.cos + torch.cat([-x[..., half:], x[..., :half]], -1) * self.sin
+        turned = torch.cat([-x[..., half:], x[..., :half]], -1)
+        return x * self.get_buffer("cos") + turned * self.get_buffer("sin")
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, _ = x.shape

@@ -42,7 +42,8 @@ def derive(formula: str = typer.Argument(..., metavar="FORMULA", help='An activa
     console.print(found.latex(), style="dim", markup=False)
 
 
-def laws(shape: str = typer.Argument(..., metavar="SHAPE", help="linear:4-3-2, relu:3-4-2:bias, attention:width=4,key=2, JSON, or a SOURCE."),
+def laws(shape: str = typer.Argument(..., metavar="SHAPE",
+                                     help="linear:4-3-2, relu:3-4-2:bias, attention:width=4,key=2, JSON, or a SOURCE."),
          seed: int = typer.Option(0, "--seed", min=0, help="Seed of the random point."), as_json: bool = JSON) -> None:
     """Count the independent conservation laws of gradient flow, D - dim Lie."""
     from symdisc.laws import KINDS, count_laws

@@ -19,7 +19,7 @@ __all__ = ["app", "main"]
 
 DONE, FAILED, BAD, STOPPED, TERMINATED = 0, 1, 2, 130, 143
 
-_Usage = typer.BadParameter.__mro__[2]  # ClickException, whichever package typer takes it from
+_Usage: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, whichever package typer takes it from
 
 app = typer.Typer(name="symdisc", add_completion=False, rich_markup_mode=None,
                   help="Parameter symmetries of neural networks: derived, proved, certified, and applied to real weights.",
@@ -40,16 +40,16 @@ def _top(context: typer.Context, version: bool = typer.Option(False, "--version"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. ``SYMDISC_DEBUG=1`` lets tracebacks through."""
+    _asked_to_end.clear()
     before = _on_terminate(_terminate)
     try:
         result = app(args=None if arguments is None else list(arguments), prog_name="symdisc", standalone_mode=False)
-        return result if isinstance(result, int) else DONE
+        code = result if isinstance(result, int) else DONE
+        return _stopped() if code == STOPPED else code  # typer turns Ctrl-C into this code
     except typer.Exit as stop:
         return int(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted; nothing half written is left", STOPPED)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else BAD
+    except (typer.Abort, KeyboardInterrupt):
+        return _stopped()
     except BrokenPipeError:
         # the reader of our output has gone; python would complain again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,8 +73,16 @@ def _say(text: str, code: int, error: BaseException | None = None) -> int:
     return code
 
 
+def _stopped() -> int:
+    return _say("stopped; nothing half written is left", TERMINATED if _asked_to_end else STOPPED)
+
+
+_asked_to_end: list[int] = []
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(TERMINATED)  # unwinds, so that part files are removed
+    _asked_to_end.append(number)
+    raise KeyboardInterrupt  # unwinds, so that part files are removed
 
 
 def _on_terminate(handler: object) -> object:

@@ -18,7 +18,7 @@ from symdisc.errors import BadInput, StateMismatch
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
-    from symdisc.symmetry import Element
+    from symdisc.symmetry import Discrete, Element, Symmetry
 
 __all__ = ["Checkpoint", "Fit", "beside", "check_target", "fit_names", "read_checkpoint", "transform", "write_checkpoint"]
 
@@ -71,7 +71,7 @@ def _read_safetensors(file: Path) -> Checkpoint:
 
     try:
         with safe_open(str(file), framework="pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
             return Checkpoint(file, tensors, dict(handle.metadata() or {}))
     except SafetensorError as error:
         raise BadInput(f"{file} is not a safetensors file, or it is damaged: {_first_line(error)}" + _looks_like(file)) from error
@@ -209,7 +209,7 @@ def _prefix(cat: Catalog, disk: set[str], known: Mapping[str, tuple[int, ...]]) 
 def _refuse_missing(cat: Catalog, checkpoint: Checkpoint, names: Mapping[str, str], strange: Sequence[str]) -> None:
     present = {cat.aliases.get(m, m) for m in names.values()}
     missing = [n for n in cat.parameters if n not in present]
-    moved = {p for s in (*cat.symmetries, *cat.discrete) for p in s.parameters}
+    moved = {p for s in _factors(cat) for p in s.parameters}
     missing += [n for n in cat.buffers if n in moved and n not in present]
     if not missing:
         return
@@ -220,6 +220,10 @@ def _refuse_missing(cat: Catalog, checkpoint: Checkpoint, names: Mapping[str, st
     elif tails:
         hint = f"; the file has {tails[0]}, so a prefix may differ for this part only"
     raise StateMismatch(f"{checkpoint.path} lacks {_some(missing)} that the model has{hint}; is --model the right one?")
+
+
+def _factors(cat: Catalog) -> list[Symmetry | Discrete]:
+    return [*cat.symmetries, *cat.discrete]
 
 
 def _some(names: Sequence[str]) -> str:
@@ -233,7 +237,7 @@ def transform(cat: Catalog, checkpoint: Checkpoint, fit: Fit, g: Element) -> Che
 
     Computed in float64 (files above 4 GiB: in the weight's dtype) and rounded once. Raises StateMismatch when ties differ.
     """
-    moved = {p for s in (*cat.symmetries, *cat.discrete) for p in s.parameters}
+    moved = {p for s in _factors(cat) for p in s.parameters}
     size = sum(t.numel() * t.element_size() for t in checkpoint.tensors.values())
     state: dict[str, Tensor] = {}
     for disk, model in fit.names.items():
@@ -257,12 +261,14 @@ def transform(cat: Catalog, checkpoint: Checkpoint, fit: Fit, g: Element) -> Che
 def _movable(checkpoint: Checkpoint, disk: str, tensor: Tensor) -> None:
     if not tensor.is_floating_point() or tensor.element_size() < 2:
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise StateMismatch(f"{disk} in {checkpoint.path} is stored as {kind}: quantised weights have no continuous symmetry, dequantise first")
+        raise StateMismatch(f"{disk} in {checkpoint.path} is stored as {kind}: "
+                            f"quantised weights have no continuous symmetry, dequantise first")
 
 
 def _same_as_tied(cat: Catalog, checkpoint: Checkpoint, fit: Fit, disk: str, canonical: str) -> None:
     for other, model in fit.names.items():
-        if other != disk and cat.aliases.get(model, model) == canonical and not torch.equal(checkpoint.tensors[other], checkpoint.tensors[disk]):
+        tied = other != disk and cat.aliases.get(model, model) == canonical
+        if tied and not torch.equal(checkpoint.tensors[other], checkpoint.tensors[disk]):
             raise StateMismatch(f"{disk} and {other} are one tensor in the model (tied), but differ in {checkpoint.path}")
 
 

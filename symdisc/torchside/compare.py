@@ -45,7 +45,7 @@ def state_of(cat: Catalog, checkpoint: Checkpoint, fit: Fit, dtype: torch.dtype)
     return {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
 
 
-def compare(cat: Catalog, source: Source, before: Checkpoint, after: Checkpoint, fit: Fit, samples: int = 3) -> Witness:
+def compare(cat: Catalog, source: Source, before: Checkpoint, after: Checkpoint, fit: Fit, samples: int = 8) -> Witness:
     """Run the model of ``source`` in float64 with both checkpoints on several inputs; raises BadInput on the meta device.
 
     What is left is the rounding of the stored weights, so the tolerance is that of their dtype.

@@ -141,7 +141,7 @@ def _one_line(error: BaseException) -> str:
 
 def _from_factory(text: str, module: ModuleType, name: str, seed: int) -> Source:
     found = getattr(module, name, None) if name.isidentifier() else None
-    where = Path(module.__file__).name if getattr(module, "__file__", None) else module.__name__
+    where = Path(module.__file__).name if module.__file__ else module.__name__
     if found is None:
         raise BadInput(f"{where} has no {name!r}" + _others(module))
     if isinstance(found, nn.Module):
