@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib  # type: ignore[no-redef]
 
-__all__ = ["Flow", "FlowRule", "Local", "THETA", "TIME", "load_flows"]
+__all__ = ["Flow", "FlowRule", "Local", "THETA", "TIME", "load_flows", "read_flows"]
 
 THETA = sp.Symbol("theta", real=True)
 TIME = sp.Symbol("t", positive=True)
@@ -147,10 +147,14 @@ def _normal_form(rule: FlowRule, chosen: tuple[tuple[str, str, str | None], ...]
     return Local(a2 != 0, friction, precondition, rho, kind, aa != 0, rule.domain)
 
 
-@lru_cache(maxsize=1)
+@cache
 def load_flows() -> Mapping[str, FlowRule]:
-    """The rows of ``rules/optimizer.toml`` by name; raises RuleError naming row and key."""
-    path = _find("optimizer.toml")
+    """The rows of ``rules/optimizer.toml`` by name."""
+    return read_flows(_find("optimizer.toml"))
+
+
+def read_flows(path: Path) -> Mapping[str, FlowRule]:
+    """The rows of a file of flows by name; raises RuleError naming file, row and key."""
     try:
         with path.open("rb") as file:
             rows = tomllib.load(file)
@@ -172,7 +176,8 @@ def _rule(path: Path, i: int, row: Mapping[str, Any]) -> FlowRule:
     unknown = set(row) - {"name", "equation", "symbols", "domain", "cites"}
     missing = {"name", "equation", "symbols", "cites"} - set(row)
     if unknown or missing:
-        raise RuleError(f"{where}: key {sorted(unknown | missing)[0]!r} is {'unknown' if unknown else 'missing'}")
+        wrong = f"{sorted(unknown)[0]!r} is unknown" if unknown else f"{sorted(missing)[0]!r} is missing"
+        raise RuleError(f"{where}: key {wrong}")
     for name, kind in row["symbols"].items():
         if kind not in KINDS:
             raise RuleError(f"{where}, symbol {name}: kind {kind!r} is none of {', '.join(KINDS)}")

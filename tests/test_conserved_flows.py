@@ -1,0 +1,82 @@
+"""The rows of rules/optimizer.toml: read, refused, and brought to their normal form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sympy as sp
+
+from symdisc.conserved import Flow, load_flows
+from symdisc.conserved.flow import THETA, TIME, FlowRule, _normal_form, read_flows
+from symdisc.errors import BadInput, RuleError
+
+GOOD = '[[flow]]\nname = "a"\nequation = "D1 + eta*grad"\nsymbols = { eta = "number" }\ncites = []\n'
+
+
+def test_every_row_has_a_normal_form() -> None:
+    for name, rule in load_flows().items():
+        values = {symbol: "1" for symbol, kind in rule.symbols if kind == "formula"}
+        local = Flow(name, values).at("w")
+        assert local.inertia == ("D2" in rule.equation) and not local.frozen, name
+        assert local.kind in ("function", "shared", "history", "fisher")
+
+
+@pytest.mark.parametrize("flow, precondition, rho", [
+    (Flow(), "1", "0"),
+    (Flow("learning_rates", {"eta": 0.5}), "1/2", "0"),
+    (Flow("weight_decay", {"eta": 0.5, "lam": 0.2}), "1/2", "theta/5"),
+    (Flow("decoupled_weight_decay", {"eta": 0.5, "lam": 0.2}), "1/2", "2*theta/5"),
+    (Flow("entropic_mirror"), "theta", "0"),
+    (Flow("preconditioned", {"P": "1 + theta**2", "lam": 0}), "theta**2 + 1", "0"),
+    (Flow("momentum", {"tau": 1, "eta": 2, "lam": 3}), "2", "3*theta"),
+], ids=lambda v: v.name if isinstance(v, Flow) else str(v))
+def test_normal_forms(flow: Flow, precondition: str, rho: str) -> None:
+    local = flow.at("w")
+    names = {"theta": THETA}
+    assert sp.simplify(local.precondition - sp.sympify(precondition, names)) == 0
+    assert sp.simplify(local.rho - sp.sympify(rho, names)) == 0
+
+
+def test_nesterov_has_friction_three_over_t() -> None:
+    local = Flow("nesterov", {"lam": 0}).at("w")
+    assert local.inertia and sp.simplify(local.friction - 3 / TIME) == 0
+
+
+def test_values_per_parameter_and_flows_of_single_parameters() -> None:
+    flow = Flow("learning_rates", {"eta": {"a": 2, "*": 3}}, {"c": Flow("entropic_mirror")})
+    assert [flow.at(n).precondition for n in "abc"] == [2, 3, THETA]
+    with pytest.raises(BadInput, match="has no value for b"):
+        Flow("learning_rates", {"eta": {"a": 2}}).at("b")
+    with pytest.raises(BadInput, match="made by the optimizer"):
+        Flow("rmsprop", {"N": 2}).at("a")
+    with pytest.raises(BadInput, match="needs a formula"):
+        Flow("preconditioned").at("a")
+
+
+@pytest.mark.parametrize("text, message", [
+    (GOOD + GOOD, "there twice"),
+    (GOOD.replace("cites", "conserves"), 'conserves' is unknown"),
+    (GOOD.replace("cites = []", ""), "'cites' is missing"),
+    (GOOD + 'note = "x"\n', "'note' is unknown"),
+    (GOOD.replace('"number"', '"scalar"'), "kind 'scalar'"),
+    (GOOD.replace("eta*grad", "zeta*grad"), "'zeta'"),
+    (GOOD.replace("eta*grad", "__import__('os')"), "equation"),
+    ("[[rule]]\nname = 1\n", r"only \[\[flow\]\] rows"),
+    ("flow = [", "optimizer.toml"),
+])  # fmt: skip
+def test_malformed_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "optimizer.toml"
+    path.write_text(text)
+    with pytest.raises(RuleError, match=message) as raised:
+        read_flows(path)
+    assert "optimizer.toml" in str(raised.value)
+
+
+def test_equations_that_are_not_linear_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "optimizer.toml"
+    path.write_text(GOOD)
+    assert list(read_flows(path)) == ["a"]
+    for equation in ("D1**2 + grad", "grad", "D1 + grad*D1", "D1 + grad + average"):
+        with pytest.raises(RuleError, match="linear"):
+            _normal_form(FlowRule("bad", equation, ()), ())
