@@ -56,7 +56,7 @@ def test_values_per_parameter_and_flows_of_single_parameters() -> None:
 
 @pytest.mark.parametrize("text, message", [
     (GOOD + GOOD, "there twice"),
-    (GOOD.replace("cites", "conserves"), 'conserves' is unknown"),
+    (GOOD.replace("cites", "conserves"), "'conserves' is unknown"),
     (GOOD.replace("cites = []", ""), "'cites' is missing"),
     (GOOD + 'note = "x"\n', "'note' is unknown"),
     (GOOD.replace('"number"', '"scalar"'), "kind 'scalar'"),
