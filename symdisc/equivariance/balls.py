@@ -13,12 +13,13 @@ import flint
 import sympy as sp
 from flint import arb
 
-__all__ = ["Ball", "Elimination", "NoValue", "eliminate", "evaluate", "working_precision"]
+__all__ = ["Ball", "Elimination", "NoValue", "constant", "eliminate", "evaluate", "working_precision"]
 
 Ball = arb
 # Pivots of independent columns fall to about 1e-12 for the formulas in use, those of dependent ones to 10^-90.
 BITS = 330
 CUT = 1e-40
+DIGITS = 95
 
 
 class NoValue(Exception):
@@ -70,9 +71,17 @@ def evaluate(expr: sp.Basic, at: Mapping[sp.Symbol, Fraction | arb]) -> arb:
     """The value of a smooth formula at exact points. Raises NoValue where it has no finite real one."""
     values = {s: v if isinstance(v, arb) else _exact(v) for s, v in at.items()}
     result = _value(expr, values, {})
-    if not result.is_finite():
-        raise NoValue
+    if not result.is_finite() or (result.rad() > 1e-20 and result.rel_accuracy_bits() < 60):
+        raise NoValue  # a value whose digits are lost is none
     return result
+
+
+def constant(number: sp.Expr) -> arb:
+    """The ball of an exact number; for those that balls do not know (Lambert's W), sympy's digits."""
+    try:
+        return evaluate(number, {})
+    except NoValue:
+        return arb(str(sp.N(number, DIGITS))) + arb(0, 10.0 ** (5 - DIGITS))
 
 
 def _value(expr: Any, at: Mapping[Any, arb], memo: dict[Any, arb]) -> arb:
@@ -91,6 +100,9 @@ def _compute(expr: Any, at: Mapping[Any, arb], memo: dict[Any, arb]) -> arb:
         return arb.pi()
     if expr == sp.E:
         return arb(1).exp()
+    if isinstance(expr, sp.CRootOf):
+        # the digits are those of an isolating interval refined by sympy
+        return _exact(Fraction(str(expr.eval_rational(n=DIGITS)))) + arb(0, 10.0 ** (3 - DIGITS))
     args = [_value(a, at, memo) for a in expr.args]
     if expr.is_Add:
         return sum(args, arb(0))
@@ -174,7 +186,8 @@ def _scaled_row(row: Sequence[arb]) -> list[arb]:
     size = max((abs(v.mid()) for v in row), default=arb(0))
     if size == 0:
         return list(row)
-    shift = arb(2) ** (-int(float((size.log() / arb(2).log()).mid())))
+    man, exponent = size.mid().man_exp()
+    shift = arb((1, -int(exponent) - int(man).bit_length()))
     return [v * shift for v in row]
 
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import sympy as sp
 
-from symdisc.equivariance.balls import Ball, NoValue, eliminate, evaluate, working_precision
+from symdisc.equivariance.balls import Ball, NoValue, constant, eliminate, evaluate, working_precision
 from symdisc.equivariance.branches import breakpoints, resolve
 from symdisc.equivariance.numbers import closed_form, constants_of
 from symdisc.equivariance.record import PROVED, WITNESSED, Discrete
@@ -101,7 +101,7 @@ def _value_at(f: sp.Expr, x: sp.Symbol, at: Fraction | Ball) -> Ball:
 
 def _solved(f: sp.Expr, x: sp.Symbol, points: Sequence[Fraction], c: sp.Expr, t: sp.Expr) -> Discrete | None:
     """The element x -> c x + t, if f(c x + t) is b f(x) + s + l x."""
-    shift, sign = evaluate(t, {}), int(c)
+    shift, sign = constant(t), int(c)
     rows = []
     for p in points:
         here = Ball(p.numerator) / Ball(p.denominator)
@@ -129,7 +129,7 @@ def _inside(f: sp.Expr, x: sp.Symbol, p: Fraction, sign: int, t: sp.Expr) -> boo
     """The image of p is only a border point, not outside of the domain."""
     near = p + Fraction(1, 10**9)
     try:
-        _value_at(f, x, Ball(near.numerator) / Ball(near.denominator) * sign + evaluate(t, {}))
+        _value_at(f, x, Ball(near.numerator) / Ball(near.denominator) * sign + constant(t))
     except NoValue:
         return False
     return True
@@ -145,7 +145,7 @@ def _identity(f: sp.Expr, x: sp.Symbol, c: sp.Expr, t: sp.Expr, right: sp.Expr) 
     spots = [edges[0] - 1, *middles, edges[-1] + 1] if edges else [0.37]
     for spot in spots:
         at = Fraction(spot).limit_denominator(10**9)
-        moved = Ball(at.numerator) / Ball(at.denominator) * int(c) + evaluate(t, {})
+        moved = Ball(at.numerator) / Ball(at.denominator) * int(c) + constant(t)
         try:
             left = resolve(f, {x: moved}).subs(x, c * x + t)  # type: ignore[dict-item]
             here = resolve(right, {x: at})

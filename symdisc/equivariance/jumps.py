@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import sympy as sp
 
-from symdisc.equivariance.balls import Ball, NoValue, evaluate
+from symdisc.equivariance.balls import Ball, NoValue, constant, evaluate
 from symdisc.equivariance.branches import breakpoints, resolve
 from symdisc.equivariance.zero import is_zero
 from symdisc.errors import Undecided
@@ -34,7 +34,7 @@ def borders_that_stay(
     places: list[Ball] = []
     for p in breaks.points:
         if _stays(f, x, p):
-            places.append(evaluate(p, {}) if not p.is_Rational else Ball(int(p.p)) / Ball(int(p.q)))
+            places.append(constant(p))
     if not breaks.complete:
         places += _scanned(f, x, points)
     return [[p, Ball(1), Ball(0), Ball(0)] for p in places]
@@ -59,6 +59,8 @@ def _stays(f: sp.Expr, x: sp.Symbol, p: sp.Expr) -> bool:
         return True
     if left == right and _has_value(left, x, p):
         return False
+    if not may_jump(f) and _has_value(left, x, p) and _has_value(right, x, p):
+        return False  # abs, max and min of continuous functions
     values = [_limit(side, x, p, sign) for side, sign in ((left, "-"), (right, "+"))]
     if any(v is None for v in values):
         return False
@@ -67,7 +69,7 @@ def _stays(f: sp.Expr, x: sp.Symbol, p: sp.Expr) -> bool:
 
 def _has_value(side: sp.Expr, x: sp.Symbol, p: sp.Expr) -> bool:
     try:
-        evaluate(side, {x: evaluate(p, {})})
+        evaluate(side, {x: constant(p)})
     except NoValue:
         return False
     return True

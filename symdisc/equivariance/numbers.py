@@ -15,7 +15,7 @@ from symdisc.equivariance.balls import Ball, NoValue, evaluate
 
 __all__ = ["closed_form", "constants_of"]
 
-_DENOMINATOR = 10**8  # with 60 digits known, a fraction this simple is not met by accident
+_DENOMINATOR = 10**12  # with 60 digits known, a fraction this simple is not met by accident
 
 
 def constants_of(f: sp.Expr) -> tuple[sp.Expr, ...]:

@@ -20,7 +20,7 @@ from fractions import Fraction
 
 import sympy as sp
 
-from symdisc.equivariance.balls import Ball, Elimination, NoValue, eliminate, evaluate, working_precision
+from symdisc.equivariance.balls import BITS, Ball, Elimination, NoValue, eliminate, evaluate, working_precision
 from symdisc.equivariance.branches import all_branches, breakpoints, resolve
 from symdisc.equivariance.jumps import borders_that_stay, may_jump
 from symdisc.equivariance.numbers import closed_form, constants_of
@@ -63,8 +63,14 @@ def names_of(variables: Sequence[sp.Symbol]) -> tuple[str, ...]:
 
 def solve_scalar(f: sp.Expr, variables: Sequence[sp.Symbol]) -> ScalarAlgebra:
     """All affine pairs of y = f(variables) for one unit, f a formula of the grammar. Raises FormulaError, Undecided."""
+    found = _solve(f, variables, BITS)
+    # towers of exponentials need more digits before a minor is known not to vanish
+    return found if found.upper_proved else _solve(f, variables, 8 * BITS)
+
+
+def _solve(f: sp.Expr, variables: Sequence[sp.Symbol], bits: int) -> ScalarAlgebra:
     names = names_of(variables)
-    with working_precision():
+    with working_precision(bits):
         points = points_of(f, variables)
         if len(points) < 12:
             raise FormulaError("the formula has no real values to sample: check its domain")

@@ -57,7 +57,7 @@ class _Letters:
             return self._circular(expr)
         if expr.is_Add or expr.is_Mul or expr.is_Pow:
             return expr.func(*(self.write(a) if not a.is_Integer else a for a in expr.args))
-        if not expr.args:
+        if not expr.args or not all(isinstance(a, sp.Expr) for a in expr.args):
             return self._letter(expr)
         return self._letter(expr.func(*(sp.cancel(sp.together(a)) if a.free_symbols else a for a in expr.args)))
 
