@@ -97,19 +97,21 @@ class Invisible:
         return shape[-1:] == (size,) and size > 1 and "conv" not in op.packet and self.unseen(value)
 
     @staticmethod
-    def _rows(elements: np.ndarray, shape: tuple[int, ...], axis: int) -> int | None:
-        """How many leading rows of a table are used, if it is whole rows from the first on; all of them otherwise."""
+    def _rows(elements: np.ndarray, shape: tuple[int, ...], axis: int) -> tuple[int, int] | None:
+        """(first, last + 1) of the rows of a table that are used, if those are whole and without a gap."""
         if len(elements) == int(np.prod(shape)):
-            return shape[0]
+            return 0, shape[0]
         used = len(elements) // shape[axis]
+        first = int(elements.min()) // shape[axis]
         full = len(shape) == 2 and axis == 1 and len(elements) == used * shape[1]
-        return used if full and int(elements.max()) == len(elements) - 1 else None
+        return (first, first + used) if full and int(elements.max()) == (first + used) * shape[1] - 1 else None
 
-    def _outer(self, parameter: str, axis: int, module: str, rows: int | None = None) -> Symmetry:
+    def _outer(self, parameter: str, axis: int, module: str, rows: tuple[int, int] | None = None) -> Symmetry:
         shape = self.classes.shape(parameter)
-        part = rows is not None and rows < shape[0]
-        cut = tuple(1 if a == axis else s for a, s in enumerate((rows, *shape[1:]) if part else shape))
-        move = Move("outer", parameter, axis, Index.of(np.arange(shape[axis])[None, None, :]), rows=(0, int(rows or 0)) if part else None)
+        rows = None if rows == (0, shape[0]) else rows
+        used = shape if rows is None else (rows[1] - rows[0], *shape[1:])
+        cut = tuple(1 if a == axis else s for a, s in enumerate(used))
+        move = Move("outer", parameter, axis, Index.of(np.arange(shape[axis])[None, None, :]), rows=rows)
         count = int(np.prod(cut))
         return describe_affine("direction that is centred away", "outer", count, cut, (move,), (parameter,), [module],
                                r"f(x + c\mathbf{1}) = f(x)", r"W \mapsto W + \mathbf{1} a^\top")

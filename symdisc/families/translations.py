@@ -265,8 +265,21 @@ class Translations:
         if value == right and value != left:
             if any(d.op == op.name for d in self.facts.duals):
                 return [] if self._ends_in_softmax(op.name) else None
-            return self.push(op.name, current, chain) if self._is_softmax(left) else None
+            after = self._renamed(right, op.name, current)
+            return self.push(op.name, after, chain) if self._is_softmax(left) and after is not None else None
         return None
+
+    def _renamed(self, before: str, after: str, current: Current) -> Current | None:
+        """The translation in terms of the classes of ``after``, a weighted mean of ``before`` along the last but one axis."""
+        la, lb = self.facts.labels.get(before), self.facts.labels.get(after)
+        if not isinstance(la, np.ndarray) or not isinstance(lb, np.ndarray) or la.shape[-1] != lb.shape[-1]:
+            return None
+        if la.ndim != lb.ndim or any(x not in (1, y) for x, y in zip(la.shape[:-2], lb.shape[:-2], strict=True)):
+            return None
+        old = np.broadcast_to(self.classes(la[..., :1, :]), (*lb.shape[:-2], 1, lb.shape[-1]))
+        pairs = set(zip(old.reshape(-1).tolist(), self.classes(lb[..., :1, :]).reshape(-1).tolist(), strict=True))
+        found = {new: current[old] for old, new in pairs if old in current}
+        return found if len(found) == sum(old in current for old, _ in pairs) else None
 
     _bmm = _matmul
 

@@ -89,6 +89,11 @@ class Folder:
 
     def _layout(self, op: Op) -> bool:
         """Run a layout operator on the unit numbers; False if an index operand is itself an activation."""
+        if op.packet in SAME_PLACES:
+            labels = self.operand(op.inputs[0])
+            if labels is not None:
+                self.labels[op.name] = labels
+            return labels is not None
         names = list(dict.fromkeys(op.inputs))
         movable = set(refs(op.args[:1])) if op.packet != "aten.copy" else set(names)
         if any(self.graph.is_activation(n) and n not in movable for n in names):
@@ -102,9 +107,6 @@ class Folder:
                 return False
         if op.packet in ("aten.constant_pad_nd", "aten.pad"):
             op = _with_pad_value(op)
-        if op.packet in SAME_PLACES:
-            self.labels[op.name] = env[op.inputs[0]]
-            return True
         result = call(op, env)
         if isinstance(result, Tensor):
             self.labels[op.name] = result

@@ -25,7 +25,9 @@ DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_laye
          "num_decoder_layers")
 INNERS = ("intermediate_size", "n_inner", "hidden_dim", "ffn_dim", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim")
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx")
-TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "sep_token_id", "cls_token_id")
+EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps")
+EPSILON = 0.05  # of BERT's 1e-12 no rank in float64 could tell that it breaks the scale of a stream
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id", "sep_token_id", "cls_token_id", "pad_token_id")
 
 
 def miniature(source: Any, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -94,6 +96,9 @@ def shrink_config(config: Any) -> Any:
     for name in ("sliding_window", "window_size"):
         if isinstance(getattr(config, name, None), int):
             setattr(small, name, 2)
+    for name in EPSILONS:
+        if isinstance(getattr(config, name, None), float) and getattr(config, name) > 0.0:
+            setattr(small, name, EPSILON)
     small.use_cache = False
     return small
 
@@ -112,6 +117,8 @@ def _head_size(config: Any, heads: int) -> int:
 
 def _vocabulary(small: Any, rows: int) -> None:
     small.vocab_size = rows
+    if not _offset(small) and not getattr(small, "is_encoder_decoder", False):
+        small.pad_token_id = None  # an embedding gives its padding row no gradient, and the row would count as unused
     for name in TOKEN_IDS:
         value = getattr(small, name, None)
         if isinstance(value, int) and value >= rows:
