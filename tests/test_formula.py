@@ -132,6 +132,7 @@ def test_sympy_expressions_pass_the_same_gate() -> None:
     z = sp.Symbol("z")
     assert check_expression(sp.Max(z, 0) + 0.5) == sp.Max(variable("z"), 0) + sp.Rational(1, 2)
     assert check_expression(sp.Heaviside(z) * z) == variable("z") * sp.Piecewise((1, variable("z") > 0), (0, True))
+    assert sp.simplify(check_expression(sp.sec(z) * sp.coth(z)) - 1 / (sp.cos(variable("z")) * sp.tanh(variable("z")))) == 0
     for bad in (sp.floor(z), sp.Function("f")(z), sp.Integral(sp.exp(-(z**2)), z), sp.besselj(0, z), sp.I * z):
         with pytest.raises(FormulaError):
             check_expression(bad)

@@ -11,7 +11,7 @@ from fractions import Fraction
 import mpmath
 import sympy as sp
 
-from symdisc.equivariance.balls import Ball, NoValue, evaluate
+from symdisc.equivariance.balls import Ball, constant
 
 __all__ = ["closed_form", "constants_of"]
 
@@ -46,13 +46,10 @@ def closed_form(value: Ball, constants: Sequence[sp.Expr] = ()) -> sp.Expr:
     exact = _rational(value)
     if exact is not None:
         return exact
-    for constant in constants:
-        try:
-            ratio = _rational(value / evaluate(constant, {}))
-        except NoValue:
-            continue
+    for known in constants:
+        ratio = _rational(value / constant(known))
         if ratio is not None:
-            return ratio * constant
+            return ratio * known
     return _sum(value, constants[:4]) or sp.Float(value.str(30, radius=False), 30)
 
 
@@ -60,11 +57,11 @@ def _sum(value: Ball, constants: Sequence[sp.Expr]) -> sp.Expr | None:
     """A rational plus a rational multiple of one constant, found by an integer relation (PSLQ)."""
     with mpmath.workdps(55):
         number = mpmath.mpf(value.str(55, radius=False))
-        for constant in constants:
-            other = mpmath.mpf(str(sp.N(constant, 55)))
+        for known in constants:
+            other = mpmath.mpf(str(sp.N(known, 55)))
             relation = mpmath.pslq([number, mpmath.mpf(1), other], maxcoeff=10**4, maxsteps=2000)
             if relation and relation[0]:
-                return -(sp.Rational(relation[1], relation[0]) + sp.Rational(relation[2], relation[0]) * constant)
+                return -(sp.Rational(relation[1], relation[0]) + sp.Rational(relation[2], relation[0]) * known)
     return None
 
 

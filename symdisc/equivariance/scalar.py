@@ -106,7 +106,8 @@ def _refuse_unclear(found: Elimination, rows: int) -> None:
 def _basis(
     found: Elimination, f: sp.Expr, variables: Sequence[sp.Symbol]
 ) -> tuple[tuple[tuple[sp.Expr, ...], ...], tuple[bool, ...]]:
-    constants = constants_of(f)
+    borders = breakpoints(f, variables[0]).points if len(variables) == 1 else ()
+    constants = (*constants_of(f), *(p for p in borders if not p.is_Rational))
     vectors = [tuple(closed_form(v, constants) for v in row) for row in echelon(found.kernel)]
     pieces = pieces_of(f, variables) if vectors else []
     if len(variables) == 1 and not breakpoints(f, variables[0]).complete and may_jump(f):

@@ -250,6 +250,8 @@ class _Builder:
         if not isinstance(node.func, ast.Name) or node.keywords:
             raise FormulaError(f"a formula cannot call {_short(ast.unparse(node.func))}")
         name = node.func.id
+        if name not in FUNCTIONS and name.lower() in FUNCTIONS:
+            name = name.lower()  # ReLU, GELU, Tanh, as torch.nn spells them
         if name in ("sum", "mean"):
             return self._reduce(name, node.args)
         if name == "where" and len(node.args) == 3:

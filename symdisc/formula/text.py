@@ -33,6 +33,9 @@ _NAMES: dict[Any, str] = {
     sp.Max: "max",
     sp.Min: "min",
 }
+_RECIPROCALS: dict[Any, str] = {
+    sp.sec: "cos", sp.csc: "sin", sp.cot: "tan", sp.sech: "cosh", sp.csch: "sinh", sp.coth: "tanh",
+}
 _SIGNS: dict[Any, str] = {sp.StrictLessThan: "<", sp.LessThan: "<=", sp.StrictGreaterThan: ">", sp.GreaterThan: ">="}
 
 
@@ -60,6 +63,8 @@ def to_text(expr: sp.Expr) -> str:
         return f"(1 - erf({to_text(expr.args[0])}))"
     if expr.func == sp.Heaviside:  # its value at 0 does not matter to a symmetry
         return f"where({to_text(expr.args[0])} > 0, 1, 0)"
+    if expr.func in _RECIPROCALS:
+        return f"(1/{_RECIPROCALS[expr.func]}({to_text(expr.args[0])}))"
     if expr.func in _NAMES:
         return f"{_NAMES[expr.func]}({', '.join(to_text(a) for a in expr.args)})"
     raise FormulaError(f"a formula cannot contain {type(expr).__name__}; known functions: {known()}")
