@@ -21,6 +21,7 @@ from symdisc.conserved.algebra import MATRIX_FAMILIES, restrict
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import THETA, Flow, Local
 from symdisc.conserved.inertia import second_order
+from symdisc.conserved.linear import linear_answer
 from symdisc.conserved.oneform import FormVerdict, Miniature, analyse, miniature, planar_potential
 from symdisc.conserved.pairing import depends_on
 from symdisc.conserved.quantity import ConservedQuantity, Term
@@ -47,13 +48,17 @@ def conserved_quantities(symmetries: Sequence[Symmetry], parameters: Shapes, flo
     chosen = Flow(flow) if isinstance(flow, str) else flow
     found: list[ConservedQuantity] = []
     for s in symmetries:
-        read = dict.fromkeys(n for m in s.moves for n in (m.parameter, *depends_on(m)) if n in parameters)
-        shapes = {n: tuple(parameters[n]) for n in read}
+        read = dict.fromkeys([*(n for m in s.moves for n in (m.parameter, *depends_on(m))), *_moved(s)])
+        shapes = {n: tuple(parameters[n]) for n in read if n in parameters}
         if chosen is None:
             found += _under_gradient_flow(s, tuple(shapes.items()))
         else:
             found += Deriver(s, shapes, chosen).run()
     return tuple(found)
+
+
+def _moved(symmetry: Symmetry) -> tuple[str, ...]:
+    return tuple(n for g in symmetry.generators for n in g.parameters)
 
 
 @lru_cache(maxsize=8192)
@@ -74,7 +79,7 @@ class Deriver:
 
     def __post_init__(self) -> None:
         s = self.symmetry
-        names = tuple(dict.fromkeys(m.parameter for m in s.moves))
+        names = tuple(dict.fromkeys([*(m.parameter for m in s.moves), *_moved(s)]))
         self.local: dict[str, Local] = {n: self.flow.at(n) for n in names if n in self.parameters}
         self.untrained = [n for n in names if n not in self.local or self.local[n].frozen]
         trained = {n for n in self.parameters if n not in self.local or not self.local[n].frozen}
@@ -85,7 +90,7 @@ class Deriver:
 
     # --- the way through ----------------------------------------------------------------------------------------------
     def run(self) -> list[ConservedQuantity]:
-        if not self.symmetry.moves:
+        if not self.symmetry.moves and not self.symmetry.generators:
             return [self.none("its action on the parameters is not recorded as moves")]
         if self.untrained:
             return [self.none(reasons.untrained(self.untrained))]
@@ -93,6 +98,8 @@ class Deriver:
         if len({(w.inertia, w.friction) for w in self.local.values()}) > 1 or len(kinds) > 1:
             return [self.none("its parameters follow flows with different inertia or friction")]
         try:
+            if self.symmetry.generators:
+                return [linear_answer(self)]
             if kinds == {"history"}:
                 return [self.history()]
             if any(w.inertia for w in self.local.values()):

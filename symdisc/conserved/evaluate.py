@@ -12,6 +12,7 @@ import sympy as sp
 
 from symdisc.conserved.algebra import MATRIX_FAMILIES, project, restrict
 from symdisc.conserved.expressions import parse_scalar
+from symdisc.conserved.linear import charges, pairings
 from symdisc.conserved.pairing import block_rows, pairing, unit_rows
 from symdisc.errors import BadInput
 
@@ -30,6 +31,8 @@ def evaluate(
     for name in q.parameters:
         if name not in params:
             raise BadInput(f"{q.name} needs the parameter {name}, which was not given")
+    if q.form == "linear":
+        return charges(q.generators, params)
     if q.form == "span":
         return _span_projector(q, params)
     if q.form == "plane":
@@ -96,6 +99,8 @@ def scalar_function(text: str):  # type: ignore[no-untyped-def]
 def residual(q: ConservedQuantity, params: Mapping[str, Array], gradient: Mapping[str, Array]) -> Array:
     """See ConservedQuantity.residual; a parameter without gradient counts as zero."""
     s = q.symmetry
+    if s.generators:
+        return pairings(s.generators, params, gradient)
     total: Array = None
     for move in s.moves:
         x = gradient.get(move.parameter)

@@ -12,6 +12,7 @@ from symdisc.conserved import evaluate as ev
 from symdisc.conserved import typeset
 from symdisc.conserved.algebra import part_dimension, sums_to_zero
 from symdisc.errors import BadInput
+from symdisc.generators import Generator
 from symdisc.moves import Move
 from symdisc.symmetry import Symmetry
 
@@ -56,7 +57,8 @@ class ConservedQuantity:
     ``form`` says which function: "moment" (the moment map, 1/2 <theta, A theta> and <c, theta>, as an array over a
     basis of the ``part`` of the algebra that is a gradient field), "momentum" (factor(t) <theta', A theta>, needs
     velocities), "span" (the projector on the span of all columns that a rotation turns), "plane" (a function of two
-    entries, ``formula`` in x and y), or "" when there is none. ``dimension`` counts independent numbers; ``law`` is the
+    entries, ``formula`` in x and y), or "linear" (1/2 <theta, M theta> + <c, theta> for each of ``generators``), or
+    "" when there is none. ``dimension`` counts independent numbers; ``law`` is the
     equation that the quantity obeys (LaTeX), ``rate`` the k of Q' = -k Q. Sign and size are those of the generator as
     the moves give it, with the factor 1/2 and the value 0 at vanishing parameters where that exists.
     """
@@ -75,6 +77,7 @@ class ConservedQuantity:
     factor: str = "1"
     formula: str = ""
     assumptions: tuple[str, ...] = ()
+    generators: tuple[Generator, ...] = ()
 
     @property
     def name(self) -> str:
@@ -86,7 +89,8 @@ class ConservedQuantity:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(t.move.parameter for t in self.terms))
+        named = [n for g in self.generators for n in g.parameters]
+        return tuple(dict.fromkeys([*(t.move.parameter for t in self.terms), *named]))
 
     @property
     def expression(self) -> sp.Basic | None:
@@ -112,8 +116,13 @@ class ConservedQuantity:
         return ev.residual(self, params, gradient)
 
     def to_dict(self) -> dict[str, Any]:
-        d = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ("symmetry", "terms", "assumptions")}
+        d = {
+            k: getattr(self, k)
+            for k in self.__dataclass_fields__
+            if k not in ("symmetry", "terms", "assumptions", "generators")
+        }
         return {**d, "symmetry": self.symmetry.to_dict(), "terms": [t.to_dict() for t in self.terms],
+                "generators": [g.to_dict() for g in self.generators],
                 "assumptions": list(self.assumptions), "latex": self.latex()}
 
     @classmethod
@@ -121,6 +130,7 @@ class ConservedQuantity:
         values = {k: v for k, v in d.items() if k != "latex"}
         values["symmetry"] = Symmetry.from_dict(d["symmetry"])
         values["terms"] = tuple(Term.from_dict(t) for t in d["terms"])
+        values["generators"] = tuple(Generator.from_dict(g) for g in d["generators"])
         values["assumptions"] = tuple(d["assumptions"])
         return cls(**values)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from symdisc.conserved.expressions import parse_scalar
+from symdisc.conserved.linear import tex
+from symdisc.errors import BadInput
 
 if TYPE_CHECKING:
     from symdisc.conserved.quantity import ConservedQuantity, Term
@@ -93,6 +95,8 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
 
 
 def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
+    if q.form == "linear":
+        raise BadInput("a linear symmetry without a name has its charge as matrices: read .generators")
     if q.form == "plane":
         x, y = sp.symbols("x y", real=True)
         value = sp.atan2(y, x) if q.formula == "atan2(y, x)" else parse_scalar(q.formula, {"x": x, "y": y})
@@ -145,7 +149,9 @@ def expression(q: ConservedQuantity) -> sp.Basic:
 def latex(q: ConservedQuantity) -> str:
     """Formula and law, or the reason and the constraint that stays."""
     lines = []
-    if q.form:
+    if q.form == "linear":
+        lines.append(f"{tex(q.generators)},\\quad {q.law}")
+    elif q.form:
         value, names = _expression(q)
         blocks = q.symmetry.shape[0] if q.symmetry.shape else 1
         head = "Q" if blocks == 1 else ("Q_{b}" if len(q.symmetry.shape) == 3 else "Q_{u}")
