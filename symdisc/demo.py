@@ -118,18 +118,19 @@ def _certificate(name: str, cat: Catalog) -> tuple[Certificate, str]:
             surplus = f"; at the trained weights {c.fibre - c.found} more, as ReLU networks have where units never switch"
             how, c = "at generic weights of the same architecture", certify(discover(*build(name)))
     else:
-        from symdisc.torchside.demo_models import encoder_miniature
+        from symdisc.torchside.miniature import miniature
 
-        model, example, how = encoder_miniature()
-        how, c = f"on a miniature, {how}", certify(discover(model, example))
+        c = certify(discover(*miniature(cat.model)))
+        how = f"on a miniature of {c.D:,} parameters, the same architecture built from its shrunken config"
     values = {**c.to_dict(), "miniature": "miniature" in how, "note": how + surplus}
     verdict = "nothing is missing" if c.complete else "INCOMPLETE"
     return type(c).from_dict(values), f"found {c.found} of {c.fibre} dimensions {how}: {verdict}{surplus}"
 
 
 def _tell(m: Moved, case: Case, console: Console) -> None:
-    console.print(f"A random element (seed 0, scale {case.scale:g}): the weights in the file changed by "
-                  f"{m.weights_changed:.2f} of their size,\nthe measured function by {m.change64:.1e} (float64) and {m.change32:.1e} (float32, file read back)\n", markup=False)
+    console.print(f"A random element (seed 0, scale {case.scale:g}): the weights in the file changed by {m.weights_changed:.2f} of their "
+                  f"size,\nthe measured function by {m.change64:.1e} (float64) and {m.change32:.1e} (float32, file read back)\n",
+                  markup=False)
 
 
 def _write(cat: Catalog, folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -217,6 +218,20 @@ def test_verify_a_source_and_certify(capsys: pytest.CaptureFixture[str]) -> None
     assert "nothing is missing" in capsys.readouterr().out
 
 
+def test_a_large_config_is_certified_on_a_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 1,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 90}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["certify", str(tmp_path), "--json"]) == 0
+    d = json.loads(capsys.readouterr().out)
+    assert d["miniature"] is True and d["complete"] is True and "shrunken config" in d["note"]
+
+
+def test_a_large_factory_is_not_certified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text("import torch\ndef make():\n    return torch.nn.Linear(120, 120), torch.ones(1, 120)\n")
+    assert "certify a smaller model" in bad(["certify", f"{tmp_path}/net.py:make"], capsys)
+
+
 def test_derive(capsys: pytest.CaptureFixture[str]) -> None:
     d = document(["derive", "max(x, 0)"], capsys)
     assert d["dimension"] == 1 and d["status"] == "proved"
@@ -293,3 +308,11 @@ def test_the_installed_command_refuses_as_main_does(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "symdisc.cli", "discover", str(tmp_path / "no.py:make")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_the_example_of_the_readme_holds() -> None:
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    done = subprocess.run([sys.executable, "-c", example.group(1)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -37,9 +37,19 @@ def derive(formula: str = typer.Argument(..., metavar="FORMULA", help='An activa
     console.print(formula, style="bold", markup=False)
     console.print(f"continuous dimension {found.dimension} ({found.status})", markup=False)
     for label, items in (("families", found.families), ("discrete", found.discrete)):
-        listed = ", ".join(str(i) for i in items) if isinstance(items, (tuple, list)) else str(items)
-        console.print(f"{label}: {listed or 'none'}", markup=False)
-    console.print(found.latex(), style="dim", markup=False)
+        listed = [f"{getattr(i, 'kind', None) or i}:  {_plain(i.latex)}" for i in items]
+        for k, item in enumerate(listed or ["none"]):
+            console.print(f"{label if k == 0 else '':<10}{item}", markup=False)
+
+
+def _plain(latex: str) -> str:
+    """Signs for the terminal; the LaTeX itself where it uses more than these can say."""
+    from symdisc.report import unicode
+
+    try:
+        return unicode.from_latex(latex)
+    except ValueError:
+        return latex
 
 
 def laws(shape: str = typer.Argument(..., metavar="SHAPE",

@@ -19,7 +19,7 @@ from symdisc.torchside.compare import ignorable, state_of
 from symdisc.torchside.sources import Source
 from symdisc.torchside.witness import relative_change
 
-__all__ = ["Case", "Moved", "digits_case", "encoder_case", "encoder_folder", "encoder_miniature", "moved"]
+__all__ = ["Case", "Moved", "digits_case", "encoder_case", "encoder_folder", "moved"]
 
 SENTENCES = (
     "A cat sleeps on the warm windowsill.",
@@ -170,24 +170,3 @@ def _tokenised(folder: Path) -> dict[str, Tensor]:
     tokenizer.no_truncation()
     rows = tokenizer.encode_batch(list(SENTENCES))
     return {"input_ids": torch.tensor([r.ids for r in rows]), "attention_mask": torch.tensor([r.attention_mask for r in rows])}
-
-
-def encoder_miniature(seed: int = 0) -> tuple[nn.Module, tuple[Any, ...], str]:
-    """The encoder's own config shrunk (two layers, stream 4, two heads), generic float64 weights; model, inputs, what it is."""
-    from symdisc.torchside.configs import inputs_for, read_config
-
-    config = read_config(encoder_folder() / "config.json")
-    small = {"num_hidden_layers": 2, "hidden_size": 4, "num_attention_heads": 2, "intermediate_size": 3, "vocab_size": 7,
-             "max_position_embeddings": 6}
-    for key, value in small.items():
-        setattr(config, key, value)
-    from transformers import BertModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = BertModel(config).double().eval()
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(0.3 * torch.randn_like(p))
-    text = ", ".join(f"{key} {value}" for key, value in small.items())
-    return model, inputs_for(model, config, torch.device("cpu")), f"the same architecture from its config with {text}"
