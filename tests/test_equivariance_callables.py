@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symdisc.equivariance import equivariance
+from symdisc.errors import BadInput
 
 
 class Straight(torch.autograd.Function):
@@ -61,6 +62,13 @@ CALLABLES: list[tuple[str, Callable[..., Tensor], int | None, int]] = [
     ("steep", lambda x: torch.sigmoid(50 * x), None, 0),
     ("flat", lambda x: 1000 * torch.tanh(x / 1000), None, 0),
     ("affine by pieces", lambda x: torch.relu(x) - torch.relu(-x), None, 2),
+    ("zero", lambda x: x * 0, None, 3),
+    ("heaviside", lambda x: torch.heaviside(x, torch.zeros(1, dtype=x.dtype)), None, 1),
+    ("no derivative", lambda x: x.detach().relu(), None, 1),
+    ("fraction", torch.frac, None, 0),
+    ("glu", nn.GLU(), 4, 2),
+    ("shares", lambda x: x.sigmoid() / x.sigmoid().sum(), 3, 3),
+    ("in place", nn.ReLU(inplace=True), None, 1),
     ("constant", lambda x: torch.zeros_like(x) + 3, None, 3),
     ("swiglu", lambda g, u: F.silu(g) * u, None, 1),
     ("reglu at 3", lambda g, u: F.relu(g) * u, 3, 6),
@@ -105,3 +113,8 @@ def test_a_module_is_left_as_it_was() -> None:
     module = nn.PReLU()
     equivariance(module)
     assert module.weight.dtype == torch.float32
+
+
+def test_a_callable_that_rounds_is_refused() -> None:
+    with pytest.raises(BadInput, match="float32"):
+        equivariance(lambda x: torch.relu(x.float()))

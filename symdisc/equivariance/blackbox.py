@@ -121,7 +121,8 @@ def _number(value: float) -> sp.Expr:
 
 def _kind(x: Sequence[np.ndarray], y: np.ndarray) -> str:
     design = np.stack([*x, np.ones_like(y), y], axis=1)
-    if null_space(design / np.abs(design).max(axis=0), what="affine test").dimension == 0:
+    size = np.abs(design).max(axis=0)
+    if null_space(design / np.where(size > 0, size, 1), what="affine test").dimension == 0:
         return "generic"
     return "constant" if np.ptp(y) <= 1e-12 * (1 + np.abs(y).max()) else "affine"
 

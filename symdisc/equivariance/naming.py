@@ -7,6 +7,7 @@ names span the null space exactly, and what no name covers is the remainder.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from symdisc.equivariance.record import Family
 from symdisc.equivariance.system import Layout, Space
+from symdisc.exact import null_space, rank
 
 __all__ = ["name_families"]
 
@@ -32,7 +34,7 @@ def name_families(layout: Layout, basis: np.ndarray) -> tuple[tuple[Family, ...]
     if silent.shape[1]:
         span = q @ silent
         families.append(_output_kernel(layout, span))
-    for family, generators in _candidates(layout):
+    for family, generators in itertools.chain(_candidates(layout), _some_units(layout, q, cut)):
         lifted = _lift(q, cut, generators)
         if lifted is None or _rank(np.hstack([span, lifted])) < span.shape[1] + lifted.shape[1]:
             continue
@@ -41,6 +43,22 @@ def name_families(layout: Layout, basis: np.ndarray) -> tuple[tuple[Family, ...]
         if span.shape[1] == basis.shape[1]:
             break
     return tuple(families), _outside(q, span)
+
+
+def _some_units(layout: Layout, q: np.ndarray, cut: int) -> Iterator[tuple[Family, np.ndarray]]:
+    """Scales and translations of those units of an input that have one, where not all have."""
+    for space in layout.inputs:
+        for label, latex in (("scales", r"x_i \to d_i x_i"), ("translations", r"x_i \to x_i + t_i")):
+            found = []
+            for i, e in enumerate(np.eye(space.feature)):
+                part = (np.diag(e), None) if label == "scales" else (None, e)
+                generator = _stack(layout, [{space.name: part}])
+                if _lift(q, cut, generator) is not None:
+                    found.append((i, generator))
+            if found:
+                units = ", ".join(str(i) for i, _ in found)
+                family = Family(f"{label} of units {units} of {space.name}", len(found), latex, space.name)
+                yield family, np.hstack([g for _, g in found])
 
 
 def _lift(q: np.ndarray, cut: int, generators: np.ndarray) -> np.ndarray | None:
@@ -52,14 +70,14 @@ def _lift(q: np.ndarray, cut: int, generators: np.ndarray) -> np.ndarray | None:
 
 
 def _kernel_of(matrix: np.ndarray) -> np.ndarray:
-    from symdisc.exact import null_space
-
-    return null_space(matrix, rtol=1e-8, what="input part of a null space").basis
+    """Null space of a part of an orthonormal basis; a one beside it fixes what counts as small."""
+    m, n = matrix.shape
+    padded = np.zeros((m + 1, n + 1))
+    padded[:m, :n], padded[m, n] = matrix, 1.0
+    return null_space(padded, rtol=1e-8, what="part of a null space").basis[:n]
 
 
 def _rank(matrix: np.ndarray) -> int:
-    from symdisc.exact import rank
-
     norms = np.linalg.norm(matrix, axis=0)
     return rank(matrix / np.where(norms > 0, norms, 1), rtol=1e-7, what="span of families").rank
 

@@ -62,6 +62,8 @@ class Probe:
             ) from error
         if not isinstance(result, Tensor):
             raise BadInput(f"{self.name} must return one tensor, not {type(result).__name__}")
+        if result.is_floating_point() and result.dtype != torch.float64:
+            raise BadInput(f"{self.name} answers float64 with {result.dtype}: let it keep the dtype of its input")
         return result.to(torch.float64)
 
     def is_elementwise(self, seed: int = 0) -> bool:
@@ -127,23 +129,21 @@ class Probe:
         y = self._run(leaves)
         if not y.requires_grad:
             return None
-        grads = torch.autograd.grad(y.sum(), leaves, allow_unused=True)
+        try:
+            grads = torch.autograd.grad(y.sum(), leaves, allow_unused=True)
+        except RuntimeError:  # operators without a derivative; differences of values take its place
+            return None
         return [np.zeros_like(x) if g is None else g.detach().numpy() for g, x in zip(grads, inputs, strict=True)]
 
     def jacobian(self, *inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Value [m] and derivatives [m, n] in each input at one point, of a callable on vectors."""
         leaves = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in inputs]
         y = self._run(leaves).reshape(-1)
-        rows: list[list[np.ndarray]] = [[] for _ in leaves]
-        for entry in y:
-            grads = (
-                torch.autograd.grad(entry, leaves, retain_graph=True, allow_unused=True)
-                if y.requires_grad
-                else [None] * len(leaves)
-            )
-            for kept, g, x in zip(rows, grads, inputs, strict=True):
-                kept.append(np.zeros_like(x) if g is None else g.detach().numpy())
-        return y.detach().numpy().copy(), [np.array(r) for r in rows]
+        try:
+            rows = _rows(y, leaves)
+        except RuntimeError as error:
+            raise BadInput(f"{self.name} has no derivative: {str(error).splitlines()[0]}") from error
+        return y.detach().numpy().copy(), rows
 
     def borders(self) -> list[float]:
         """Jumps, poles and edges of the domain of an elementwise callable of one input, by bisection from -1000 to 1000."""
@@ -172,6 +172,18 @@ class Probe:
             a, b = np.where(left, a, middle), np.where(left, middle, b)
             fa, fb = np.where(left, fa, fm), np.where(left, fm, fb)
         return (a + b) / 2, np.abs(fb - fa)
+
+
+def _rows(y: Tensor, leaves: Sequence[Tensor]) -> list[np.ndarray]:
+    """Derivatives [m, n] of all outputs in each input."""
+    rows: list[list[np.ndarray]] = [[] for _ in leaves]
+    for entry in y:
+        grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
+        if y.requires_grad:
+            grads = torch.autograd.grad(entry, leaves, retain_graph=True, allow_unused=True)
+        for kept, g, leaf in zip(rows, grads, leaves, strict=True):
+            kept.append((torch.zeros_like(leaf) if g is None else g).detach().numpy())
+    return [np.array(r) for r in rows]
 
 
 def _grid() -> np.ndarray:
