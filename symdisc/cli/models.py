@@ -74,7 +74,7 @@ def apply(checkpoint: Path = typer.Argument(..., metavar="IN.safetensors", help=
     source = opened(model, mode, as_json, values=True if check else None)
     cat = discovered(source, as_json)
     fit = files.fit_names(cat, before, compare.ignorable(source.model))
-    remarks(fit.notes(), as_json)
+    remarks([*fit.notes(), *_unused(cat)], as_json)
     with progress("transforming", as_json):
         after = files.transform(cat, before, fit, cat.sample(seed, scale, discrete))
     witness = None
@@ -95,6 +95,13 @@ def apply(checkpoint: Path = typer.Argument(..., metavar="IN.safetensors", help=
         raise typer.Exit(1)
     if not as_json:
         out().print(f"wrote {target}", markup=False)
+
+
+def _unused(cat: Catalog) -> list[str]:
+    """Entries that only the example inputs leave unused would be changed for all inputs: say so."""
+    free = [s for s in cat.symmetries if "unused" in s.name]
+    names = ", ".join(dict.fromkeys(p for s in free for p in s.parameters))
+    return [f"entries of {names} are changed freely: the example inputs do not use them; give longer inputs if others will"] if free else []
 
 
 def verify(files: list[str] = typer.Argument(None, metavar="[IN OUT | SOURCE]", help="Two files of weights, or a model alone."),

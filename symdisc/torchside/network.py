@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jacrev, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw
@@ -161,6 +162,16 @@ def _real(t: Tensor) -> Tensor:
     return torch.view_as_real(t) if t.is_complex() else t.double()
 
 
+class _Wide(TorchFunctionMode):
+    """float64 wherever a model asks for float32 by name, as language models do in their norms: its rounding would be rank."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.float:
+            return args[0].double()
+        wide = [torch.float64 if a is torch.float32 else a for a in args]
+        return function(*wide, **{k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()})
+
+
 class ModelFunction:
     """The torch module itself as a function of its parameters: nothing of the captured graph is used."""
 
@@ -170,7 +181,8 @@ class ModelFunction:
     def __call__(self, parameters: Parameters, *inputs: Any) -> Tensor:
         buffers = {n: b.detach().double().clone() if b.is_floating_point() else b.detach().clone()
                    for n, b in self.model.named_buffers()}
-        out = functional_call(self.model, {**parameters, **buffers}, inputs, self.kwargs)
+        with _Wide():
+            out = functional_call(self.model, {**parameters, **buffers}, inputs, self.kwargs)
         leaves = torch.utils._pytree.tree_leaves(out)
         if not all(isinstance(t, Tensor) or t is None for t in leaves):
             leaves = list(out.values())
