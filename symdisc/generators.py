@@ -72,6 +72,11 @@ class Candidates:
     def count(self) -> int:
         return sum(n for _, _, n in self.slots())
 
+    @property
+    def points(self) -> int:
+        """Weights at which a field must be seen before none but the zero field can vanish at all of them."""
+        return max((-(-(sum(n * n for n in s) + int(np.prod(s))) // max(int(np.prod(s)), 1)) for s in self.layout.values()), default=1)
+
     def fields(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
         """Every candidate evaluated at ``state``, as columns [D, count]."""
         size = sum(int(np.prod(s)) for s in self.layout.values())

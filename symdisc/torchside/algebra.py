@@ -12,8 +12,8 @@ from torch import Tensor
 
 from symdisc.archgraph import ArchGraph, Node
 from symdisc.errors import Undecided
-from symdisc.exact import NullSpace, null_space
-from symdisc.solve import Accumulator, affine_motions, fibre_basis, normal_rows
+from symdisc.exact import DIRECT, NullSpace, null_space
+from symdisc.solve import ZERO_COLUMN, Accumulator, affine_motions, fibre_basis, normal_rows
 from symdisc.torchside.blocks import node_blocks
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.check import random_state
@@ -24,7 +24,7 @@ __all__ = ["Algebra", "fibre"]
 AT_ONCE = 8  # draws between two looks at the rank
 MOST_LOOKS = 12  # blocks of rows after which a rank that still grows is given up
 LEAST_ROWS = 400  # rows of a block: rare regions of piecewise linear networks must be met
-VISIBLE = 1e-7  # of a row at unit length: rounding stays below 1e-10, a new direction shows at 1e-4 or more
+VISIBLE = 1e-9  # of the largest row: the null space is good to 1e-12, a new direction shows at 1e-6 or more
 ROUNDING = 1e-9
 PATTERNS = 8  # draws whose dependence of outputs on inputs is joined: sorting and maxima show one order each
 SAMPLES = (24, 96)  # least and most draws at which the motion of features is followed
@@ -33,24 +33,32 @@ SAMPLES = (24, 96)  # least and most draws at which the motion of features is fo
 def fibre(network: Network, first: int = 0, function: Function | None = None) -> tuple[NullSpace, int]:
     """Directions that leave the outputs alone, and the number of draws that it took to find them.
 
-    ``function`` replaces the captured graph by another function of the same parameters (the model itself). A null space found
-    on some draws is accepted when the Jacobian at new draws vanishes on it. Raises Undecided when the singular values show no
-    gap or new draws keep adding to the rank.
+    ``function`` replaces the captured graph by another function of the same parameters (the model itself). A rank is accepted
+    when two further blocks of draws leave it as it is; for many parameters, when the Jacobian at new draws vanishes on the null
+    space. Raises Undecided when the singular values show no gap or new draws keep adding to the rank.
     """
     run = network.function(network.graph.outputs) if function is None else function
     parts: list[np.ndarray] = []
     at, trouble = first, ""
     block = max(int(1.2 * network.size) + 20, LEAST_ROWS)
-    fresh, at = _rows(network, run, at, block)
+    ranks: list[int] = []
     for _ in range(MOST_LOOKS):
+        fresh, at = _rows(network, run, at, block)
         parts.append(fresh)
         try:
             found = fibre_basis(np.concatenate(parts))
         except Undecided as error:
-            found, trouble = None, str(error)
-        fresh, at = _rows(network, run, at, block)
-        if found is not None and not _seen(fresh, found.basis):
+            ranks.append(-1)
+            trouble = str(error)
+            continue
+        ranks.append(found.rank)
+        if ranks[-3:] == [found.rank] * 3:
             return found, at - first
+        if network.size > DIRECT:
+            fresh, at = _rows(network, run, at, block)
+            if not _seen(fresh, np.concatenate(parts), found.basis):
+                return found, at - first
+            parts.append(fresh)
     raise Undecided(trouble or "the rank of the Jacobian keeps growing with the inputs: give larger example inputs")
 
 
@@ -64,9 +72,15 @@ def _rows(network: Network, run: Function, at: int, wanted: int) -> tuple[np.nda
     return np.concatenate(parts), at
 
 
-def _seen(rows: np.ndarray, basis: np.ndarray) -> bool:
-    """Some row of the Jacobian sees a direction of ``basis`` [D, k] that earlier draws did not."""
-    return bool(basis.shape[1]) and bool(len(rows)) and float(np.abs(rows @ basis).max()) > VISIBLE
+def _seen(fresh: np.ndarray, rows: np.ndarray, basis: np.ndarray) -> bool:
+    """Some new row of the Jacobian sees a direction of ``basis`` [D, k] that the earlier rows did not, columns scaled as there."""
+    if not basis.shape[1] or not len(fresh):
+        return False
+    size = np.linalg.norm(rows, axis=0)
+    scale = np.where(size > ZERO_COLUMN * size.max(), size, 1.0)
+    directions = np.linalg.qr(basis * scale[:, None])[0]
+    new, old = fresh / scale, rows / scale
+    return bool(np.linalg.norm(new @ directions, axis=1).max() > VISIBLE * np.linalg.norm(old, axis=1).max())
 
 
 @dataclass

@@ -38,7 +38,7 @@ def linear_families(captured: Capture, algebra: Algebra, named: np.ndarray) -> l
     constants = np.concatenate([np.full(n, axis == -1) for _, axis, n in candidates.slots()])
     rows = rows[np.lexsort([np.count_nonzero(rows, axis=1), np.abs(rows[:, ~constants]).max(1) > 0])]  # plainest first
     fields = candidates.fields({n: t.numpy() for n, t in algebra.network.parameters.items()})
-    chosen = _beyond(fields @ rows.T, named)
+    chosen = _beyond(fields @ (rows / np.linalg.norm(rows, axis=1, keepdims=True)).T, named)
     return _families([candidates.generator(rows[k]) for k in chosen])
 
 
@@ -48,7 +48,7 @@ def _solutions(captured: Capture, algebra: Algebra, candidates: Candidates) -> n
     network = algebra.network
     rank = network.size - space.dimension
     total = Accumulator(candidates.count)
-    points = int(np.ceil(POINTS * candidates.count / max(rank, 1))) + 2
+    points = max(int(np.ceil(POINTS * candidates.count / max(rank, 1))), candidates.points) + 2
     inputs = network.draws(0, min(draws, max(8, draws // 2)))
     for k in range(points):
         state: Mapping[str, Tensor] = algebra.network.parameters if k == 0 else random_state(captured, set(), 100 + k)
@@ -74,7 +74,7 @@ def _beyond(fields: np.ndarray, named: np.ndarray, tolerance: float = 1e-6) -> l
     for k in range(fields.shape[1]):
         v = fields[:, k].copy()
         length = float(np.linalg.norm(v))
-        if length < 1e-12:
+        if length < 1e-7:  # vanishes at these weights
             continue
         v /= length
         for _ in range(2):  # twice is enough for orthogonality to rounding
