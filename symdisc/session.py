@@ -13,7 +13,6 @@ from symdisc.symmetry import Broken, Discrete, Symmetry
 
 if TYPE_CHECKING:
     from symdisc.torchside.capture import Capture
-    from symdisc.torchside.check import Checker
 
 __all__ = ["certify", "discover"]
 
@@ -68,8 +67,8 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
     if can_run(captured):
         with clock("check"):
             checker = Checker(captured, facts)
-            proposed, refused = _keep(checker, proposed)
-            discrete, refused_discrete = _keep(checker, discrete)
+            proposed, refused = _keep(proposed, checker.judge(proposed))
+            discrete, refused_discrete = _keep(discrete, checker.judge_discrete(discrete))
             broken += refused + refused_discrete
     with clock("prove"):
         proposed = judge_proofs(classes, proposed)
@@ -91,13 +90,13 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
                    graph.training, None, tuple(notes), graph, dict(clock.seconds))
 
 
-def _keep(checker: Checker, families: Sequence[Family]) -> tuple[list[Family], list[Broken]]:
+def _keep(families: Sequence[Family], changes: Sequence[float]) -> tuple[list[Family], list[Broken]]:
     """Those families that leave the function alone; the others are reported as broken."""
     from symdisc.torchside.check import TOLERANCE
 
     kept: list[Family] = []
     refused: list[Broken] = []
-    for family, change in zip(families, checker.judge(families), strict=True):
+    for family, change in zip(families, changes, strict=True):
         if change < TOLERANCE:
             kept.append(family)
         else:

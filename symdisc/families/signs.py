@@ -58,9 +58,10 @@ def find_signs(classes: Classes, spaces: list[Space]) -> list[Discrete]:
     for space in spaces:
         signs.fix(space.classes.ravel())
     handled = _operators(signs)
-    for units, why in (*classes.facts.fixed, *classes.facts.killed):
-        if why not in handled and why not in SIGNED:
-            signs.fix(np.unique(classes(units[units >= 0])))
+    for reasons, harmless in ((classes.facts.fixed, handled), (classes.facts.killed, handled | SIGNED)):
+        for units, why in reasons:
+            if why not in harmless:
+                signs.fix(np.unique(classes(units[units >= 0])))
     for a, b, p in classes.facts.powers:
         if p == 1.0:
             signs.same(classes(a), classes(b))

@@ -131,6 +131,20 @@ class Checker:
                 progress(done, len(factors))
         return changes
 
+    def judge_discrete(self, families: Sequence[Discrete], seed: int = 0, trials: int = 6) -> list[float]:
+        """The same for discrete factors. Two false ones can undo each other (a sign before and behind an odd operator), so random
+        subsets act together, and all of a subset that fails are tried alone, several elements each."""
+        rng = np.random.default_rng(seed)
+        worst = [0.0] * len(families)
+        suspects: set[int] = set()
+        for trial in range(trials if families else 0):
+            part = [k for k in range(len(families)) if trial == 0 or rng.random() < 0.5]
+            if self._try([(families[k], _nontrivial(families[k], rng)) for k in part]) >= TOLERANCE:
+                suspects.update(part)
+        for k in suspects:
+            worst[k] = max(self._try([(families[k], _nontrivial(families[k], rng))]) for _ in range(3))
+        return worst
+
     def _try(self, factors: list[tuple[Symmetry | Discrete, np.ndarray]]) -> float:
         try:
             return self.change(self.moved(factors))
