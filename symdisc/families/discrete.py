@@ -84,7 +84,8 @@ def _bundles(classes: Classes, links: Links, group: np.ndarray) -> tuple[np.ndar
     add_to(signature, unit[members], mix(group[members], 20))
     np.add.at(size, unit[members], 1)
     np.add.at(distinct, np.unique((unit[members] << 32) | group[members]) >> 32, 1)
-    bundle, place, sizes = np.full(classes.count, -1), np.zeros(classes.count, dtype=np.int64), []
+    bundle, place = np.full(classes.count, -1), np.zeros(classes.count, dtype=np.int64)
+    sizes: list[int] = []
     for rows in sorted(runs(signature[unit[members]])[1], key=lambda r: int(r[0])):
         part = members[rows]
         units, inverse = np.unique(unit[part], return_inverse=True)

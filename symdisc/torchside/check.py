@@ -37,7 +37,7 @@ def random_state(capture: Capture, gains: set[str], seed: int) -> dict[str, Tens
         if name in gains:
             state[name] = 1.0 + 0.3 * noise.clamp(-2.0, 2.0)
         elif like.dim() >= 2:
-            state[name] = noise / float(max(np.prod(like.shape[1:]), 1)) ** 0.5
+            state[name] = noise / float(max(int(np.prod(like.shape[1:])), 1)) ** 0.5
         else:
             state[name] = 0.3 * noise
     for value, name in capture.graph.buffers.items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from scipy.integrate import DOP853
+from scipy.linalg import svd
 from torch import Tensor
 
 from symdisc.archgraph import build
@@ -55,8 +56,10 @@ class _Field:
         """[D, fibre] at ``theta`` [D], orthonormal."""
         parameters = self.network.unflatten(torch.from_numpy(theta))
         rows = self._jacobian(parameters, self.draws)
+        if len(rows) < self.network.size - self.fibre or not np.isfinite(rows).all():
+            raise Undecided("the flow of the remainder left the weights at which the network is finite; sample with a smaller scale")
         small = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
-        _, _, vh = np.linalg.svd(small, full_matrices=True)
+        _, _, vh = svd(small, full_matrices=True, lapack_driver="gesvd")  # the faster driver fails on some finite matrices
         return np.asarray(vh[self.network.size - self.fibre:].T)
 
     def run(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray:

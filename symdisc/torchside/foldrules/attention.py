@@ -105,7 +105,7 @@ def attention(f: Folder, op: Op) -> None:
     f.facts.fixed.append((f.units(scores), "softmax"))
     heads = f.vectors(rows[2]).numpy()
     f.facts.copies.append((heads, heads))  # each head's values pass on their own
-    f.labels[op.name] = rows[2].unsqueeze(-2).expand(op.shape)
+    f.labels[op.name] = rows[2].unsqueeze(-2).expand(op.shape or ())
 
 
 def _per_head(f: Folder, labels: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def add(f: Folder, op: Op) -> None:
     other = ref_name(b) if act == ref_name(a) else ref_name(a)
     if act is None:  # a parameter meets raw data
         return _parameter_meets_data(f, op)
-    labels = f.operand(act).expand(op.shape)
+    labels = f.operand(act).expand(op.shape or ())
     f.labels[op.name] = labels
     value = (b if act == ref_name(a) else a) if other is None else f.values.get(other)
     if other is not None and f.graph.varies(other):
@@ -46,12 +46,12 @@ def add(f: Folder, op: Op) -> None:
         if found is None or op.packet == "aten.rsub":
             return f.freeze(labels, "computed shift")
         parameter, index, _ = found
-        _shift(f, op, parameter, index.expand(op.shape), labels)
+        _shift(f, op, parameter, index.expand(op.shape or ()), labels)
     elif is_zero(value):
         return
     elif other is not None and f.elements(other, buffers=True) is not None:
         parameter, index, _ = f.elements(other, buffers=True)  # type: ignore[misc]
-        _shift(f, op, parameter, index.expand(op.shape), labels, buffer=True)
+        _shift(f, op, parameter, index.expand(op.shape or ()), labels, buffer=True)
     else:
         f.freeze(labels, "constant added")
 
@@ -95,8 +95,8 @@ def _parameter_meets_data(f: Folder, op: Op) -> None:
     if found is None or op.packet != "aten.mul":
         return opaque(f, op, "a parameter is added to raw data")
     parameter, index, offset = found
-    index = index.expand(op.shape)
-    units = f.fresh_like(index.reshape(1, -1)).reshape(op.shape)
+    index = index.expand(op.shape or ())
+    units = f.fresh_like(index.reshape(1, -1)).reshape(op.shape or ())
     f.labels[op.name] = units
     flat, inverse = torch.unique(index, return_inverse=True)
     outs = torch.zeros(len(flat), dtype=torch.int64).scatter_(0, inverse.reshape(-1), units.reshape(-1))
@@ -117,7 +117,7 @@ def mul(f: Folder, op: Op) -> None:
     act = acts[0]
     if divide and act == ref_name(b):
         return elementwise(f, op) if not f.graph.varies(ref_name(a) or "") else opaque(f, op)
-    labels = f.operand(act).expand(op.shape)
+    labels = f.operand(act).expand(op.shape or ())
     other = next((n for n in names if n != act), None)
     if other is not None and f.graph.varies(other):
         return _gain(f, op, act, other, labels, divide)
@@ -130,7 +130,7 @@ def mul(f: Folder, op: Op) -> None:
 
 def _gain(f: Folder, op: Op, act: str, other: str, labels: Tensor, divide: bool) -> None:
     found = f.elements(other)
-    index = None if found is None else found[1].expand(op.shape)
+    index = None if found is None else found[1].expand(op.shape or ())
     if found is None or divide or index is None:
         f.labels[op.name] = labels  # exp(temperature) and the like: passes on what acts equally on all units
         f.kill(labels, "computed factor")
