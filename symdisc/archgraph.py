@@ -59,18 +59,14 @@ def is_linear(graph: OpGraph, op: Op) -> bool:
     if op.packet in MULTILINEAR:
         if op.packet in ("aten.addmm", "aten.baddbmm", "aten.addcmul", "aten.addmv", "aten.addbmm", "aten.addr"):
             acts = [n for n in op.inputs[1:] if graph.is_activation(n)]
-        return len(acts) <= 1 or _bias_only(graph, op)
+        return len(acts) <= 1
     if op.packet in POSITIONAL:
-        allowed = set()
+        allowed: set[str] = set()
         for position in POSITIONAL[op.packet]:
             if position < len(op.args):
                 allowed.update(n for n in _names(op.args[position]))
         return all(n in allowed for n in acts)
     return not acts and not _mixes(graph, op)
-
-
-def _bias_only(graph: OpGraph, op: Op) -> bool:
-    return False
 
 
 def _mixes(graph: OpGraph, op: Op) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from symdisc.families.classes import Classes
 from symdisc.moves import Index, Move, parameters_of
-from symdisc.spaces import ShiftUse
+from symdisc.spaces import DenseUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
 __all__ = ["split_buffers", "unused"]
@@ -96,7 +96,9 @@ def _affine_after(classes: Classes, sub: ShiftUse) -> tuple[str, float, str | No
         after = [u for u in graph.users.get(value, ()) if u.name in graph.live]
         if len(after) != 1:
             break
-        for use in (*classes.facts.gains, *classes.facts.shifts):
+        for use in classes.everything():
+            if isinstance(use, DenseUse):
+                continue
             if use.op == after[0].name and not getattr(use, "buffer", False):
                 if isinstance(use, ShiftUse):
                     shift = use.parameter

@@ -68,12 +68,16 @@ class Classes:
             mask[self(units)] = True
         return mask
 
+    def everything(self) -> list[DenseUse | GainUse | ShiftUse]:
+        """All uses of parameters."""
+        return [*self.facts.dense, *self.facts.gains, *self.facts.shifts]
+
     # --- parameters ---------------------------------------------------------------------------------------------------
     @cached_property
     def uses(self) -> dict[str, list[DenseUse | GainUse | ShiftUse]]:
         """Everything that each parameter does."""
         found: dict[str, list[DenseUse | GainUse | ShiftUse]] = {}
-        for use in (*self.facts.dense, *self.facts.gains, *self.facts.shifts):
+        for use in self.everything():
             found.setdefault(use.parameter, []).append(use)
         return found
 
@@ -89,7 +93,7 @@ class Classes:
     def _freeze_unrecorded(self) -> None:
         """A parameter that also acts in a way that was not recorded freezes everything that it is recorded to touch."""
         graph = self.graph
-        recorded = {(u.parameter, u.op) for u in (*self.facts.dense, *self.facts.gains, *self.facts.shifts)}
+        recorded = {(u.parameter, u.op) for u in self.everything()}
         for value, name in graph.parameters.items():
             for op in self._meetings(value):
                 if (name, op) not in recorded:

@@ -50,7 +50,7 @@ class Translations:
     # --- origins ------------------------------------------------------------------------------------------------------
     def find(self, invisible: dict[str, int]) -> list[Symmetry]:
         """One symmetry per origin; ``invisible`` names parameters whose shift along 1 is free by itself already."""
-        found = []
+        found: list[Symmetry | None] = []
         for shift in self.facts.shifts:
             if shift.buffer or not self.single(shift.parameter) or shift.op not in self.order:
                 continue

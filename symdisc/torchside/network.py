@@ -163,7 +163,7 @@ class Network:
         for name, shape in self.layout.items():
             n = int(np.prod(shape))
             part = theta[..., at:at + n]
-            out[name] = part.reshape(((len(theta), *shape) if batched else shape))
+            out[name] = part.reshape((len(theta), *shape) if batched else shape)
             at += n
         return out
 
