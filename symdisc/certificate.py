@@ -13,7 +13,8 @@ class Certificate:
     """Found orbit dimension beside the fibre dimension D - rank J.
 
     ``gap`` is the ratio of the singular values on both sides of the cut; ``exact`` says that the rank was taken in exact
-    arithmetic; ``miniature`` that it was made on a smaller network of the same structure, with ``D`` parameters.
+    arithmetic; ``miniature`` that it was made on a smaller network of the same structure, with ``D`` parameters. ``flow`` of the
+    found dimensions have no closed form: they were read off the Jacobian itself, so for them the agreement is no evidence.
     """
 
     found: int
@@ -23,6 +24,7 @@ class Certificate:
     exact: bool = False
     miniature: bool = False
     note: str = ""
+    flow: int = 0
 
     @property
     def complete(self) -> bool:

@@ -295,7 +295,9 @@ def test_signals_end_the_real_process_cleanly(tmp_path: Path, weights: Path, num
     (tmp_path / "slow.py").write_text(SLOW)
     command = [sys.executable, "-m", "symdisc.cli", "apply", str(weights), "--model", f"{tmp_path}/slow.py:make", "--out",
                str(tmp_path / "out.safetensors")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # a shell starts what runs in the background with interrupts ignored, and children inherit that
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         time.sleep(0.2)
         process.send_signal(number)

@@ -159,5 +159,6 @@ def certify_model(cat: Catalog, seed: int) -> Certificate:
     double.train(mode)
     function = ModelFunction(double, cat.example, cat.kwargs)
     space, _ = fibre(network, first=5000, function=function)
+    flow = sum(s.dimension for s in cat.symmetries if s.family == "flow")
     return Certificate(cat.orbit_dimension, space.dimension, space.gap, network.size,
-                       note="float64 rank of the module's own Jacobian at its weights")
+                       note="float64 rank of the module's own Jacobian at its weights", flow=flow)
