@@ -1,4 +1,4 @@
-"""Commands that show: latex, catalog show, demo."""
+"""Commands that show and keep: latex, catalog show, catalog build, demo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import typer
 
 from symdisc.cli.opened import catalog_of
-from symdisc.cli.terminal import document, out, write_text
+from symdisc.cli.terminal import document, out, progress, write_text
+from symdisc.errors import BadInput
 
 __all__ = ["register"]
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("latex")(latex)
     group = typer.Typer(help="Catalogs kept in files.", rich_markup_mode=None)
     group.command("show")(show)
+    group.command("build")(build)
     app.add_typer(group, name="catalog")
     app.command("demo")(demo)
 
@@ -48,6 +50,33 @@ def show(file: Path = typer.Argument(..., metavar="FILE", help="A catalog.json."
         from symdisc.report import terminal
 
         out().print(terminal.table(cat))
+
+
+def build(names: list[str] = typer.Argument(None, metavar="[MODEL]...", help="Models of the zoo; by default those in the folder."),
+          where: Path = typer.Option(Path("catalog"), "--out", metavar="DIR", help="Folder of the records."),
+          check: bool = typer.Option(False, "--check", help="Write nothing; fail if a record is not what would be written."),
+          as_json: bool = JSON) -> None:
+    """Discover and certify models of the zoo, and keep their records: DIR/MODEL/record.json and record.tex."""
+    from symdisc import build_catalog
+
+    wanted = sorted(set(names or ())) or sorted(p.parent.name for p in where.glob("*/record.json"))
+    if not wanted:
+        raise BadInput(f"no records in {where}: name the models of the zoo to build")
+    different: list[Path] = []
+    for name in wanted:
+        with progress(f"building {name}", as_json):
+            texts = build_catalog.build_record(name)
+        files = build_catalog.changed(where, name, texts)
+        if not check:
+            build_catalog.write(files, texts)
+        different += files
+        if not as_json:
+            verdict = f"{'differs' if check else 'wrote'}: {', '.join(map(str, files))}" if files else "as recorded"
+            out().print(f"{name}  {verdict}", markup=False, soft_wrap=True)
+    if as_json:
+        document({"models": wanted, "differ" if check else "wrote": [str(p) for p in different]})
+    if check and different:
+        raise typer.Exit(1)
 
 
 def demo(where: Path = typer.Option(Path("out/demo"), "--out", metavar="DIR", help="Folder for the files of the demo."),

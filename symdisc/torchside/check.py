@@ -133,17 +133,13 @@ class Checker:
 
     def judge_discrete(self, families: Sequence[Discrete], seed: int = 0, trials: int = 6) -> list[float]:
         """The same for discrete factors. Two false ones can undo each other (a sign before and behind an odd operator), so random
-        subsets act together, and all of a subset that fails are tried alone, several elements each."""
+        subsets act together, and as soon as one fails all families are tried alone, several elements each."""
         rng = np.random.default_rng(seed)
-        worst = [0.0] * len(families)
-        suspects: set[int] = set()
         for trial in range(trials if families else 0):
-            part = [k for k in range(len(families)) if trial == 0 or rng.random() < 0.5]
-            if self._try([(families[k], _nontrivial(families[k], rng)) for k in part]) >= TOLERANCE:
-                suspects.update(part)
-        for k in suspects:
-            worst[k] = max(self._try([(families[k], _nontrivial(families[k], rng))]) for _ in range(3))
-        return worst
+            part = [d for d in families if trial == 0 or rng.random() < 0.5]
+            if self._try([(d, _nontrivial(d, rng)) for d in part]) >= TOLERANCE:
+                return [max(self._try([(d, _nontrivial(d, rng))]) for _ in range(3)) for d in families]
+        return [0.0] * len(families)
 
     def _try(self, factors: list[tuple[Symmetry | Discrete, np.ndarray]]) -> float:
         try:
