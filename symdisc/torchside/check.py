@@ -12,9 +12,9 @@ from symdisc.elements import sample_array, sample_discrete
 from symdisc.spaces import Facts
 from symdisc.symmetry import Discrete, Symmetry
 from symdisc.torchside.capture import Capture
+from symdisc.torchside.draws import draw
 from symdisc.torchside.interpret import ancestors, evaluate
 from symdisc.torchside.kernels import run_moves
-from symdisc.torchside.witness import varied
 
 __all__ = ["Checker", "can_run", "random_state"]
 
@@ -66,7 +66,7 @@ class Checker:
         self._move_statistics(seed)
         self.ops = ancestors(graph, graph.outputs)
         example = tuple(t.double() if t.is_floating_point() else t for t in capture.example)
-        self.inputs = [example, *(varied(example, s) for s in range(1, samples))]
+        self.inputs = [example, *(draw(graph, example, s) for s in range(1, samples))]
         self.reference = self.run(self.state)
         self.spread = [max(float(torch.cat([r[k].reshape(-1) for r in self.reference]).std()), 1e-30)
                        for k in range(len(self.reference[0]))]

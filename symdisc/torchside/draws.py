@@ -37,20 +37,31 @@ def draw(graph: OpGraph, example: Sequence[Tensor], seed: int) -> tuple[Tensor, 
     """One set of inputs in float64, reproducible by ``seed``.
 
     Floats are normal with the example's spread, each sample at a scale of its own, of one sign where the example is; token
-    indices range over the whole vocabulary; masks and other switches stay as they are.
+    indices range over the whole vocabulary; masks and other switches stay as they are, unless nothing else varies.
     """
     generator = torch.Generator().manual_seed(seed)
     tables = vocabularies(graph)
-    return tuple(_one(x, tables.get(name), generator) for name, x in zip(graph.inputs, example, strict=True))
+    switches = {n for n, x in zip(graph.inputs, example, strict=True) if _is_switch(x, n in tables)}
+    if len(switches) == len(graph.inputs):
+        switches = {n for n, x in zip(graph.inputs, example, strict=True) if not x.is_floating_point() and n not in tables}
+    return tuple((x.double() if x.is_floating_point() else x) if name in switches else _one(x, tables.get(name), generator)
+                 for name, x in zip(graph.inputs, example, strict=True))
+
+
+def _is_switch(x: Tensor, looked_up: bool) -> bool:
+    """An additive mask, a mask of zeros and ones, an adjacency, an integer that is no index into a table: kept as given."""
+    if not x.is_floating_point():
+        return not looked_up
+    finite = x[torch.isfinite(x)]
+    both = bool((finite == 0).any()) and bool((finite == 1).any()) and bool(((finite == 0) | (finite == 1)).all())
+    return finite.numel() < x.numel() or both
 
 
 def _one(x: Tensor, rows: int | None, generator: torch.Generator) -> Tensor:
     if not x.is_floating_point():
-        return torch.randint(0, rows, x.shape, generator=generator).to(x.dtype) if rows else x
+        return torch.randint(0, rows or 1, x.shape, generator=generator).to(x.dtype)
     value = x.detach().double()
     finite = value[torch.isfinite(value)]
-    if finite.numel() < value.numel() or bool(((finite == 0) | (finite == 1)).all() and finite.numel() and finite.max() > 0):
-        return value  # an additive mask, a mask of zeros and ones, an adjacency
     spread = float(finite.std()) if finite.numel() > 1 else 1.0
     noise = torch.randn(value.shape, generator=generator, dtype=torch.float64) * (spread if spread > 1e-6 else 1.0)
     if value.dim():

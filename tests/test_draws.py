@@ -1,0 +1,45 @@
+"""Inputs drawn for probing: the whole vocabulary, many scales, masks kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import symdisc
+from symdisc.torchside.capture import capture
+from symdisc.torchside.draws import draw, vocabularies
+
+
+class _Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(11, 4), nn.Linear(4, 2)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.table(ids)) * mask[..., None])
+
+
+def test_tokens_range_over_the_table_and_masks_stay() -> None:
+    ids, mask = torch.tensor([[1, 2, 3]]), torch.tensor([[1.0, 0.0, 1.0]])
+    graph = capture(_Masked(), (ids, mask)).graph
+    assert vocabularies(graph) == {graph.inputs[0]: 11}
+    drawn = [draw(graph, (ids, mask), seed) for seed in range(60)]
+    assert set(torch.cat([d[0].reshape(-1) for d in drawn]).tolist()) == set(range(11))
+    assert all(torch.equal(d[1], mask) for d in drawn)
+
+
+def test_one_sign_is_kept_and_ones_are_no_mask() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.rand(5, 3) + 0.1
+    graph = capture(model, (x,)).graph
+    assert bool((draw(graph, (x,), 1)[0] >= 0).all())
+    for constant in (torch.ones(2, 3), torch.zeros(2, 3), torch.eye(3)):
+        catalog = symdisc.discover(model, (constant,))
+        assert catalog.orbit_dimension == 4
+
+
+def test_draws_repeat_by_seed() -> None:
+    x = torch.randn(4, 3)
+    graph = capture(nn.Linear(3, 2), (x,)).graph
+    first, again, other = (draw(graph, (x,), s)[0] for s in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
