@@ -1,0 +1,69 @@
+"""The zoo to records: ``catalog/<model>/record.json`` and ``record.tex``, the same bytes on every machine.
+
+The record is the truth and the LaTeX is made from it alone. What a machine measured is stored as a bound, so nothing in the files
+depends on the processor, the time or the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from symdisc.catalog import Catalog
+from symdisc.certificate import Certificate
+from symdisc.errors import BadInput, SymdiscError
+
+__all__ = ["FILES", "GAP", "build_record", "changed", "write"]
+
+FILES = ("record.json", "record.tex")
+GAP = 1e3  # spectral gap that a certificate needs to be recorded; stored in place of the measured one, which no two machines share
+
+
+def build_record(name: str) -> dict[str, str]:
+    """The texts of one zoo model's record by file name: discovered, certified, typeset.
+
+    Raises BadInput for an unknown model, and SymdiscError when its certificate is too weak to be recorded.
+    """
+    from symdisc.session import certify, discover
+    from symdisc.zoo import build
+
+    cat = discover(*build(name))
+    cat = cat.replace(certificate=_bounded(name, certify(cat)))
+    head = f"symdisc catalog build {name}"
+    record = json.dumps({"made_by": head, **cat.to_dict()}, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    return dict(zip(FILES, (record, f"% made by: {head}\n" + Catalog.from_json(record).to_latex()), strict=True))
+
+
+def _bounded(name: str, c: Certificate) -> Certificate:
+    """The certificate with its gap as a bound."""
+    if not c.exact and c.gap < GAP:
+        raise SymdiscError(f"{name}: the spectral gap {c.gap:.1e} is below {GAP:.0e}, so the rank is not certain and is not recorded")
+    return c if c.exact else Certificate.from_dict({**c.to_dict(), "gap": GAP})
+
+
+def changed(where: Path, name: str, texts: dict[str, str]) -> list[Path]:
+    """The files of a record that are missing below ``where`` or hold something else."""
+    return [where / name / file for file, text in texts.items() if _read(where / name / file) != text]
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def write(files: Sequence[Path], texts: dict[str, str]) -> None:
+    """Write the given files of a record, each beside first and then renamed."""
+    for path in files:
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(texts[path.name].encode("utf-8"))
+            os.replace(part, path)
+        except OSError as error:
+            raise BadInput(f"cannot write {path}: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
