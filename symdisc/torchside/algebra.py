@@ -12,7 +12,7 @@ from torch import Tensor
 
 from symdisc.archgraph import ArchGraph, Node
 from symdisc.errors import Undecided
-from symdisc.exact import DIRECT, NullSpace, null_space
+from symdisc.exact import NullSpace, null_space
 from symdisc.solve import ZERO_COLUMN, Accumulator, affine_motions, fibre_basis, normal_rows
 from symdisc.torchside.blocks import node_blocks
 from symdisc.torchside.capture import Capture
@@ -24,6 +24,7 @@ __all__ = ["Algebra", "fibre"]
 AT_ONCE = 8  # draws between two looks at the rank
 MOST_LOOKS = 12  # blocks of rows after which a rank that still grows is given up
 LEAST_ROWS = 400  # rows of a block: rare regions of piecewise linear networks must be met
+PATIENT = 600  # parameters up to which three equal ranks are asked for; beyond, two and a look at new rows
 VISIBLE = 1e-9  # of the largest row: the null space is good to 1e-12, a new direction shows at 1e-6 or more
 ROUNDING = 1e-9
 PATTERNS = 8  # draws whose dependence of outputs on inputs is joined: sorting and maxima show one order each
@@ -54,7 +55,7 @@ def fibre(network: Network, first: int = 0, function: Function | None = None) ->
         ranks.append(found.rank)
         if ranks[-3:] == [found.rank] * 3:
             return found, at - first
-        if network.size > DIRECT:
+        if network.size > PATIENT and len(ranks) > 1 and ranks[-2] == found.rank:
             fresh, at = _rows(network, run, at, block)
             if not _seen(fresh, np.concatenate(parts), found.basis):
                 return found, at - first
