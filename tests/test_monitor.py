@@ -239,6 +239,7 @@ def test_loss_scale_on_one_branch(wrong: float, expected: set[str]) -> None:
     found = monitor.suspects()
     assert {n for s in found for n in s.blamed} == expected  # not b.weight, which the symmetry inside the branch clears
     watched = [law.moved for law in monitor.laws]
+    assert len({law.label for law in monitor.laws}) == len(watched)  # names that occur twice are told apart
     assert any("c.weight" in m for m in watched) and not any("c.weight" in s.parameters for s in found)
 
 

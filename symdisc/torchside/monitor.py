@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,11 @@ class Monitor:
                 raise StateMismatch(f"the model has no parameter {n} of shape {list(shape)}; is it the model of the catalog?")
         self.parameters = named
         self._groups = self._owners()
-        self.laws: list[Law] = [law for q in cat.conserved if (law := self._watch(q)) is not None]
+        conserved = cat.conserved
+        names = Counter(q.name for q in conserved)
+        labels = [q.name if names[q.name] == 1 else f"{q.name} [{' '.join(moved_by(q))}]" for q in conserved]
+        watched = [self._watch(q, label) for q, label in zip(conserved, labels, strict=True)]
+        self.laws: list[Law] = [law for law in watched if law is not None]
         self._handles = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
 
     def close(self) -> None:
@@ -83,16 +88,16 @@ class Monitor:
         for handle in self._handles:
             handle.remove()
 
-    def _watch(self, q: ConservedQuantity) -> Law | None:
+    def _watch(self, q: ConservedQuantity, label: str) -> Law | None:
         moved = moved_by(q)
         still = [n for n in moved if n not in self.parameters or id(self.parameters[n]) not in self._groups
                  or not self.parameters[n].requires_grad]
         if not moved or still:
-            self.unwatched[q.name] = f"{still[0]} is not trained by this optimizer" if still else "it acts by a flow only"
+            self.unwatched[label] = f"{still[0]} is not trained by this optimizer" if still else "it acts by a flow only"
             return None
-        law = Law(q, q.form in ("moment", "linear") and not any(t.potential for t in q.terms))
+        law = Law(q, q.form in ("moment", "linear") and not any(t.potential for t in q.terms), label)
         if not law.predicts:
-            self.unpredicted[q.name] = q.reason or f"Q of form {q.form} is not of second degree"
+            self.unpredicted[label] = q.reason or f"Q of form {q.form} is not of second degree"
         return law
 
     def _owners(self) -> dict[int, dict[str, Any]]:
@@ -144,7 +149,7 @@ class Monitor:
             settings, buffers = self._common(law)
             if settings is None:
                 law.forms = {}
-                self.unpredicted[law.quantity.name] = "its parameters differ in settings, or some had no gradient, at some step"
+                self.unpredicted[law.label] = "its parameters differ in settings, or some had no gradient, at some step"
                 continue
             if settings["momentum"] == 0:
                 buffers = None
@@ -161,7 +166,7 @@ class Monitor:
         self.step += 1
 
     def _record(self, law: Law, state: Tensors, cosine: float, share: float) -> dict[str, Any]:
-        row: dict[str, Any] = {"step": self.step, "symmetry": law.quantity.name, "parameters": list(law.moved),
+        row: dict[str, Any] = {"step": self.step, "symmetry": law.label, "parameters": list(law.moved),
                                "orthogonality": cosine, "share": share, "q": None, "norm": None,
                                "predicted": None, "predicted_norm": None, "error": None}
         if law.predicts:
@@ -191,7 +196,7 @@ class Monitor:
                 worst[key] = (r["orthogonality"], r["step"])
         for law in self.laws:
             # a wrong factor on one parameter cannot be seen by a symmetry that moves it alone
-            if len(law.moved) > 1 and (law.quantity.name, law.moved) not in worst:
+            if len(law.moved) > 1 and (law.label, law.moved) not in worst:
                 clean |= set(law.moved)
         found = [Suspect(name, moved, tuple(n for n in moved if n not in clean) or moved, size, step)
                  for (name, moved), (size, step) in worst.items()]
@@ -216,13 +221,13 @@ class Monitor:
     def state_dict(self) -> dict[str, Any]:
         """Steps, records and predicted forms; save it beside the optimizer's, whose buffers it goes with."""
         return {"step": self.step, "records": [dict(r) for r in self.records],
-                "unpredicted": dict(self.unpredicted), "names": [law.quantity.name for law in self.laws],
+                "unpredicted": dict(self.unpredicted), "names": [law.label for law in self.laws],
                 "forms": [{k: t.clone() for k, t in law.forms.items()} for law in self.laws],
                 "quadratic": [law.quadratic.clone() for law in self.laws]}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken, after model and optimizer were loaded."""
-        if list(saved["names"]) != [law.quantity.name for law in self.laws]:
+        if list(saved["names"]) != [law.label for law in self.laws]:
             raise StateMismatch("the saved monitor watched other symmetries; is it of this model and catalog?")
         self.step, self.records = saved["step"], [dict(r) for r in saved["records"]]
         self.unpredicted = dict(saved["unpredicted"])

@@ -32,12 +32,20 @@ class Law:
 
     quantity: ConservedQuantity
     predicts: bool
+    label: str
     forms: dict[str, Tensor] = field(default_factory=dict)
     quadratic: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     @property
     def moved(self) -> tuple[str, ...]:
         return moved_by(self.quantity)
+
+    @property
+    def homogeneous(self) -> bool:
+        """No translation in it: c = 0, and need not be computed."""
+        if self.quantity.form == "linear":
+            return all(p.axis >= 0 for g in self.quantity.generators for p in g.parts)
+        return all(t.move.kind in ("matmul", "scale") for t in self.quantity.terms)
 
     # --- the two forms ------------------------------------------------------------------------------------------------
     def moment(self, x: Tensors, y: Tensors, state: Tensors) -> Tensor:
@@ -50,9 +58,13 @@ class Law:
         return torch.as_tensor(project(q.part, total, q.zero_sum)).double()
 
     def linear(self, x: Tensors, state: Tensors) -> Tensor:
+        """c(x)."""
+        if self.homogeneous:
+            return torch.zeros((), dtype=torch.float64, device=next(iter(x.values())).device)
         return self.moment(x, {n: t * 0 for n, t in x.items()}, state)
 
     def bilinear(self, x: Tensors, y: Tensors, state: Tensors) -> Tensor:
+        """B(x, y)."""
         return self.moment(x, y, state) - self.linear(x, state)
 
     def start(self, state: Tensors, buffers: Tensors | None) -> None:
