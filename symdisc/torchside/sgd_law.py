@@ -47,6 +47,13 @@ class Law:
             return all(p.axis >= 0 for g in self.quantity.generators for p in g.parts)
         return all(t.move.kind in ("matmul", "scale") for t in self.quantity.terms)
 
+    @property
+    def additive(self) -> bool:
+        """Nothing but translations: B = 0."""
+        if self.quantity.form == "linear":
+            return all(p.axis < 0 for g in self.quantity.generators for p in g.parts)
+        return all(t.move.kind in ("add", "outer", "outer_bias") for t in self.quantity.terms)
+
     # --- the two forms ------------------------------------------------------------------------------------------------
     def moment(self, x: Tensors, y: Tensors, state: Tensors) -> Tensor:
         """<x, X_a(y)> over the part of the algebra that has a Q; affine in y."""
@@ -65,6 +72,10 @@ class Law:
 
     def bilinear(self, x: Tensors, y: Tensors, state: Tensors) -> Tensor:
         """B(x, y)."""
+        if self.additive:
+            return torch.zeros((), dtype=torch.float64, device=next(iter(x.values())).device)
+        if self.homogeneous:
+            return self.moment(x, y, state)
         return self.moment(x, y, state) - self.linear(x, state)
 
     def start(self, state: Tensors, buffers: Tensors | None) -> None:
@@ -84,7 +95,7 @@ class Law:
         f, rate, decay = self.forms, float(s["lr"]), float(s["weight_decay"])
         beta, kept = float(s["momentum"]), 1 - float(s["dampening"])
         # B(g, theta) = -c(g) is what the symmetry says; where there is no quadratic part it says c(g) = 0
-        cg = torch.where(self.quadratic, self.linear(g, state), 0.0)
+        cg = torch.where(self.quadratic, self.linear(g, state), 0.0) if bool(self.quadratic.any()) else 0.0 * f["t"]
         gg = self.bilinear(g, g, state)
         td = -cg + decay * f["tt"]
         dd = gg - 2 * decay * cg + decay**2 * f["tt"]
@@ -118,7 +129,7 @@ class Law:
 
     def orthogonality(self, g: Tensors, state: Tensors) -> tuple[float, float]:
         """Cosine between gradient and generator, of the element a that the gradient sees most; and its <g, X_a> / |X_a|."""
-        leaves = {n: t.clone().requires_grad_() for n, t in g.items()}
+        leaves = {n: t.detach().requires_grad_() for n, t in g.items()}
         with torch.enable_grad():
             seen = self.quantity.residual(state, leaves)
             a = seen.detach() / seen.detach().norm().clamp_min(torch.finfo(seen.dtype).tiny)
@@ -141,4 +152,4 @@ def moved_by(q: ConservedQuantity) -> tuple[str, ...]:
 
 def norm(tensors: list[Tensor]) -> Tensor:
     """Length of all tensors together, in float64."""
-    return torch.stack([t.detach().double().norm() for t in tensors]).norm() if tensors else torch.zeros(())
+    return torch.stack([torch.linalg.vector_norm(t.detach(), dtype=torch.float64) for t in tensors]).norm() if tensors else torch.zeros(())
