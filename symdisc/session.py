@@ -19,6 +19,7 @@ __all__ = ["certify", "discover"]
 Family = TypeVar("Family", Symmetry, Discrete)
 Progress = Callable[[str, int, int], None]
 
+LARGE = 2_000_000  # parameters beyond which every further run of the check costs seconds
 SOLVE_LIMIT = 2500  # parameters up to which the complete linear system is solved on the network itself by default
 
 
@@ -68,16 +69,15 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
         with clock("check"):
             checker = Checker(captured, facts)
             proposed, refused = _keep(proposed, checker.judge(proposed))
-            discrete, refused_discrete = _keep(discrete, checker.judge_discrete(discrete))
+            discrete, refused_discrete = _keep(discrete, checker.judge_discrete(discrete, trials=6 if captured.size < LARGE else 2))
             broken += refused + refused_discrete
     with clock("prove"):
         proposed = judge_proofs(classes, proposed)
     notes = [] if checker else ["weights without values (meta device): families were derived, not run"]
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
-    count = sum(t.numel() for t in captured.parameters.values())
     symmetries = list(proposed)
     orbit = sum(s.dimension for s in symmetries if s.counts)
-    if solve if solve is not None else (count <= SOLVE_LIMIT and checker is not None):
+    if solve if solve is not None else (captured.size <= SOLVE_LIMIT and checker is not None):
         with clock("solve"):
             from symdisc.torchside.remainder import complete
 

@@ -37,6 +37,11 @@ class Capture:
         return {self.graph.parameters[v]: self.tensors[v] for v in self.graph.parameters
                 if self.graph.parameters[v] not in self.graph.aliases}
 
+    @property
+    def size(self) -> int:
+        """D: entries of all parameters, tied tensors once."""
+        return sum(t.numel() for t in self.parameters.values())
+
 
 def tie_groups(model: nn.Module) -> dict[str, str]:
     """Every state_dict name of a parameter or buffer -> the first registered name of the same tensor."""
