@@ -38,6 +38,7 @@ def test_kept_records_are_sorted_and_tell_nothing_of_the_machine(name: str) -> N
     assert text == json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     assert record["certificate"]["complete"] and "timings" not in record
     for file in FILES:
+        assert "outputs change by" not in (KEPT / name / file).read_text(encoding="utf-8"), "a measurement"
         assert not re.search(r"/(home|work|tmp|usr)/|20\d\d-\d\d", (KEPT / name / file).read_text(encoding="utf-8"))
 
 
