@@ -99,6 +99,40 @@ def test_other_architectures(make: Callable[[], nn.Module]) -> None:
     assert len(monitor.laws) >= 2
 
 
+class Shifted(nn.Module):
+    """(a + 1) b: the generator is affine, so that only the sum of its quadratic and its linear part vanishes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.a + 1) * self.b
+
+
+class Traded(nn.Module):
+    """Only a + b is seen: a quantity without quadratic part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.f = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x * (self.a + self.b))
+
+
+@pytest.mark.parametrize("kind", [Shifted, Traded])
+def test_affine_and_linear_quantities(kind: type[nn.Module]) -> None:
+    torch.manual_seed(4)
+    model = kind().double()
+    cat = symdisc.discover(model, (torch.randn(8, 4, dtype=torch.float64),))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=0.05, nesterov=True)
+    monitor = symdisc.Monitor(cat, model, optimizer)
+    train(model, optimizer, batches(mlp, 60))
+    assert max(errors(monitor)) < 1e-12 and monitor.suspects() == []
+    assert any(not law.homogeneous for law in monitor.laws)
+
+
 def test_maximize_and_schedule() -> None:
     model = fresh(mlp)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5, weight_decay=0.2, maximize=True)

@@ -85,8 +85,9 @@ class Law:
         if buffers is not None:
             self.forms |= {"tv": self.bilinear(theta, buffers, state), "vv": self.bilinear(buffers, buffers, state),
                            "v": self.linear(buffers, state)}
-        probe = {n: torch.linspace(0.5, 1.7, t.numel(), dtype=t.dtype, device=t.device).sin().reshape(t.shape)
-                 for n, t in theta.items()}
+        # two parameters of one shape must not cancel in the probe
+        draw = torch.Generator().manual_seed(11)
+        probe = {n: torch.randn(t.shape, dtype=torch.float64, generator=draw).to(t) for n, t in theta.items()}
         self.quadratic = self.bilinear(probe, probe, state) != 0
 
     # --- one step of SGD ----------------------------------------------------------------------------------------------
