@@ -136,7 +136,7 @@ def _remainder(rest: np.ndarray, network: Network, r: int, affine: int) -> Symme
         at += n
     return Symmetry(
         "remainder without a name", f"R^{r} locally", "flow", "network", tuple(names), r, "witnessed", (network.size,), (),
-        group_latex=rf"\mathbb{{R}}^{{{r}}}_{{\mathrm{{loc}}}}",
+        group_latex=rf"\mathbb{{R}}^{{{r}}}",
         condition=r"J_{\mathrm{out}}(\theta)\,\dot\theta = 0",
         formula=r"\dot\theta = P_{T(\theta)}\,v",
         assumptions=("generic weights: the dimension is constant along the flow",),
