@@ -72,7 +72,7 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
             discrete, refused_discrete = _keep(discrete, checker.judge_discrete(discrete, trials=6 if captured.size < LARGE else 2))
             broken += refused + refused_discrete
     with clock("prove"):
-        proposed = judge_proofs(classes, proposed)
+        proposed, discrete = judge_proofs(classes, proposed), judge_proofs(classes, discrete)
     notes = [] if checker else ["weights without values (meta device): families were derived, not run"]
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
     symmetries = list(proposed)

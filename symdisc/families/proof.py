@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,15 +22,16 @@ from symdisc.families.classes import Classes
 from symdisc.opgraph import Op
 from symdisc.rulebook import rulebook
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
-from symdisc.symmetry import Symmetry
+from symdisc.symmetry import Discrete, Symmetry
 
 __all__ = ["judge_proofs", "operator_equivariance"]
 
-SIZE = 3  # at which vector operators are solved and proved; heads need an even one
-EVEN = 4
+Claim = TypeVar("Claim", Symmetry, Discrete)
+
+EVEN = 4  # the size at which vector operators are solved and proved; rotary heads need an even one
 
 
-def judge_proofs(classes: Classes, symmetries: Sequence[Symmetry]) -> list[Symmetry]:
+def judge_proofs(classes: Classes, symmetries: Sequence[Claim]) -> list[Claim]:
     """The same symmetries with ``status`` "proved" or "witnessed", and the operators without a proof in the note."""
     touching = _touching(classes)
     powers = _powers(classes)
@@ -103,7 +105,7 @@ def _powers(classes: Classes) -> dict[str, float]:
             if len(i) and (int(i[0]), int(o[0])) in degree}
 
 
-def _moved(classes: Classes, s: Symmetry) -> set[int]:
+def _moved(classes: Classes, s: Symmetry | Discrete) -> set[int]:
     """Classes of the units that the moves of a symmetry act on."""
     found: set[int] = set()
     for move in s.moves:
