@@ -45,8 +45,9 @@ add("torch_encoder_post", lambda: encoder(False, "gelu"), 62,
     "heads 24; stream 1 l^T 4, translation 4; writers 5 + 4; inner shift 4, reader 3; last norm 8 + "
     "5; and one turn of both sides of "
     "the inner gains (4 numbers, 3 singular values)")
-add("torch_encoder_post_two", lambda: encoder(False, "relu", layers=2), 124,
-    "chain of three inner gains: their rotations meet too many conditions, none is left")  # fmt: skip
+add("torch_encoder_post_two", lambda: encoder(False, "relu", layers=2), 123,
+    "measured at three seeds, and at seed 0 with ten times the inputs; with few inputs a unit of the relu that hardly "
+    "ever fires makes it 124")  # fmt: skip
 add("torch_encoder_bare", lambda: encoder(True, "gelu", wide=False), 56,
     "heads 24; norms 8 + 12 and 8 + 3; one constant between the two branches")  # fmt: skip
 add("torch_encoder_causal", lambda: encoder(True, "gelu", causal=True), 68, "as torch_encoder_pre")
