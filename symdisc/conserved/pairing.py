@@ -10,6 +10,7 @@ Arrays may be numpy (also of sympy objects) or torch tensors: only methods that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -64,19 +65,24 @@ def _span(positions: np.ndarray) -> slice | np.ndarray:
     return np.array(flat)
 
 
+@lru_cache(maxsize=4096)
+def _places(index: Index) -> tuple[slice | np.ndarray, tuple[int, int, int]]:
+    """Where an index points, and its (copies, blocks, size); a training run asks at every step."""
+    return _span(index.positions()), (index.copies, index.blocks, index.size)
+
+
 def block_rows(move: Move, x: Array) -> Array:
     """Entries of a matrix move as [blocks, size, copies * rest]: the columns that the group multiplies."""
-    p = move.index.positions()
-    copies, blocks, size = p.shape
-    rows = lay_out(move, x)[_span(p)].reshape(copies, blocks, size, -1)
+    span, (copies, blocks, size) = _places(move.index)
+    rows = lay_out(move, x)[span].reshape(copies, blocks, size, -1)
     return rows.swapaxes(0, 1).swapaxes(1, 2).reshape(blocks, size, -1)
 
 
 def unit_rows(move: Move, x: Array) -> Array:
     """Entries of a scaling move as [units, copies * rest]."""
-    p = move.index.positions()
-    copies, units = p.shape[0], p.shape[1] * p.shape[2]
-    return lay_out(move, x)[_span(p)].reshape(copies, units, -1).swapaxes(0, 1).reshape(units, -1)
+    span, (copies, blocks, size) = _places(move.index)
+    units = blocks * size
+    return lay_out(move, x)[span].reshape(copies, units, -1).swapaxes(0, 1).reshape(units, -1)
 
 
 def _like(values: np.ndarray | Array, move: Move, x: Array) -> Array:
@@ -88,17 +94,29 @@ def _like(values: np.ndarray | Array, move: Move, x: Array) -> Array:
     return values.reshape(shape)
 
 
+def matrix_rows(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> tuple[Array, Array]:
+    """x' and y' [blocks, size, columns] with <x, X_a(y)> = <x' y'^T, a> (rep "g") or -<y' x'^T, a> (rep "g^-T")."""
+    left, right = block_rows(move, x), block_rows(move, y)
+    if move.gain is None:
+        return left, right
+    d = gain_rows(move, state)[..., None]  # X = D a D^-1 y, so <x, X> = <(D x)(D^-1 y)^T, a>
+    (blocks, size, _), copies = left.shape, move.index.copies
+    rest = left.shape[-1] // copies
+    left = (left.reshape(blocks, size, copies, rest) * d).reshape(blocks, size, -1)
+    return left, (right.reshape(blocks, size, copies, rest) / d).reshape(blocks, size, -1)
+
+
+def gain_rows(move: Move, state: Mapping[str, Array]) -> Array:
+    """The diagonal of the gain that conjugates a matrix move, [blocks, size, copies]."""
+    assert move.gain is not None
+    span, shape = _places(move.index)
+    d = (state[move.gain].reshape(-1) + move.offset)[span].reshape(shape) ** move.gain_power
+    return d.swapaxes(0, 1).swapaxes(1, 2)
+
+
 # --- one function per kind --------------------------------------------------------------------------------------------
 def _matmul(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
-    left, right = block_rows(move, x), block_rows(move, y)
-    if move.gain is not None:  # X = D a D^-1 y, so <x, X> = <(D x)(D^-1 y)^T, a>
-        p = move.index.positions()
-        copies, blocks, size = p.shape
-        d = (state[move.gain].reshape(-1) + move.offset)[p.reshape(-1)].reshape(copies, blocks, size) ** move.gain_power
-        d = d.swapaxes(0, 1).swapaxes(1, 2)
-        rest = left.shape[-1] // copies
-        left = (left.reshape(blocks, size, copies, rest) * d[..., None]).reshape(blocks, size, -1)
-        right = (right.reshape(blocks, size, copies, rest) / d[..., None]).reshape(blocks, size, -1)
+    left, right = matrix_rows(move, x, y, state)
     if move.rep == "g":
         return left @ right.swapaxes(-1, -2)
     return -(right @ left.swapaxes(-1, -2))  # X = -a^T y
@@ -123,9 +141,9 @@ def _bn_shift(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Arr
 
 
 def _add(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    span, (copies, _, _) = _places(move.index)
     rows = lay_out(move, x).sum(-1)
-    p = move.index.positions()
-    total = rows[_span(p)].reshape(p.shape[0], -1).sum(0) * _number(move.power)
+    total = rows[span].reshape(copies, -1).sum(0) * _number(move.power)
     for step in reversed(move.through):
         total = _transpose(step, total, state)
     return total

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,20 +20,22 @@ from torch import Tensor, nn
 
 from symdisc.conserved import ConservedQuantity
 from symdisc.errors import BadInput, StateMismatch
-from symdisc.torchside.sgd_law import Law, Tensors, moved_by, norm
+from symdisc.torchside.alignment import pull
+from symdisc.torchside.pieces import Law, Tensors, law_of, moved_by, norm
+from symdisc.torchside.sgd_law import Ledger, Motion, Seen, motion_of
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
 
 __all__ = ["Monitor", "Suspect"]
 
-SETTINGS = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
+SETTINGS = ("lr", "weight_decay", "momentum", "dampening", "nesterov")
 SHOWN = 8  # entries of Q that a record keeps; norm and error are over all entries
 COLUMNS = ("step", "symmetry", "parameters", "orthogonality", "share", "norm", "predicted_norm", "error")
 
 ADAPTIVE = ("divides each entry by a history of its gradients, so no quadratic or linear Q survives exactly (one second moment "
-            "shared over a symmetric block would keep them); only <grad, generator> = 0 does: monitor a run with torch.optim.SGD")
-OTHER = "has no exact recursion here; only <grad, generator> = 0 survives any optimizer: monitor a run with torch.optim.SGD"
+            "shared over a symmetric block would keep them); only <grad, generator> = 0 does, and Q is measured, not predicted")
+OTHER = "has no exact recursion here: only <grad, generator> = 0 survives any optimizer, and Q is measured, not predicted"
 
 
 @dataclass(frozen=True)
@@ -47,25 +50,34 @@ class Suspect:
 
 
 class Monitor:
-    """Watches every step of ``optimizer`` (torch.optim.SGD) for the symmetries of ``cat``; make it, then train as usual.
+    """Watches the steps of ``optimizer`` for the symmetries of ``cat``; make it, then train as usual.
 
-    ``records`` gets one entry per step and symmetry: the first entries of Q and of its prediction, and over all entries
-    their norms and the relative ``error`` (against |Q|, or a thousandth of what Q is a difference of, where it cancels);
-    ``orthogonality`` (the cosine between gradient and generator, over the parameters that the symmetry moves) and
-    ``share`` (the same against the whole gradient). Predictions look at gradients and momentum buffers, never at the
-    weights after the first step. ``every`` records only each n-th step; predictions still follow all. ``unwatched`` and
-    ``unpredicted`` say why for what is left out. Penalties in the loss that are no function of the outputs break the
-    symmetries; use ``weight_decay``.
+    ``records`` gets one entry per symmetry at every ``every``-th step (steps 0, 50, 100, ... by default): the first entries
+    of Q and of its prediction, and over all entries their norms and the relative ``error`` (against |Q|, or a thousandth of
+    what Q is a difference of, where it cancels); ``orthogonality`` (the cosine between gradient and generator, over the
+    parameters that the symmetry moves) and ``share`` (the same against the whole gradient). Predictions follow every
+    single step, whatever ``every`` is; they look at gradients and momentum buffers, never at the weights after the first
+    step (but for parameters whose settings differ from those of their partners: these are measured, and the prediction
+    takes the pull on the first parameter from the symmetry).
+
+    Charges per unit, translations and matrices with blocks up to 16 are followed entry by entry. Wider matrices are seen
+    through eight fixed random vectors u, as u^T Q u, which obeys the law that Q obeys; ``sketched`` names them. With
+    ``full=True`` every entry of every matrix is followed, at the price of a matrix product per parameter and step, and
+    blocks wider than 128 get the cosine of their whole moment instead of one random column of it.
+
+    Under torch.optim.SGD (any schedule, decay, momentum, Nesterov, dampening, parameter groups, missing gradients)
+    predictions are exact. Under other optimizers Q is only measured, and ``unpredicted`` says so; ``unwatched`` says why
+    for symmetries that are left out. Penalties in the loss that are no function of the outputs break the symmetries; use
+    ``weight_decay``. Raises BadInput for optimizers that need closures, and StateMismatch when the model is another one.
     """
 
-    def __init__(self, cat: Catalog, model: nn.Module, optimizer: torch.optim.Optimizer, every: int = 1) -> None:
-        if type(optimizer) is not torch.optim.SGD:
-            name = type(optimizer).__name__
-            known = name.lower().startswith(("ada", "nadam", "radam", "rmsprop", "sparseadam"))
-            raise BadInput(f"{name} {ADAPTIVE if known else OTHER}")
+    def __init__(self, cat: Catalog, model: nn.Module, optimizer: torch.optim.Optimizer, every: int = 50,
+                 full: bool = False) -> None:
         if every < 1:
             raise BadInput(f"every must be at least 1, got {every}")
-        self.cat, self.model, self.optimizer, self.every = cat, model, optimizer, every
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise BadInput("LBFGS steps with a closure, and a Monitor reads gradients before the step: use another optimizer")
+        self.cat, self.model, self.optimizer, self.every, self.full = cat, model, optimizer, every, full
         self.step = 0
         self.records: list[dict[str, Any]] = []
         self.unwatched: dict[str, str] = {}
@@ -81,12 +93,23 @@ class Monitor:
         labels = [q.name if names[q.name] == 1 else f"{q.name} [{' '.join(moved_by(q))}]" for q in conserved]
         watched = [self._watch(q, label) for q, label in zip(conserved, labels, strict=True)]
         self.laws: list[Law] = [law for law in watched if law is not None]
+        self.exact = type(optimizer) is torch.optim.SGD
+        if not self.exact:
+            self.unpredicted = {law.label: f"{type(optimizer).__name__} {_why(optimizer)}" for law in self.laws}
+        self._followed = [law for law in self.laws if law.predicts and self.exact]
+        self._names = tuple(dict.fromkeys(n for law in self._followed for n in law.moved))
+        self.ledger = Ledger(self._followed)
         self._handles = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
 
     def close(self) -> None:
         """Stop watching."""
         for handle in self._handles:
             handle.remove()
+
+    @property
+    def sketched(self) -> tuple[str, ...]:
+        """Symmetries whose Q is seen through random vectors."""
+        return tuple(law.label for law in self.laws if law.sketched)
 
     def _watch(self, q: ConservedQuantity, label: str) -> Law | None:
         moved = moved_by(q)
@@ -95,7 +118,7 @@ class Monitor:
         if not moved or still:
             self.unwatched[label] = f"{still[0]} is not trained by this optimizer" if still else "it acts by a flow only"
             return None
-        law = Law(q, q.form in ("moment", "linear") and not any(t.potential for t in q.terms), label)
+        law = law_of(q, label, self.full)
         if not law.predicts:
             self.unpredicted[label] = q.reason or f"Q of form {q.form} is not of second degree"
         return law
@@ -106,28 +129,41 @@ class Monitor:
 
     # --- reading the run ----------------------------------------------------------------------------------------------
     def _state(self) -> dict[str, Tensor]:
-        buffers = {self.cat.aliases.get(n, n): b.detach() for n, b in self.model.named_buffers()}
+        buffers = {self.cat.aliases.get(n, n): b.detach() for n, b in self.model.named_buffers()} if self.cat.buffers else {}
         return buffers | {n: p.detach() for n, p in self.parameters.items()}
 
-    def _gradients(self, names: tuple[str, ...]) -> dict[str, Tensor]:
-        found = {}
-        for n in names:
-            p = self.parameters[n]
-            g = torch.zeros_like(p) if p.grad is None else p.grad.detach()
-            g = g.to_dense() if g.layout != torch.strided else g
-            found[n] = -g if self._groups[id(p)]["maximize"] else g
-        return found
+    def _gradient(self, name: str) -> Tensor:
+        p = self.parameters[name]
+        if p.grad is None:
+            return torch.zeros_like(p)
+        g = p.grad.detach()
+        g = g.to_dense() if g.layout != torch.strided else g
+        return -g if self._groups[id(p)].get("maximize") else g
 
-    def _common(self, law: Law) -> tuple[dict[str, Any] | None, dict[str, Tensor] | None]:
-        """Settings and momentum buffers of the parameters of a law; no settings where these differ."""
-        parameters = [self.parameters[n] for n in law.moved]
-        settings = [{k: self._groups[id(p)][k] for k in SETTINGS} for p in parameters]
-        found = [self.optimizer.state[p].get("momentum_buffer") if p in self.optimizer.state else None for p in parameters]
-        has = [b is not None for b in found]
-        skipped = [p.grad is None for p in parameters]
-        alike = all(s == settings[0] for s in settings) and (all(has) or not any(has)) and not any(skipped)
-        buffers = {n: b for n, b in zip(law.moved, found, strict=True) if b is not None} if all(has) else None
-        return (settings[0] if alike else None), buffers
+    def _seen(self, gradients: Tensors) -> Seen:
+        """Gradients, buffers and motions of all parameters that some prediction needs."""
+        motions = {}
+        made: dict[tuple[int, bool, bool], Motion] = {}
+        for n in self._names:
+            p = self.parameters[n]
+            group = self._groups[id(p)]
+            key = (id(group), self._buffer(n) is not None, p.grad is not None)
+            if key not in made:
+                made[key] = motion_of({k: group[k] for k in SETTINGS}, *key[1:])
+            motions[n] = made[key]
+        return Seen(gradients, self._buffers(), motions, any(buffer for _, buffer, _ in made))
+
+    def _buffer(self, name: str) -> Tensor | None:
+        p = self.parameters[name]
+        return self.optimizer.state[p].get("momentum_buffer") if p in self.optimizer.state else None
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Momentum buffers by name, zeros where there are none."""
+        found = {}
+        for n in self._names:
+            p, v = self.parameters[n], self._buffer(n)
+            found[n] = torch.zeros((), dtype=p.dtype, device=p.device).expand(p.shape) if v is None else v
+        return found
 
     def _before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if any(a is not None for a in (*args[1:], kwargs.get("closure"))):
@@ -136,47 +172,42 @@ class Monitor:
             mode = "train" if self.model.training else "eval"
             raise BadInput(f"batch norm and dropout depend on the mode: make the catalog with the model in {mode} mode, as trained")
         self._groups = self._owners()
-        state, recording = self._state(), self.step % self.every == 0
-        whole = float(norm([p.grad for p in self.parameters.values() if p.grad is not None])) if recording else 0.0
-        self._seen: list[tuple[float, float]] = []
+        recording = self.step % self.every == 0
+        if not recording and not self._followed:
+            return
+        state = self._state()
+        names = [n for n in self.parameters if id(self.parameters[n]) in self._groups] if recording else self._names
+        gradients = {n: self._gradient(n) for n in names}
+        if recording:
+            self._aligned = self._alignment(gradients, state)
+        if self._followed:
+            seen = self._seen(gradients)
+            if self.ledger.forms is None:
+                self.ledger.start(state, seen.buffers)
+            self.ledger.before(seen, state)
+
+    def _alignment(self, gradients: Tensors, state: Tensors) -> list[tuple[float, float]]:
+        """For each law the cosine over its parameters, and the same against the whole gradient."""
+        lengths = dict(zip(gradients, _lengths(list(gradients.values())), strict=True))
+        whole = math.hypot(*lengths.values())
+        found = []
         for law in self.laws:
-            g = self._gradients(law.moved)
-            if recording:
-                cosine, pull = law.orthogonality(g, state)
-                self._seen.append((cosine, pull / whole if whole else 0.0))
-            if not law.predicts:
-                continue
-            settings, buffers = self._common(law)
-            if settings is None:
-                law.forms = {}
-                self.unpredicted[law.label] = "its parameters differ in settings, or some had no gradient, at some step"
-                continue
-            if settings["momentum"] == 0:
-                buffers = None
-                law.forms.pop("tv", None)
-            if not law.forms or (buffers is not None and "tv" not in law.forms):
-                law.start(state, buffers)
-            law.advance(g, buffers, state, settings)
+            seen = pull(law.quantity, {n: gradients[n] for n in law.moved}, state, self.full)
+            own = math.hypot(*(lengths[n] for n in law.moved))
+            found.append((seen / own if own else 0.0, seen / whole if whole else 0.0))
+        return found
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self.step % self.every == 0:
-            state = self._state()
-            for law, (cosine, share) in zip(self.laws, self._seen, strict=True):
-                self.records.append(self._record(law, state, cosine, share))
+        recording = self.step % self.every == 0
+        state = self._state() if recording or self._followed else {}
+        if self._followed:
+            self.ledger.after(self._buffers(), state)
+        if recording:
+            predictions = {id(law): p for law, p in zip(self._followed, self.ledger.predicted() if self._followed else (), strict=True)}
+            for law, (cosine, share) in zip(self.laws, self._aligned, strict=True):
+                row = {"step": self.step, "symmetry": law.label, "parameters": list(law.moved), "orthogonality": cosine, "share": share}
+                self.records.append(row | _measured(law, state, predictions.get(id(law))))
         self.step += 1
-
-    def _record(self, law: Law, state: Tensors, cosine: float, share: float) -> dict[str, Any]:
-        row: dict[str, Any] = {"step": self.step, "symmetry": law.label, "parameters": list(law.moved),
-                               "orthogonality": cosine, "share": share, "q": None, "norm": None,
-                               "predicted": None, "predicted_norm": None, "error": None}
-        if law.predicts:
-            q = torch.as_tensor(law.quantity.evaluate(state)).double()
-            row |= {"q": q.reshape(-1)[:SHOWN].tolist(), "norm": float(q.norm())}
-            if law.forms:
-                p = law.predicted().reshape(q.shape)
-                row |= {"predicted": p.reshape(-1)[:SHOWN].tolist(), "predicted_norm": float(p.norm()),
-                        "error": float((p - q).norm()) / max(float(q.norm()), 1e-3 * law.size(state))}
-        return row
 
     # --- what it says -------------------------------------------------------------------------------------------------
     def suspects(self, threshold: float | None = None) -> list[Suspect]:
@@ -222,19 +253,46 @@ class Monitor:
         """Steps, records and predicted forms; save it beside the optimizer's, whose buffers it goes with."""
         return {"step": self.step, "records": [dict(r) for r in self.records],
                 "unpredicted": dict(self.unpredicted), "names": [law.label for law in self.laws],
-                "forms": [{k: t.clone() for k, t in law.forms.items()} for law in self.laws],
-                "quadratic": [law.quadratic.clone() for law in self.laws]}
+                "sketched": list(self.sketched), "ledger": self.ledger.state_dict()}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken, after model and optimizer were loaded."""
+        """Go on where ``state_dict`` was taken, after model and optimizer were loaded.
+
+        Raises StateMismatch when the other monitor watched other symmetries, or other entries of them.
+        """
         if list(saved["names"]) != [law.label for law in self.laws]:
             raise StateMismatch("the saved monitor watched other symmetries; is it of this model and catalog?")
+        if list(saved["sketched"]) != list(self.sketched):
+            raise StateMismatch("the saved monitor was made with another setting of full; use the same")
         self.step, self.records = saved["step"], [dict(r) for r in saved["records"]]
         self.unpredicted = dict(saved["unpredicted"])
-        for law, forms, quadratic in zip(self.laws, saved["forms"], saved["quadratic"], strict=True):
-            device = self.parameters[law.moved[0]].device
-            law.forms = {k: t.clone().to(device) for k, t in forms.items()}
-            law.quadratic = quadratic.clone().to(device)
+        home = next((p.device for p in self.parameters.values()), torch.device("cpu"))
+        self.ledger.load_state_dict(saved["ledger"], home)
+
+
+def _measured(law: Law, state: Tensors, predicted: Tensor | None) -> dict[str, Any]:
+    """Q (or what the random vectors see of it) beside its prediction."""
+    row: dict[str, Any] = {"q": None, "norm": None, "predicted": None, "predicted_norm": None, "error": None}
+    if not law.predicts:
+        return row
+    q = law.value(state).cpu()
+    row |= {"q": q[:SHOWN].tolist(), "norm": float(q.norm())}
+    if predicted is None:
+        return row
+    p = predicted.cpu()
+    length = max(float(norm([state[n] for n in law.moved])), 1e-3)
+    scale = length**2 / 2 if any(piece.bilinear for piece in law.pieces) else length
+    return row | {"predicted": p[:SHOWN].tolist(), "predicted_norm": float(p.norm()),
+                  "error": float((p - q).norm()) / max(row["norm"], 1e-3 * scale)}
+
+
+def _lengths(tensors: list[Tensor]) -> list[float]:
+    return torch.stack([torch.linalg.vector_norm(t).double().cpu() for t in tensors]).tolist() if tensors else []
+
+
+def _why(optimizer: torch.optim.Optimizer) -> str:
+    known = type(optimizer).__name__.lower().startswith(("ada", "nadam", "radam", "rmsprop", "sparseadam"))
+    return ADAPTIVE if known else OTHER
 
 
 def _modal(module: nn.Module) -> bool:

@@ -1,156 +1,206 @@
-"""One conserved quantity through steps of SGD: its forms predicted from the gradients alone.
+"""Conserved quantities through steps of SGD: predicted from gradients and momentum buffers alone.
 
-Every quantity of at most second degree is Q(theta) = 1/2 B(theta, theta) + c(theta), and a symmetry says
-B(g, theta) + c(g) = 0 for every correct gradient. Steps of SGD are linear in theta, g and the momentum buffer v, so
-B(theta, theta), B(theta, v), B(v, v), c(theta) and c(v) after a step follow from those before it, from B(g, g), B(g, v)
-and c(g): no differential equation and no small step is assumed (arXiv:2012.04728 gives the limit of small steps).
+A symmetry says B(g, theta) + c(g) = 0 for every correct gradient g. A step of SGD moves weights, buffer v and gradient
+linearly, (theta, v) -> A (theta, v, g) with numbers A made of learning rate, decay and momentum, so the values of B on
+(theta, v) and of c on them follow from those before the step, from B(g, g), B(g, v) and c(g): no differential equation
+and no small step is assumed (arXiv:2012.04728 gives the limit of small steps). With plain momentum weights move along
+the new buffer, theta' = theta - eta v', and B(v', v') alone says the same. Where the parameters of one symmetry move with
+different A (parameter groups), what the others do differently from the largest is added from their own values.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from symdisc.conserved import ConservedQuantity
-from symdisc.conserved.algebra import project
-from symdisc.conserved.linear import pairings
-from symdisc.conserved.pairing import pairing
+from symdisc.torchside.pieces import Law, Piece, Tensors
 
-__all__ = ["Law", "moved_by", "norm"]
+__all__ = ["Ledger", "Motion", "Seen", "motion_of"]
 
-Tensors = Mapping[str, Tensor]
+Three = tuple[float, float, float]
 
 
-@dataclass
-class Law:
-    """One symmetry under watch: its bilinear form B and linear form c, and their values as predicted."""
+class Motion(NamedTuple):
+    """One step of one parameter: theta' and v' as combinations of (theta, v, g); ``heavy``: theta' = theta - rate v'."""
 
-    quantity: ConservedQuantity
-    predicts: bool
-    label: str
-    forms: dict[str, Tensor] = field(default_factory=dict)
-    quadratic: Tensor = field(default_factory=lambda: torch.zeros(()))
+    theta: Three
+    buffer: Three
+    rate: float
+    heavy: bool
 
-    @property
-    def moved(self) -> tuple[str, ...]:
-        return moved_by(self.quantity)
 
-    @property
-    def homogeneous(self) -> bool:
-        """No translation in it: c = 0, and need not be computed."""
-        if self.quantity.form == "linear":
-            return all(p.axis >= 0 for g in self.quantity.generators for p in g.parts)
-        return all(t.move.kind in ("matmul", "scale") for t in self.quantity.terms)
+def motion_of(s: Mapping[str, Any], buffer: bool, gradient: bool) -> Motion:
+    """The step of torch.optim.SGD with settings ``s`` for a parameter: has it a momentum buffer, and a gradient?"""
+    if not gradient:
+        return Motion((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), 0.0, False)
+    rate, decay, beta = float(s["lr"]), float(s["weight_decay"]), float(s["momentum"])
+    v: Three = (0.0, 1.0, 0.0)
+    u: Three = (decay, 0.0, 1.0)
+    if beta:
+        kept = 1 - float(s["dampening"]) if buffer else 1.0  # a new buffer is the gradient itself
+        v = (kept * decay, beta if buffer else 0.0, kept)
+        u = (decay + beta * v[0], beta * v[1], 1 + beta * v[2]) if s["nesterov"] else v
+    return Motion((1 - rate * u[0], -rate * u[1], -rate * u[2]), v, rate, bool(beta) and not s["nesterov"])
 
-    @property
-    def additive(self) -> bool:
-        """Nothing but translations: B = 0."""
-        if self.quantity.form == "linear":
-            return all(p.axis < 0 for g in self.quantity.generators for p in g.parts)
-        return all(t.move.kind in ("add", "outer", "outer_bias") for t in self.quantity.terms)
 
-    # --- the two forms ------------------------------------------------------------------------------------------------
-    def moment(self, x: Tensors, y: Tensors, state: Tensors) -> Tensor:
-        """<x, X_a(y)> over the part of the algebra that has a Q; affine in y."""
-        q = self.quantity
-        if q.form == "linear":
-            return torch.as_tensor(pairings(q.generators, y, x)).double()
-        total = sum(pairing(t.move, x[n], y[n], state, q.symmetry.shape) * t.weight
-                    for t in q.terms for n in [t.move.parameter])
-        return torch.as_tensor(project(q.part, total, q.zero_sum)).double()
+@lru_cache(maxsize=256)
+def _general(m: Motion) -> Tensor:
+    """[3, 6]: (TT, VV, GG, TV, GT, GV) before a step to (TT, TV, VV) after it."""
+    rows = []
+    for p, q in ((m.theta, m.theta), (m.theta, m.buffer), (m.buffer, m.buffer)):
+        rows.append([p[0] * q[0], p[1] * q[1], p[2] * q[2], p[0] * q[1] + p[1] * q[0], p[0] * q[2] + p[2] * q[0],
+                     p[1] * q[2] + p[2] * q[1]])
+    return torch.tensor(rows, dtype=torch.float64)
 
-    def linear(self, x: Tensors, state: Tensors) -> Tensor:
-        """c(x)."""
-        if self.homogeneous:
-            return torch.zeros((), dtype=torch.float64, device=next(iter(x.values())).device)
-        return self.moment(x, {n: t * 0 for n, t in x.items()}, state)
 
-    def bilinear(self, x: Tensors, y: Tensors, state: Tensors) -> Tensor:
-        """B(x, y)."""
-        if self.additive:
-            return torch.zeros((), dtype=torch.float64, device=next(iter(x.values())).device)
-        if self.homogeneous:
-            return self.moment(x, y, state)
-        return self.moment(x, y, state) - self.linear(x, state)
+@lru_cache(maxsize=256)
+def _along(m: Motion) -> Tensor:
+    """[3, 4]: (TT, TV, GT) before a heavy step and WW = B(v', v') to (TT, TV, VV) after it, by TW = B(theta, v')."""
+    tw = torch.tensor([m.buffer[0], m.buffer[1], m.buffer[2], 0.0], dtype=torch.float64)
+    tt, ww = (torch.tensor([float(k == i) for k in range(4)], dtype=torch.float64) for i in (0, 3))
+    return torch.stack([tt - 2 * m.rate * tw + m.rate**2 * ww, tw - m.rate * ww, ww])
 
-    def start(self, state: Tensors, buffers: Tensors | None) -> None:
-        """Take the forms from the weights (and momentum buffers) as they are: where a prediction begins."""
-        theta = {n: state[n] for n in self.moved}
-        self.forms = {"tt": self.bilinear(theta, theta, state), "t": self.linear(theta, state)}
-        if buffers is not None:
-            self.forms |= {"tv": self.bilinear(theta, buffers, state), "vv": self.bilinear(buffers, buffers, state),
-                           "v": self.linear(buffers, state)}
-        # two parameters of one shape must not cancel in the probe
-        draw = torch.Generator().manual_seed(11)
-        probe = {n: torch.randn(t.shape, dtype=torch.float64, generator=draw).to(t) for n, t in theta.items()}
-        self.quadratic = self.bilinear(probe, probe, state) != 0
 
-    # --- one step of SGD ----------------------------------------------------------------------------------------------
-    def advance(self, g: Tensors, buffers: Tensors | None, state: Tensors, s: Mapping[str, Any]) -> None:
-        """The forms after a step with gradients ``g``, from those before it and B(g, g), B(g, v), c(g)."""
-        f, rate, decay = self.forms, float(s["lr"]), float(s["weight_decay"])
-        beta, kept = float(s["momentum"]), 1 - float(s["dampening"])
-        # B(g, theta) = -c(g) is what the symmetry says; where there is no quadratic part it says c(g) = 0
-        cg = torch.where(self.quadratic, self.linear(g, state), 0.0) if bool(self.quadratic.any()) else 0.0 * f["t"]
-        gg = self.bilinear(g, g, state)
-        td = -cg + decay * f["tt"]
-        dd = gg - 2 * decay * cg + decay**2 * f["tt"]
-        d = cg + decay * f["t"]
-        if not beta:
-            tu, uu, u = td, dd, d
-        else:
-            if buffers is None:
-                tv, vv, v, dv = td, dd, d, dd
+@lru_cache(maxsize=256)
+def _first(m: Motion) -> Tensor:
+    """[2, 3]: (T, V, G) before a step to (T, V) after it."""
+    return torch.tensor([m.theta, m.buffer], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step is about to use: gradients and momentum buffers (zeros where there are none) and the motions, by name."""
+
+    gradients: Tensors
+    buffers: Tensors
+    motions: Mapping[str, Motion]
+    moving: bool  # some buffer is not zero
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring laws whose largest parameters move alike, and what is known of their next values before the step."""
+
+    laws: tuple[Law, ...]
+    sizes: list[int]
+    where: slice
+    motion: Motion
+    gradient: Tensor  # c(g); by symmetry zero where there is no quadratic part
+    squares: tuple[Tensor, Tensor] | None  # B(g, g) and B(g, v), where they are needed
+    others: Tensor  # [5, n]: what parameters in other groups do differently
+
+
+class Ledger:
+    """The forms of all laws, side by side: rows B(theta, theta), B(theta, v), B(v, v), c(theta), c(v)."""
+
+    def __init__(self, laws: Sequence[Law]) -> None:
+        self.laws = tuple(laws)
+        self.forms: Tensor | None = None
+        self.quadratic: Tensor | None = None
+        self.sizes: list[int] = []
+        self._runs: list[_Run] = []
+
+    def start(self, state: Tensors, buffers: Tensors) -> None:
+        """Take the forms from weights and buffers as they are: where a prediction begins."""
+        q = [law.quadratic(state) for law in self.laws]
+        tt = [law.bilinear(state, state, state) for law in self.laws]
+        t = [law.linear(state, state) for law in self.laws]
+        self.sizes = [max(len(a), len(b)) for a, b in zip(tt, t, strict=True)]
+        tv = [law.bilinear(state, buffers, state) for law in self.laws]
+        vv = [law.bilinear(buffers, buffers, state) for law in self.laws]
+        v = [law.linear(buffers, state) for law in self.laws]
+        self.forms = torch.stack([_flat(row, self.sizes) for row in (tt, tv, vv, t, v)])
+        self.quadratic = _flat(q, self.sizes)
+
+    def before(self, seen: Seen, state: Tensors) -> None:
+        """Read what the coming step uses."""
+        anchors = [max(law.pieces, key=lambda p: state[p.parameter].numel()).parameter for law in self.laws]
+        self._runs, start = [], 0
+        for motion, group in groupby(range(len(self.laws)), lambda i: seen.motions[anchors[i]]):
+            indices = list(group)
+            laws, sizes = tuple(self.laws[i] for i in indices), [self.sizes[i] for i in indices]
+            where = slice(start, start + sum(sizes))
+            start = where.stop
+            self._runs.append(self._run(laws, sizes, where, motion, seen, state))
+
+    def _run(self, laws: tuple[Law, ...], sizes: list[int], where: slice, motion: Motion, seen: Seen, state: Tensors) -> _Run:
+        assert self.quadratic is not None
+        g, v = seen.gradients, seen.buffers
+        cg = _flat([law.linear(g, state) if law.affine else law.zero(g) for law in laws], sizes)
+        cg = torch.where(self.quadratic[where], cg, 0.0)
+        squares = None
+        if not motion.heavy:
+            gg = _flat([law.bilinear(g, g, state) for law in laws], sizes)
+            squares = gg, _flat([law.bilinear(g, v, state) for law in laws], sizes) if seen.moving else torch.zeros_like(gg)
+        others = [_others(law, motion, seen, state) for law in laws]
+        rest = torch.cat([o.to(cg.device).expand(5, n) for o, n in zip(others, sizes, strict=True)], dim=1)
+        return _Run(laws, sizes, where, motion, cg, squares, rest)
+
+    def after(self, buffers: Tensors, state: Tensors) -> None:
+        """The forms after the step; ``buffers`` are the new ones."""
+        assert self.forms is not None
+        forms = torch.empty_like(self.forms)
+        for run in self._runs:
+            tt, tv, vv, t, v = self.forms[:, run.where]
+            # B(g, theta) = -c(g) is what the symmetry says
+            if run.squares is None:
+                ww = _flat([law.bilinear(buffers, buffers, state) for law in run.laws], run.sizes)
+                second = _along(run.motion).to(tt.device) @ torch.stack([tt, tv, -run.gradient, ww])
             else:
-                dv0 = self.bilinear(g, buffers, state) + decay * f["tv"]
-                tv, v = beta * f["tv"] + kept * td, beta * f["v"] + kept * d
-                vv = beta**2 * f["vv"] + 2 * beta * kept * dv0 + kept**2 * dd
-                dv = beta * dv0 + kept * dd
-            tu, uu, u, uv = tv, vv, v, vv
-            if s["nesterov"]:
-                tu, u = td + beta * tv, d + beta * v
-                uu, uv = dd + 2 * beta * dv + beta**2 * vv, dv + beta * vv
-            f |= {"tv": tv - rate * uv, "vv": vv, "v": v}
-        f["tt"], f["t"] = f["tt"] - 2 * rate * tu + rate**2 * uu, f["t"] - rate * u
+                gg, gv = run.squares
+                second = _general(run.motion).to(tt.device) @ torch.stack([tt, vv, gg, tv, -run.gradient, gv])
+            first = _first(run.motion).to(tt.device) @ torch.stack([t, v, run.gradient])
+            forms[:, run.where] = torch.cat([second, first]) + run.others
+        self.forms, self._runs = forms, []
 
-    def predicted(self) -> Tensor:
-        """Q from the forms."""
-        return self.forms["tt"] / 2 + self.forms["t"]
+    def predicted(self) -> list[Tensor]:
+        """Q of each law, flat."""
+        assert self.forms is not None
+        return list((self.forms[0] / 2 + self.forms[3]).split(self.sizes))
 
-    # --- orthogonality ------------------------------------------------------------------------------------------------
-    def size(self, state: Tensors) -> float:
-        """What Q is a difference of: the scale of its round-off."""
-        length = max(float(norm([state[n] for n in self.moved])), 1e-3)
-        return length**2 / 2 if bool(self.quadratic.any()) else length
+    def state_dict(self) -> dict[str, Any]:
+        return {"forms": None if self.forms is None else self.forms.clone(), "sizes": list(self.sizes),
+                "quadratic": None if self.quadratic is None else self.quadratic.clone()}
 
-    def orthogonality(self, g: Tensors, state: Tensors) -> tuple[float, float]:
-        """Cosine between gradient and generator, of the element a that the gradient sees most; and its <g, X_a> / |X_a|."""
-        leaves = {n: t.detach().requires_grad_() for n, t in g.items()}
-        with torch.enable_grad():
-            seen = self.quantity.residual(state, leaves)
-            a = seen.detach() / seen.detach().norm().clamp_min(torch.finfo(seen.dtype).tiny)
-            if not float(a.norm()):
-                return 0.0, 0.0
-            field_ = torch.autograd.grad((seen * a).sum(), list(leaves.values()), allow_unused=True)
-        length = float(norm([t for t in field_ if t is not None]))
-        pull = float(seen.detach().norm()) / length if length else 0.0
-        if not math.isfinite(pull):
-            return math.inf, math.inf
-        size = float(norm(list(g.values())))
-        return (pull / size if size else 0.0), pull
+    def load_state_dict(self, saved: Mapping[str, Any], device: torch.device) -> None:
+        self.sizes = list(saved["sizes"])
+        self.forms, self.quadratic = (None if saved[k] is None else saved[k].clone().to(device) for k in ("forms", "quadratic"))
 
 
-def moved_by(q: ConservedQuantity) -> tuple[str, ...]:
-    """Parameters and buffers that the symmetry moves (not those that it only reads)."""
-    s = q.symmetry
-    return tuple(dict.fromkeys([*(m.parameter for m in s.moves), *(n for g in s.generators for n in g.parameters)]))
+def _flat(rows: list[Tensor], sizes: list[int]) -> Tensor:
+    """One row for all laws; a single zero stands for as many as the law has entries."""
+    home = rows[0].device
+    return torch.cat([r.to(home) if len(r) == n else r.to(home).expand(n) for r, n in zip(rows, sizes, strict=True)])
 
 
-def norm(tensors: list[Tensor]) -> Tensor:
-    """Length of all tensors together, in float64."""
-    return torch.stack([torch.linalg.vector_norm(t.detach(), dtype=torch.float64) for t in tensors]).norm() if tensors else torch.zeros(())
+def _others(law: Law, anchor: Motion, seen: Seen, state: Tensors) -> Tensor:
+    """[5, n] (or [5, 1] of zeros): the steps of parameters that move otherwise, minus what the anchor's step says of them."""
+    total = torch.zeros(5, 1, dtype=torch.float64)
+    for piece in law.pieces:
+        motion = seen.motions[piece.parameter]
+        if motion != anchor:
+            second, first = _own(piece, seen, state)
+            true = _general(motion).to(second.device) @ second
+            claimed = _general(anchor).to(second.device) @ second
+            if anchor.heavy:
+                claimed = _along(anchor).to(second.device) @ torch.stack([second[0], second[3], second[4], true[2]])
+            linear = (_first(motion) - _first(anchor)).to(first.device) @ first
+            n = max(second.shape[1], first.shape[1])
+            total = total.to(second.device) + torch.cat([(true - claimed).expand(3, n), linear.expand(2, n)])
+    return total
+
+
+def _own(piece: Piece, seen: Seen, state: Tensors) -> tuple[Tensor, Tensor]:
+    """(TT, VV, GG, TV, GT, GV) and (T, V, G) of one parameter, measured."""
+    t, v, g = (values[piece.parameter] for values in (state, seen.buffers, seen.gradients))
+    zero = torch.zeros(1, dtype=torch.float64, device=t.device)
+    b, c = piece.bilinear, piece.linear
+    second = [b(x, y, state).double() if b else zero for x, y in ((t, t), (v, v), (g, g), (t, v), (g, t), (g, v))]
+    first = [c(x, x, state).double() if c else zero for x in (t, v, g)]
+    return torch.stack(second), torch.stack(first)
