@@ -6,6 +6,7 @@ __all__ = [
     "BadInput",
     "CaptureError",
     "FormulaError",
+    "NotExact",
     "NotProved",
     "RuleError",
     "StateMismatch",
@@ -45,6 +46,10 @@ class StateMismatch(BadInput):
 
 class Undecided(SymdiscError):
     """A rank or a null space has no clear gap, so no claim is made."""
+
+
+class NotExact(BadInput):
+    """The chosen batch allows no exact data-dependent action: too many samples, dependent ones, or a bad condition number."""
 
 
 class NotProved(SymdiscError):
