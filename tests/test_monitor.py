@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import symdisc
 from symdisc.errors import StateMismatch
 from symdisc.torchside.alignment import _broad, _whole
-from symdisc.torchside.pieces import _probes
+from symdisc.torchside.pieces import UNITS, _probes
 from symdisc.zoo import build
 
 
@@ -73,7 +73,9 @@ def test_affine_and_linear_quantities(kind: type[nn.Module]) -> None:
     cat = symdisc.discover(model, (torch.randn(8, 4, dtype=torch.float64),))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=0.05, nesterov=True)
     monitor = symdisc.Monitor(cat, model, optimizer, every=1)
-    train(model, optimizer, batches(mlp, 60))
+    for k, x in enumerate(batches(mlp, 60)):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 + k % 7)
+        train(model, optimizer, iter([x]))
     assert max(errors(monitor)) < 1e-12 and monitor.suspects() == []
     assert any(not law.homogeneous for law in monitor.laws)
 
@@ -86,6 +88,7 @@ def test_wide_matrices_are_seen_through_random_vectors_or_whole(full: bool) -> N
     train(model, optimizer, batches(wide, 40))
     assert max(errors(monitor)) < 1e-12 and monitor.suspects() == []
     assert len(monitor.sketched) == (0 if full else 2)
+    assert all("random u" in what for what in monitor.sketched.values())
     state = {n: p.detach() for n, p in model.named_parameters()}
     for law in (law for law in monitor.laws if law.predicts):
         q, seen = law.quantity.evaluate(state), law.value(state)
@@ -96,7 +99,37 @@ def test_wide_matrices_are_seen_through_random_vectors_or_whole(full: bool) -> N
             assert torch.allclose(seen, torch.einsum("pi,bij,pj->bp", u, q, u).reshape(-1), rtol=1e-12, atol=1e-13)
     if not full:
         with pytest.raises(StateMismatch, match="full"):
-            monitor.load_state_dict({**monitor.state_dict(), "sketched": []})
+            monitor.load_state_dict({**monitor.state_dict(), "sketched": {}})
+
+
+def test_some_of_many_charges() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 50), nn.ReLU(), nn.Linear(50, 4)).double()
+    cat = symdisc.discover(model, (torch.randn(5, 4, dtype=torch.float64),), solve=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=0.01, nesterov=True)
+    some, whole = (symdisc.Monitor(cat, model, optimizer, every=1, full=full) for full in (False, True))
+    train(model, optimizer, batches(mlp, 30))
+    assert max(errors(some) + errors(whole)) < 1e-12 and whole.sketched == {}
+    ((label, told),) = some.sketched.items()
+    first, last = (int(word) for word in told.replace("units", "").split("to"))
+    assert last - first + 1 == UNITS
+    state = {n: p.detach() for n, p in model.named_parameters()}
+    (all_of_it,), (seen,) = ([law.value(state) for law in m.laws if law.label == label] for m in (whole, some))
+    assert torch.allclose(seen, all_of_it[first:last + 1], rtol=1e-13)
+
+
+def test_a_thousand_steps_of_everything_at_once() -> None:
+    """Schedule, momentum, Nesterov, dampening off, decay by group, mini-batches: the prediction after 1,000 steps is exact."""
+    model = fresh(mlp)
+    biases = [p for n, p in model.named_parameters() if n.endswith("bias")]
+    weights = [p for n, p in model.named_parameters() if not n.endswith("bias")]
+    optimizer = torch.optim.SGD([{"params": weights, "weight_decay": 0.01}, {"params": biases}], lr=0.05, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=1001)
+    monitor = symdisc.Monitor(catalog(mlp), model, optimizer, every=111)
+    for x in batches(mlp, 1000):
+        train(model, optimizer, iter([x]))
+        schedule.step()
+    assert monitor.records[-1]["step"] == 999 and max(errors(monitor)) < 1e-12
 
 
 def test_maximize_and_schedule() -> None:

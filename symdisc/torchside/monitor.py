@@ -60,10 +60,11 @@ class Monitor:
     step (but for parameters whose settings differ from those of their partners: these are measured, and the prediction
     takes the pull on the first parameter from the symmetry).
 
-    Charges per unit, translations and matrices with blocks up to 16 are followed entry by entry. Wider matrices are seen
-    through eight fixed random vectors u, as u^T Q u, which obeys the law that Q obeys; ``sketched`` names them. With
-    ``full=True`` every entry of every matrix is followed, at the price of a matrix product per parameter and step, and
-    blocks wider than 128 get the cosine of their whole moment instead of one random column of it.
+    Translations, up to 32 charges per unit, and matrices with blocks up to 16 are followed entry by entry. Of more charges
+    per unit (ReLU units, gains) 32 neighbours are followed; wider matrices are seen through eight fixed random vectors u,
+    as u^T Q u, which obeys the law that Q obeys; ``sketched`` says which. Orthogonality is asked of whole symmetries, but
+    for blocks wider than 128, where it is that of one random column of the moment. With ``full=True`` all of Q and of the
+    moment is followed, at the price of a matrix product per parameter and step.
 
     Under torch.optim.SGD (any schedule, decay, momentum, Nesterov, dampening, parameter groups, missing gradients)
     predictions are exact. Under other optimizers Q is only measured, and ``unpredicted`` says so; ``unwatched`` says why
@@ -107,9 +108,9 @@ class Monitor:
             handle.remove()
 
     @property
-    def sketched(self) -> tuple[str, ...]:
-        """Symmetries whose Q is seen through random vectors."""
-        return tuple(law.label for law in self.laws if law.sketched)
+    def sketched(self) -> dict[str, str]:
+        """What is followed of Q, for symmetries where it is not all of it."""
+        return {law.label: law.sketched for law in self.laws if law.sketched}
 
     def _watch(self, q: ConservedQuantity, label: str) -> Law | None:
         moved = moved_by(q)
@@ -236,7 +237,7 @@ class Monitor:
     def to_json(self) -> str:
         """All records, what is not watched and not predicted, as one JSON document."""
         text = json.dumps({"steps": self.step, "records": self.records, "unwatched": self.unwatched,
-                           "unpredicted": self.unpredicted})
+                           "sketched": self.sketched, "unpredicted": self.unpredicted})
         # JSON knows neither NaN nor infinity
         return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1) + "\n"
 
@@ -253,7 +254,7 @@ class Monitor:
         """Steps, records and predicted forms; save it beside the optimizer's, whose buffers it goes with."""
         return {"step": self.step, "records": [dict(r) for r in self.records],
                 "unpredicted": dict(self.unpredicted), "names": [law.label for law in self.laws],
-                "sketched": list(self.sketched), "ledger": self.ledger.state_dict()}
+                "sketched": self.sketched, "ledger": self.ledger.state_dict()}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken, after model and optimizer were loaded.
@@ -262,7 +263,7 @@ class Monitor:
         """
         if list(saved["names"]) != [law.label for law in self.laws]:
             raise StateMismatch("the saved monitor watched other symmetries; is it of this model and catalog?")
-        if list(saved["sketched"]) != list(self.sketched):
+        if dict(saved["sketched"]) != self.sketched:
             raise StateMismatch("the saved monitor was made with another setting of full; use the same")
         self.step, self.records = saved["step"], [dict(r) for r in saved["records"]]
         self.unpredicted = dict(saved["unpredicted"])

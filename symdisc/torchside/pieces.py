@@ -2,7 +2,7 @@
 
 Every quantity of at most second degree is Q(theta) = 1/2 B(theta, theta) + c(theta), and both forms are sums over the
 parameters that the symmetry moves. Wide matrices are seen through fixed random vectors: u^T Q u obeys the law that Q
-obeys, at the cost of one pass over the parameter instead of a matrix product.
+obeys, at the cost of one pass over the parameter instead of a matrix product; of many charges per unit some are picked.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -21,12 +23,13 @@ from symdisc.conserved.pairing import matrix_rows, pairing, unit_rows
 from symdisc.generators import Generator
 from symdisc.moves import Move
 
-__all__ = ["PROBES", "WIDE", "Law", "Piece", "law_of", "moved_by", "norm"]
+__all__ = ["PROBES", "UNITS", "WIDE", "Law", "Piece", "law_of", "moved_by", "norm"]
 
 Tensors = Mapping[str, Tensor]
 Form = Callable[[Tensor, Tensor, Tensors], Tensor]
 
 WIDE = 16  # the widest blocks that are followed entry by entry: k (k + 1) / 2 float64 numbers per block and form
+UNITS = 32  # charges of one symmetry that are followed unless all are asked for; neighbours, as memory comes in lines
 PROBES = 8  # random vectors per block; one would find a wrong Q with probability 1, eight show its size
 
 
@@ -41,12 +44,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Law:
-    """A symmetry under watch; ``sketched`` when Q is seen through random vectors. No pieces: Q is not predicted."""
+    """A symmetry under watch; ``sketched`` says what is followed of Q if not all of it. No pieces: Q is not predicted."""
 
     quantity: ConservedQuantity
     label: str
     pieces: tuple[Piece, ...]
-    sketched: bool
+    sketched: str = ""
 
     @property
     def moved(self) -> tuple[str, ...]:
@@ -94,11 +97,18 @@ class Law:
 def law_of(q: ConservedQuantity, label: str, full: bool) -> Law:
     """The forms of ``q``; without pieces where Q is not of at most second degree."""
     if q.form == "linear":
-        return Law(q, label, _of_generators(q.generators), False)
+        return Law(q, label, _of_generators(q.generators))
     if q.form != "moment" or any(t.potential for t in q.terms):
-        return Law(q, label, (), False)
-    sketched = not full and q.part == "symmetric" and q.symmetry.shape[-1] > WIDE
-    return Law(q, label, tuple(_of_term(q, t, sketched) for t in q.terms), sketched)
+        return Law(q, label, ())
+    sketched, units = False, None
+    if not full and q.part == "symmetric" and q.symmetry.shape[-1] > WIDE:
+        sketched = True
+    elif not full and prod(q.symmetry.shape) > UNITS and all(t.move.kind == "scale" for t in q.terms) and not q.zero_sum:
+        # each symmetry has its own place to look at, the same in every run
+        first = crc32(label.encode()) % (prod(q.symmetry.shape) - UNITS + 1)
+        units = slice(first, first + UNITS)
+    said = f"u^T Q u for {PROBES} fixed random u" if sketched else f"units {units.start} to {units.stop - 1}" if units else ""
+    return Law(q, label, tuple(_of_term(q, t, sketched, units) for t in q.terms), said)
 
 
 # --- generators without a name ----------------------------------------------------------------------------------------
@@ -116,13 +126,13 @@ def _restricted(generators: Sequence[Generator], name: str, matrices: bool) -> F
 
 
 # --- moves ------------------------------------------------------------------------------------------------------------
-def _of_term(q: ConservedQuantity, term: Term, sketched: bool) -> Piece:
+def _of_term(q: ConservedQuantity, term: Term, sketched: bool, units: slice | None) -> Piece:
     kind, name = term.move.kind, term.move.parameter
     if kind == "matmul":
         return Piece(name, _matrix(q, term, sketched), None)
     if kind == "scale" and not q.zero_sum:
         factor = float(term.move.power * term.weight)
-        return Piece(name, lambda x, y, state: _units(term.move, x, y) * factor, None)
+        return Piece(name, lambda x, y, state: _units(term.move, units, x, y) * factor, None)
 
     def whole(x: Tensor, y: Tensor, state: Tensors) -> Tensor:
         mu = pairing(term.move, x, y, state, q.symmetry.shape) * term.weight
@@ -165,12 +175,12 @@ def _probes(size: int) -> Tensor:
 _SCRATCH: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
 
-def _units(move: Move, x: Tensor, y: Tensor) -> Tensor:
-    """<x, y> of each unit of a scaling."""
-    rows = unit_rows(move, x)
+def _units(move: Move, units: slice | None, x: Tensor, y: Tensor) -> Tensor:
+    """<x, y> of the units of a scaling, or of some of them."""
+    rows = unit_rows(move, x)[units or slice(None)]
     if x is y and rows.stride(-1) == 1:
         return torch.linalg.vector_norm(rows, dim=-1).square()
-    return _rowwise(rows, rows if x is y else unit_rows(move, y))
+    return _rowwise(rows, rows if x is y else unit_rows(move, y)[units or slice(None)])
 
 
 def _rowwise(x: Tensor, y: Tensor) -> Tensor:
