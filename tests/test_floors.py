@@ -25,16 +25,16 @@ FLOORS = (
     {"catalog"},
     {"torchside", "report"},
     {"session", "zoo"},
-    {"build_catalog", "demo", "studies"},
+    {"build_catalog", "demo", "studies", "coverage", "examples"},
     {"cli"},
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 
 # Functions that open a door upwards, so that a record can be asked for its picture or its action: (from, to).
 DOORS = {
-    ("catalog", "torchside"), ("catalog", "report"), ("equivariance", "torchside"), ("laws", "session"),
+    ("catalog", "torchside"), ("catalog", "report"), ("equivariance", "torchside"), ("laws", "session"), ("torchside", "report"),
 }
-TORCH_ROOMS = {"torchside", "zoo", "studies"}
+TORCH_ROOMS = {"torchside", "zoo", "studies", "coverage", "examples"}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50
 
 

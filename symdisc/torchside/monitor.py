@@ -69,7 +69,7 @@ class Monitor:
     Under torch.optim.SGD (any schedule, decay, momentum, Nesterov, dampening, parameter groups, missing gradients)
     predictions are exact. Under other optimizers Q is only measured, and ``unpredicted`` says so; ``unwatched`` says why
     for symmetries that are left out. Penalties in the loss that are no function of the outputs break the symmetries; use
-    ``weight_decay``. Raises BadInput for optimizers that need closures, and StateMismatch when the model is another one.
+    ``weight_decay``. Raises BadInput for LBFGS, which has no single gradient per step, and StateMismatch when the model is another one.
     """
 
     def __init__(self, cat: Catalog, model: nn.Module, optimizer: torch.optim.Optimizer, every: int = 50,
@@ -77,7 +77,7 @@ class Monitor:
         if every < 1:
             raise BadInput(f"every must be at least 1, got {every}")
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise BadInput("LBFGS steps with a closure, and a Monitor reads gradients before the step: use another optimizer")
+            raise BadInput("LBFGS asks for gradients at several points of one step, and a Monitor reads one: use another optimizer")
         self.cat, self.model, self.optimizer, self.every, self.full = cat, model, optimizer, every, full
         self.step = 0
         self.records: list[dict[str, Any]] = []
@@ -166,9 +166,23 @@ class Monitor:
             found[n] = torch.zeros((), dtype=p.dtype, device=p.device).expand(p.shape) if v is None else v
         return found
 
-    def _before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if any(a is not None for a in (*args[1:], kwargs.get("closure"))):
-            raise BadInput("a Monitor reads gradients before the step: call loss.backward() and then optimizer.step() without closure")
+    def _before(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """Gradients are there before the step, or once its closure has run."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._read()
+            return None
+
+        def then_read() -> Any:
+            loss = closure()
+            self._read()
+            return loss
+
+        placed = (args[0], then_read, *args[2:]) if len(args) > 1 else args
+        return placed, {k: then_read if k == "closure" else v for k, v in kwargs.items()}
+
+    @torch.no_grad()
+    def _read(self) -> None:
         if self.model.training != self.cat.training and any(map(_modal, self.model.modules())):
             mode = "train" if self.model.training else "eval"
             raise BadInput(f"batch norm and dropout depend on the mode: make the catalog with the model in {mode} mode, as trained")
