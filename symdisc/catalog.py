@@ -95,6 +95,18 @@ class Catalog:
 
         return apply_element(self, state, g)
 
+    def move_to(self, state: Mapping[str, Any], Q: Any) -> dict[str, Any]:
+        """New weights on the same orbit, so with the same function, at which conserved quantities have chosen values.
+
+        ``Q`` maps a symmetry (its name, its site, the quantity's ``name``, or its number in ``symmetries``) to a number, an array like
+        ``ConservedQuantity.evaluate`` returns, or "balanced" (0); a bare value is meant for all. A number c means c times the identity
+        for matrices and c for every unit. Quantities that are not named go where the movement takes them. Raises BadInput when there is
+        no such quantity or the orbit does not reach the value, and Undecided when several targets could not be met together.
+        """
+        from symdisc.torchside.move_to import move_to
+
+        return move_to(self, state, Q)
+
     def verify(self, model: Any, g: Element, inputs: Sequence[Any] | None = None, samples: int = 3) -> Witness:
         """Run ``model`` before and after ``g`` on several inputs; change relative to the variation over inputs."""
         from symdisc.torchside.witness import verify
