@@ -11,7 +11,7 @@ from types import FrameType
 import typer
 
 from symdisc import __version__
-from symdisc.cli import formulas, models, shows, studies
+from symdisc.cli import coverage, formulas, models, shows, studies
 from symdisc.cli.terminal import errors
 from symdisc.errors import SymdiscError
 
@@ -28,6 +28,7 @@ models.register(app)
 formulas.register(app)
 shows.register(app)
 studies.register(app)
+coverage.register(app)
 
 
 @app.callback(invoke_without_command=True)

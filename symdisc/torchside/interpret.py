@@ -15,6 +15,9 @@ from symdisc.opgraph import Literal, Op, OpGraph, Ref
 __all__ = ["ancestors", "call", "evaluate", "resolve"]
 
 
+MADE = frozenset(f"aten.{n}" for n in ("full", "zeros", "ones", "empty", "arange", "eye", "linspace", "scalar_tensor"))
+
+
 @cache
 def resolve(target: str) -> Callable[..., Any]:
     """The torch callable named by ``aten.add.Tensor``, ``getitem`` or ``namespace.name.overload``."""
@@ -51,6 +54,8 @@ def _value(arg: Any, env: Mapping[str, Any], dtype: torch.dtype | None) -> Any:
 def call(op: Op, env: Mapping[str, Any], dtype: torch.dtype | None = None) -> Any:
     """The result of one operator; every floating dtype literal is replaced by ``dtype`` when given."""
     kwargs = {k: _value(v, env, dtype) for k, v in op.kwargs}
+    if dtype is not None and op.packet in MADE and op.dtype.startswith("float") and kwargs.get("dtype") is None:
+        kwargs["dtype"] = dtype  # torch's default would be float32, too narrow for the least float64 as a mask
     return resolve(op.target)(*[_value(a, env, dtype) for a in op.args], **kwargs)
 
 

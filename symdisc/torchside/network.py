@@ -19,7 +19,7 @@ from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw
 from symdisc.torchside.interpret import ancestors, evaluate
 
-__all__ = ["Function", "ModelFunction", "Network", "jacobian_rows", "plain_kernels"]
+__all__ = ["Function", "ModelFunction", "Network", "Wide", "jacobian_rows", "plain_kernels"]
 
 Parameters = dict[str, Tensor]
 Function = Callable[..., Tensor]
@@ -172,12 +172,14 @@ def _real(t: Tensor) -> Tensor:
     return torch.view_as_real(t) if t.is_complex() else t.double()
 
 
-class _Wide(TorchFunctionMode):
+class Wide(TorchFunctionMode):
     """float64 wherever a model asks for float32 by name, as language models do in their norms: its rounding would be rank."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is Tensor.float:
             return args[0].double()
+        if function is torch.full and isinstance(args[-1], float) and not (kwargs or {}).get("dtype"):
+            return function(*args, **{**(kwargs or {}), "dtype": torch.float64})
         wide = [torch.float64 if a is torch.float32 else a for a in args]
         return function(*wide, **{k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()})
 
@@ -186,13 +188,18 @@ class ModelFunction:
     """The torch module itself as a function of its parameters: nothing of the captured graph is used."""
 
     def __init__(self, model: torch.nn.Module, example: Sequence[Any], kwargs: Mapping[str, Any] | None) -> None:
-        self.model, self.example, self.kwargs = model, example, dict(kwargs or {})
+        self.model = model
+        self.leaves, self.tree = torch.utils._pytree.tree_flatten((tuple(example), dict(kwargs or {})))
 
     def __call__(self, parameters: Parameters, *inputs: Any) -> Tensor:
+        """Outputs as one vector; ``inputs`` are the tensors among the example's arguments, in their order."""
+        drawn = iter(inputs)
+        leaves = [next(drawn) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        args, kwargs = torch.utils._pytree.tree_unflatten(leaves, self.tree)
         buffers = {n: b.detach().double().clone() if b.is_floating_point() else b.detach().clone()
                    for n, b in self.model.named_buffers()}
-        with _Wide():
-            out = functional_call(self.model, {**parameters, **buffers}, inputs, self.kwargs)
+        with Wide():
+            out = functional_call(self.model, {**parameters, **buffers}, args, kwargs)
         leaves = torch.utils._pytree.tree_leaves(out)
         if not all(isinstance(t, Tensor) or t is None for t in leaves):
             leaves = list(out.values())

@@ -12,6 +12,7 @@ from torch import Tensor
 from symdisc.certificate import Certificate
 from symdisc.elements import tangent_arrays
 from symdisc.errors import BadInput, Undecided
+from symdisc.exact import NullSpace
 from symdisc.solve import independent_part
 from symdisc.symmetry import Symmetry
 from symdisc.torchside.algebra import Algebra, fibre
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from symdisc.catalog import Catalog
     from symdisc.torchside.capture import Capture
 
-__all__ = ["certify_model", "complete", "tangents"]
+__all__ = ["certify_model", "complete", "module_fibre", "surplus", "tangents"]
 
 STEP = 1e-4  # of the central difference; its error is below 1e-8 relative, far under the rank cut of 1e-6
 
@@ -128,14 +129,9 @@ def _beyond(span: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def _remainder(rest: np.ndarray, network: Network, r: int, affine: int) -> Symmetry:
     """The record of ``r`` directions with no closed form, of which ``affine`` move the features of every node affinely."""
-    names, at = [], 0
-    for name, shape in network.layout.items():
-        n = int(np.prod(shape))
-        if float(np.square(rest[at:at + n]).sum()) > 1e-8:
-            names.append(name)
-        at += n
+    names = _carriers(rest, network)
     return Symmetry(
-        "remainder without a name", f"R^{r} locally", "flow", "network", tuple(names), r, "witnessed", (network.size,), (),
+        "remainder without a name", f"R^{r} locally", "flow", "network", names, r, "witnessed", (network.size,), (),
         group_latex=rf"\mathbb{{R}}^{{{r}}}",
         condition=r"J_{\mathrm{out}}(\theta)\,\dot\theta = 0",
         formula=r"\dot\theta = P_{T(\theta)}\,v",
@@ -145,10 +141,17 @@ def _remainder(rest: np.ndarray, network: Network, r: int, affine: int) -> Symme
 
 def certify_model(cat: Catalog, seed: int) -> Certificate:
     """D - rank J of the torch module itself (not of the captured graph) at the weights, beside the found orbit dimension."""
-    captured = cat.captured
-    if captured is None or cat.orbit_dimension is None:
+    if cat.captured is None or cat.orbit_dimension is None:
         raise BadInput("this catalog has no orbit dimension (weights on the meta device or too many): certify a miniature")
-    network = Network(captured, float64_state(captured), seed + 1)
+    space, network = module_fibre(cat, seed)
+    flow = sum(s.dimension for s in cat.symmetries if s.family == "flow")
+    return Certificate(cat.orbit_dimension, space.dimension, space.gap, network.size,
+                       note="float64 rank of the module's own Jacobian at its weights", flow=flow)
+
+
+def module_fibre(cat: Catalog, seed: int) -> tuple[NullSpace, Network]:
+    """Directions that leave the outputs of the torch module itself alone, at its weights."""
+    network = Network(cat.captured, float64_state(cat.captured), seed + 1)
     mode = cat.model.training
     model = cat.model
     double = model if all(p.dtype == torch.float64 for p in model.parameters()) else None
@@ -158,7 +161,26 @@ def certify_model(cat: Catalog, seed: int) -> Certificate:
         double = copy.deepcopy(model).double()
     double.train(mode)
     function = ModelFunction(double, cat.example, cat.kwargs)
-    space, _ = fibre(network, first=5000, function=function)
-    flow = sum(s.dimension for s in cat.symmetries if s.family == "flow")
-    return Certificate(cat.orbit_dimension, space.dimension, space.gap, network.size,
-                       note="float64 rank of the module's own Jacobian at its weights", flow=flow)
+    try:
+        return fibre(network, first=5000, function=function)[0], network
+    except (RuntimeError, NotImplementedError):  # a hand-written backward pass without functional form: the captured graph has none
+        return fibre(network, first=5000)[0], network
+
+
+def surplus(cat: Catalog, space: NullSpace, network: Network) -> tuple[int, tuple[str, ...]]:
+    """(orbit dimension of the named families at the weights, parameters that carry the directions of ``space`` beyond them)."""
+    rows = tangents([s for s in cat.symmetries if s.counts], float64_state(cat.captured), list(network.layout))
+    named = _span(rows)
+    rest = space.basis - named @ (named.T @ space.basis)
+    return named.shape[1], _carriers(rest, network)
+
+
+def _carriers(directions: np.ndarray, network: Network) -> tuple[str, ...]:
+    """Parameters with a part in ``directions`` [D, r]."""
+    names, at = [], 0
+    for name, shape in network.layout.items():
+        n = int(np.prod(shape))
+        if float(np.square(directions[at:at + n]).sum()) > 1e-8:
+            names.append(name)
+        at += n
+    return tuple(names)

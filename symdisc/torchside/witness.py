@@ -68,9 +68,9 @@ def verify(cat: Catalog, model: nn.Module, g: Element, inputs: Sequence[Any] | N
     if inputs is None:
         example = _like_weights(cat.example, before)
         inputs = [example, *(varied(example, seed) for seed in range(1, samples))]
-    kwargs = cat.kwargs
     change, spread = 0.0, 0.0
-    runs = [(outputs_of(model, before, x, kwargs), outputs_of(model, after, x, kwargs)) for x in inputs]
+    calls = [(x, _varied_kwargs(cat.kwargs, k)) for k, x in enumerate(inputs)]
+    runs = [(outputs_of(model, before, x, kwargs), outputs_of(model, after, x, kwargs)) for x, kwargs in calls]
     for k in range(len(runs[0][0])):
         all_before = torch.cat([r[0][k].reshape(-1).double() for r in runs])
         all_after = torch.cat([r[1][k].reshape(-1).double() for r in runs])
@@ -79,6 +79,12 @@ def verify(cat: Catalog, model: nn.Module, g: Element, inputs: Sequence[Any] | N
     dtype = next((t.dtype for t in before.values() if t.is_floating_point()), torch.float32)
     moved = relative_change(before, after)
     return Witness(change, str(dtype).removeprefix("torch."), len(inputs), moved, change <= TOLERANCE.get(dtype, 1e-3))
+
+
+def _varied_kwargs(kwargs: dict[str, Any] | None, seed: int) -> dict[str, Any]:
+    """Call number 0 keeps the keyword arguments as they were given, the others vary them like positional ones."""
+    given = kwargs or {}
+    return dict(zip(given, varied(tuple(given.values()), 100 + seed), strict=True)) if seed else given
 
 
 def _like_weights(example: Sequence[Any], state: Mapping[str, Tensor]) -> tuple[Any, ...]:
