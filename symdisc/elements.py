@@ -7,7 +7,7 @@ from scipy.linalg import expm
 
 from symdisc.symmetry import Discrete, Element, Factor, Symmetry
 
-__all__ = ["identity_array", "inverse_array", "inverse_discrete", "sample_array", "sample_discrete", "tangent_arrays"]
+__all__ = ["identity_array", "identity_discrete", "inverse_array", "inverse_discrete", "sample_array", "sample_discrete", "tangent_arrays"]
 
 MATRIX = ("gl", "o", "o1", "complex")
 
@@ -102,11 +102,19 @@ def _matrix_basis(family: str, size: int) -> list[np.ndarray]:
 def sample_discrete(d: Discrete, rng: np.random.Generator) -> np.ndarray:
     if d.family == "permutation":
         return rng.permutation(d.shape[0])
+    if d.family == "shift":  # an infinite group: some of its elements near the identity
+        return rng.integers(-3, 4, size=d.shape).astype(np.float64)
     return rng.choice(np.array([-1.0, 1.0]), size=d.shape)
 
 
+def identity_discrete(d: Discrete) -> np.ndarray:
+    if d.family == "permutation":
+        return np.arange(d.shape[0])
+    return np.zeros(d.shape) if d.family == "shift" else np.ones(d.shape)
+
+
 def inverse_discrete(d: Discrete, array: np.ndarray) -> np.ndarray:
-    return np.argsort(array) if d.family == "permutation" else array
+    return np.argsort(array) if d.family == "permutation" else -array if d.family == "shift" else array
 
 
 def sample_element(symmetries: tuple[Symmetry, ...], discrete: tuple[Discrete, ...], seed: int, scale: float,

@@ -63,7 +63,7 @@ class Through:
 
     ``kind`` is "dense" (contract ``axis`` of the weight at ``index`` with the translation, keep ``keep``, sum the other
     axes), "gain" (multiply by the flat parameter at ``index``, plus ``offset``), "rsqrt" (multiply by
-    ``(parameter[index] + offset) ** -1/2``) or "scale" (multiply by ``offset``).
+    ``(parameter[index] + offset) ** -1/2``), "scale" (multiply by ``offset``) or "flip" (a sign a to ``offset (1 - a) / 2``).
     """
 
     kind: str
@@ -100,6 +100,8 @@ class Move:
     kind "bn_shift": ``gain * mean * rsqrt(var + offset) * (s**power - 1)`` is added, ``extra = (mean, var)``.
     kind "recentre": ``s**power`` scales the distance from ``extra = (centre,)``.
     kind "permute": units at ``index`` are permuted.
+    kind "parity": entries at ``index`` change sign where the integer of their unit is odd.
+    kind "exchange": whole tensors ``extra`` change places; this one is number ``index.start`` among them.
     ``rows`` = (first, last + 1) restricts a move to some positions of axis 0 (one group of a grouped kernel).
     """
 

@@ -48,6 +48,8 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
 def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool | None = None) -> Catalog:
     """The pipeline after capture."""
     from symdisc import archgraph
+    from symdisc.families.affine import find_affine
+    from symdisc.families.blocks import find_blocks
     from symdisc.families.discrete import find_discrete
     from symdisc.families.find import find_families
     from symdisc.families.proof import judge_proofs
@@ -62,7 +64,8 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
         facts = fold(captured)
     with clock("families"):
         proposed, classes, spaces = find_families(graph, facts)
-        discrete = find_discrete(classes, spaces) + find_signs(classes, spaces)
+        discrete = find_discrete(classes, spaces)
+        discrete += find_blocks(classes, classes.links, discrete) + find_signs(classes, spaces) + find_affine(classes)
     checker = None
     broken = [Broken(packet, "all", packet, why) for packet, why in dict.fromkeys(facts.opaque)]
     if can_run(captured):

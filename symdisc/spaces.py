@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["DATA", "DenseUse", "Dual", "Facts", "GainUse", "Norm", "PAD", "ShiftUse"]
+__all__ = ["DATA", "Alike", "DenseUse", "Dual", "Facts", "GainUse", "Norm", "PAD", "ShiftUse"]
 
 DATA = 0
 PAD = -1
@@ -90,6 +90,15 @@ class Norm:
     op: str
 
 
+@dataclass(frozen=True)
+class Alike:
+    """An operator that treats the units of each row alike, and the rows alike: softmax, the groups of a group norm. [rows, size]."""
+
+    ins: np.ndarray
+    outs: np.ndarray
+    op: str
+
+
 @dataclass
 class Facts:
     """Everything that folding found, in terms of unit numbers."""
@@ -109,6 +118,14 @@ class Facts:
     copies: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     elementwise: list[tuple[np.ndarray, np.ndarray, str]] = field(default_factory=list)
     opaque: list[tuple[str, str]] = field(default_factory=list)  # (operator, why)
+    statistics: list[GainUse] = field(default_factory=list)  # buffers that scale units: seen by permutations alone
+    rigid: list[np.ndarray] = field(default_factory=list)  # units with constants of their own: they stay in place
+    totals: list[tuple[np.ndarray, np.ndarray, str]] = field(default_factory=list)  # units summed, and the unit of their sum
+    weighted: list[tuple[np.ndarray, np.ndarray, str]] = field(default_factory=list)  # the score that weighs units of values
+    marked: list[tuple[np.ndarray, np.ndarray, str]] = field(default_factory=list)  # entry of a constant, and the unit that it meets
+    alike: list[Alike] = field(default_factory=list)
+    void: set[tuple[str, str]] = field(default_factory=set)  # (parameter, operator): a weight applied to zeros
+    constant: set[str] = field(default_factory=set)  # folded operators that see parameters but no data
     labels: dict[str, np.ndarray] = field(default_factory=dict)
 
     def fresh(self, n: int) -> np.ndarray:

@@ -64,7 +64,7 @@ class Symmetry:
 
 @dataclass(frozen=True)
 class Discrete:
-    """A discrete factor: permutations, sign flips. ``order`` is exact; ``units`` how many copies of what."""
+    """A discrete factor: permutations, sign flips. ``order`` is exact, 0 for infinite; ``units`` how many copies of what."""
 
     name: str
     group: str

@@ -93,7 +93,7 @@ class Classes:
     def _freeze_unrecorded(self) -> None:
         """A parameter that also acts in a way that was not recorded freezes everything that it is recorded to touch."""
         graph = self.graph
-        recorded = {(u.parameter, u.op) for u in self.everything()}
+        recorded = {(u.parameter, u.op) for u in self.everything()} | self.facts.void
         for value, name in graph.parameters.items():
             for op in self._meetings(value):
                 if (name, op) not in recorded:
@@ -104,6 +104,12 @@ class Classes:
                         self.facts.fixed.append((units[units >= 0], why))
                         self.facts.killed.append((units[units >= 0], why))
         self.uses  # noqa: B018  (cached after the facts are complete)
+
+    def known(self, buffer: str) -> bool:
+        """Everything that a buffer does is recorded."""
+        value = next(v for v, n in self.graph.buffers.items() if n == buffer)
+        seen = {u.op for u in self.facts.statistics if u.parameter == buffer} | {u.op for u in self.facts.shifts if u.parameter == buffer}
+        return self._meetings(value) <= seen
 
     def _meetings(self, value: str) -> set[str]:
         """Operators at which a parameter, possibly re-laid-out, meets activations or data; written constants included."""
@@ -118,7 +124,7 @@ class Classes:
             for op in self.graph.users.get(name, ()):
                 if op.name not in self.graph.live:
                     continue
-                if self.graph.is_activation(op.name):
+                if self.graph.is_activation(op.name) or op.name in self.facts.constant:
                     found.add(op.name)
                 else:
                     frontier.append(op.name)

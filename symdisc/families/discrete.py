@@ -49,8 +49,11 @@ class _Bundle:
 def find_discrete(classes: Classes, spaces: list[Space]) -> list[Discrete]:
     """Units of one colour are treated alike by every operator: they may be permuted where no larger group mixes them."""
     links: Links = classes.links or Links(classes)
-    open_ = ~classes.rotated
+    open_ = np.ones(classes.count, dtype=bool)
     open_[classes.data] = False
+    unknown = [u.outs for u in classes.facts.statistics if not classes.known(u.parameter)]
+    for units in [*classes.facts.rigid, *(u for _, u, _ in classes.facts.marked), *unknown]:
+        open_[classes(units)] = False
     for space in spaces:
         open_[space.classes] = False
     for units, why in classes.facts.fixed:
@@ -117,7 +120,7 @@ def _collect(classes: Classes, bundles: list[_Bundle], bundle: np.ndarray, unit:
         for k, part in zip(keys.tolist(), parts, strict=True):
             at = mine[part]
             bundles[k].put(positions[at], unit[vec[at]], ("permute", use.parameter, axis), rows, use.module)
-    for gain in classes.facts.gains:
+    for gain in (*classes.facts.gains, *classes.facts.statistics):
         _gain(classes, gain, bundles, bundle, unit)
 
 

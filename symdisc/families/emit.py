@@ -47,7 +47,10 @@ def axis_vectors(classes: Classes) -> Iterable[tuple[DenseUse | ShiftUse, int, n
             yield use, use.in_axis, np.arange(len(use.ins)), classes(use.ins), False
     for shift in classes.facts.shifts:
         pairs = unique_pairs(classes.coordinates(shift, shift.axis), classes(shift.units))
-        yield shift, shift.axis, pairs[0], pairs[1], True
+        if len(np.unique(pairs[0])) < pairs.shape[1]:  # units on several axes (biases of stacked experts): entry by entry
+            yield shift, -1, shift.elements, classes(shift.units), True
+        else:
+            yield shift, shift.axis, pairs[0], pairs[1], True
 
 
 def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:

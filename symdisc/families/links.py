@@ -26,14 +26,17 @@ class Link:
     right: np.ndarray
     gain: str | None = None
     offset: float = 0.0
+    group: str = ""  # links of one group are rows of one fact: the heads of one contraction
 
 
 def _links(classes: Classes) -> list[Link]:
     links = []
     for dual in classes.facts.duals:
-        links += [Link("dual", a, b) for a, b in zip(classes(dual.left), classes(dual.right), strict=True)]
-    for a, b in classes.facts.copies:
-        links += [Link("copy", x, y) for x, y in zip(classes(a), classes(b), strict=False)] if a.shape == b.shape else []
+        links += [Link("dual", a, b, group=dual.op)
+                  for a, b in zip(classes(dual.left), classes(dual.right), strict=True)]
+    for k, (a, b) in enumerate(classes.facts.copies):
+        links += [Link("copy", x, y, group=f"copies {k}")
+                  for x, y in zip(classes(a), classes(b), strict=False)] if a.shape == b.shape else []
     for norm in classes.facts.norms:
         links.append(Link("norm1" if norm.centred else "norm", classes(norm.ins), classes(norm.outs)))
     for use in classes.facts.gains:
@@ -136,6 +139,14 @@ class Links:
             number += 1
             for side in range(3):
                 mark(np.unique(classes(vectors[side])), 5 + side)  # type: ignore[arg-type]
+        for stat in facts.statistics:
+            number += 1
+            mark(np.unique(classes(stat.outs)), 15)
+        for alike in facts.alike:
+            for row in range(len(alike.ins)):
+                number += 1
+                mark(classes(alike.ins[row]), 16)
+                mark(classes(alike.outs[row]), 17)
         add_to(h, self.left, mix(self.number, 8))
         add_to(h, self.right, mix(self.number, 9))
         marked = h != 0
@@ -152,6 +163,12 @@ class Links:
         n = len(self.all)
         for ins, outs, _ in facts.elementwise:
             found.append((np.full(len(ins), n), classes(ins), classes(outs)))
+            n += 1
+        for alike in facts.alike:
+            found.append((np.full(alike.ins.size, n), classes(alike.ins.ravel()), classes(alike.outs.ravel())))
+            n += 1
+        for members, totals, _ in facts.totals:
+            found.append((np.full(len(members), n), classes(members), classes(totals)))
             n += 1
         for out, a, b, _ in facts.sums:
             found += [(np.full(len(out), n), classes(out), classes(a)), (np.full(len(out), n + 1), classes(out), classes(b))]

@@ -19,6 +19,7 @@ from symdisc.archgraph import known_linear
 from symdisc.equivariance import Equivariance, equivariance
 from symdisc.errors import SymdiscError
 from symdisc.families.classes import Classes
+from symdisc.moves import Move
 from symdisc.opgraph import Op
 from symdisc.rulebook import rulebook
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
@@ -110,12 +111,13 @@ def _moved(classes: Classes, s: Symmetry | Discrete) -> set[int]:
     found: set[int] = set()
     for move in s.moves:
         for use in classes.uses.get(move.parameter, []):
-            for units in _units(use, move.axis):
+            for units in _units(use, move):
                 found.update(np.unique(classes(units[units >= 0])).tolist())
     return found - {classes.data}
 
 
-def _units(use: DenseUse | GainUse | ShiftUse, axis: int) -> list[np.ndarray]:
+def _units(use: DenseUse | GainUse | ShiftUse, move: Move) -> list[np.ndarray]:
     if isinstance(use, DenseUse):
-        return [v for v, a in ((use.outs, use.out_axis), (use.ins, use.in_axis)) if v is not None and a == axis]
+        whole = move.kind == "exchange"
+        return [v for v, a in ((use.outs, use.out_axis), (use.ins, use.in_axis)) if v is not None and (whole or a == move.axis)]
     return [use.units] if isinstance(use, ShiftUse) else [use.ins, use.outs]

@@ -205,7 +205,7 @@ class Translations:
         after = {int(c): i for i, c in enumerate(self.classes(use.outs))}
         for bias in self.shift.get(op.name, []):
             if bias.parameter != self.origin and self.single(bias.parameter):
-                return [self._take(bias, after, longer)]
+                return [self._take_row_by_row(bias, use, longer) or self._take(bias, after, longer)]
         if not chain and self.single(use.parameter):
             source = self.centred(use.source)
             if source is not None and source[1] == self.origin:
@@ -256,7 +256,8 @@ class Translations:
         roles = [i for i, a in enumerate(op.args[:4]) if isinstance(a, Ref) and a.name == value]
         if roles == [1]:
             return []  # the same vector added to all keys adds a constant to each row of scores
-        return self.push(op.name, current, chain) if roles == [2] else None
+        after = self._renamed(value, op.name, current) if roles == [2] else None
+        return self.push(op.name, after, chain) if after is not None else None
 
     def _matmul(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         if self.dense.get(op.name):
@@ -274,6 +275,8 @@ class Translations:
         la, lb = self.facts.labels.get(before), self.facts.labels.get(after)
         if not isinstance(la, np.ndarray) or not isinstance(lb, np.ndarray) or la.shape[-1] != lb.shape[-1]:
             return None
+        if la.ndim == lb.ndim > 2 and la.shape[-3] not in (1, lb.shape[-3]):  # one value head for several query heads
+            la = np.repeat(la[..., :1, :], lb.shape[-3] // la.shape[-3], -3)
         if la.ndim != lb.ndim or any(x not in (1, y) for x, y in zip(la.shape[:-2], lb.shape[:-2], strict=True)):
             return None
         old = np.broadcast_to(self.classes(la[..., :1, :]), (*lb.shape[:-2], 1, lb.shape[-1]))
@@ -339,6 +342,14 @@ class Translations:
         position = {current[int(c)]: int(w) for w, c in zip(where, self.classes(shift.units), strict=True) if int(c) in current}
         index = Index.of(np.array([position[k] for k in sorted(position)])[None, None, :])
         return Move("add", shift.parameter, shift.axis, index, power=-1.0, through=chain)
+
+
+    def _take_row_by_row(self, bias: ShiftUse, use: DenseUse, chain: tuple[Through, ...]) -> Move | None:
+        """The bias of the same operator: its elements go with the rows of the weight, also where rows share a class (rotary planes)."""
+        if use.outs is None or not np.array_equal(bias.units, use.outs):
+            return None
+        index = Index.of(self.classes.coordinates(bias, bias.axis)[None, None, :])
+        return Move("add", bias.parameter, bias.axis, index, power=-1.0, through=chain)
 
 
 def kernel_users(graph: Any, value: str) -> list[Op]:

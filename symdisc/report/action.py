@@ -89,6 +89,8 @@ def element(symmetry: Symmetry | Discrete) -> str:
         return rf"c \in \mathbb{{R}}^{{{s[0]}}}"
     if family == "permutation":
         return rf"P \in S_{{{s[0]}}}"
+    if family == "shift":
+        return rf"n \in \mathbb{{Z}}^{{{s[0]}}}"
     if family == "sign":
         return rf"\varepsilon \in \{{\pm 1\}}^{{{s[0]}}}" if s else r"\varepsilon = \pm 1"
     if family == "scale":
@@ -211,6 +213,8 @@ def _through(step: Through, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """A linear map that a translation passes; a kernel acts on constants by its sum over positions."""
     if step.kind == "scale":
         return _number(step.offset)
+    if step.kind == "flip":
+        return rf"{_number(step.offset)} \, \tfrac{{1 - \cdot}}{{2}}"
     name = _name(step.parameter)
     if step.kind == "dense":
         if len(shapes.get(step.parameter, ())) > 2:

@@ -256,8 +256,9 @@ def _facts(cat: Catalog, rows: Sequence[Row], discrete: Sequence[Row], quantitie
     else:
         facts += [Fact("Orbit dimension", number(orbit)), Fact("Redundant share", f"{_percent(orbit, total)} of D")]
     if discrete:
-        order = sum(math.log10(r.order) * r.count for r in discrete)
-        facts.append(Fact("Discrete group", f"order {magnitude(order)}", _product(discrete)))
+        order = sum(math.log10(max(r.order, 1)) * r.count for r in discrete)
+        size = f"order {magnitude(order)}" if all(r.order for r in discrete) else "of infinite order"
+        facts.append(Fact("Discrete group", size, _product(discrete)))
     else:
         facts.append(Fact("Discrete group", "none found"))
     if quantities:

@@ -117,8 +117,8 @@ def _where(row: Row) -> str:
 
 
 def _dimension(row: Row) -> str:
-    if row.order > 1:
-        return "finite"
+    if row.order != 1:
+        return "finite" if row.order else "discrete"
     return typeset.escape(number(row.dimension) if row.counted else f"({number(row.dimension)})")
 
 

@@ -63,8 +63,8 @@ def _where(row: Row) -> Text:
 
 
 def _dimension(row: Row) -> str:
-    if row.order > 1:
-        return "finite"
+    if row.order != 1:
+        return "finite" if row.order else "discrete"
     return number(row.dimension) if row.counted else f"({number(row.dimension)})"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from symdisc.elements import sample_array, sample_discrete
+from symdisc.elements import identity_discrete, sample_array, sample_discrete
 from symdisc.spaces import Facts
 from symdisc.symmetry import Discrete, Symmetry
 from symdisc.torchside.capture import Capture
@@ -51,7 +51,7 @@ def _nontrivial(d: Discrete, rng: np.random.Generator) -> np.ndarray:
     """A random element that is not the identity, so that the check means something."""
     while True:
         array = sample_discrete(d, rng)
-        if not np.array_equal(array, np.arange(len(array)) if d.family == "permutation" else np.ones(d.shape)):
+        if not np.array_equal(array, identity_discrete(d)):
             return array
 
 

@@ -33,6 +33,8 @@ LAYOUT = frozenset(f"aten.{n}" for n in (
 )) | {"getitem"}
 SAME_PLACES = frozenset(f"aten.{n}" for n in (
     "clone", "alias", "detach", "_to_copy", "to", "type_as", "contiguous", "neg", "masked_fill", "positive", "dropout"))
+ENTRYWISE = frozenset(f"aten.{n}" for n in (
+    "add", "sub", "rsub", "mul", "div", "neg", "sqrt", "rsqrt", "reciprocal", "pow", "exp", "log", "abs", "clamp", "clamp_min"))
 LOOKUPS = frozenset(f"aten.{n}" for n in ("index", "index_select", "gather"))
 
 
@@ -59,13 +61,25 @@ class Folder:
     def run(self) -> None:
         self._fixed_values()
         for op in self.graph.ops:
-            if op.name in self.graph.live and self.graph.is_activation(op.name):
+            if op.name in self.graph.live and (self.graph.is_activation(op.name) or self._is_state(op)):
                 self.step(op)
         for out in self.graph.outputs:
             if out in self.labels:
                 self.facts.fixed.append((self.units(self.labels[out]), "output"))
                 self.facts.killed.append((self.units(self.labels[out]), "output"))
         self.facts.labels = {k: v.numpy() for k, v in self.labels.items() if isinstance(v, Tensor)}
+
+    def _is_state(self, op: Op) -> bool:
+        """What a layer makes of a constant (the zero state of a recurrent layer) carries that layer's units."""
+        found = self.graph.varies(op.name) and (any(n in self.facts.constant for n in op.inputs) or (
+            op.packet == "aten.linear" and not self.graph.roles[op.inputs[0]]))
+        if found:
+            self.facts.constant.add(op.name)
+        return found
+
+    def moves(self, name: str) -> bool:
+        """The value carries units: an activation, or what a layer makes of a constant."""
+        return self.graph.is_activation(name) or name in self.facts.constant
 
     def step(self, op: Op) -> None:
         rule: Callable[[Folder, Op], None] | None = foldrules.RULES.get(op.packet)
@@ -140,8 +154,9 @@ class Folder:
             return self.labels[name]
         if self.graph.varies(name):
             return self.written(name)
-        shape = self.graph.shape(name)
-        return None if shape is None else torch.full(shape, DATA, dtype=torch.int64)
+        shape, value = self.graph.shape(name), self.values.get(name)
+        zero = isinstance(value, Tensor) and value.numel() > 0 and name not in self.graph.buffers and not bool(value.any())
+        return None if shape is None else torch.full((), PAD if zero else DATA, dtype=torch.int64).expand(shape)
 
     def written(self, name: str) -> Tensor | None:
         """Units for a parameter that enters as an activation (a class token): one per element, recorded as a shift."""
@@ -198,6 +213,28 @@ class Folder:
             result = call(op, env)
             return (parameter, result, offset) if isinstance(result, Tensor) else None
         return None
+
+    def buffers_behind(self, name: str) -> list[tuple[str, Tensor]] | None:
+        """(buffer, flat element at each place) for a value made from buffers entry by entry; None where it is not so made."""
+        graph = self.graph
+        if name in graph.buffers:
+            shape = graph.shapes[name]
+            return [(graph.buffers[name], torch.arange(int(np.prod(shape))).reshape(shape))]
+        op = graph.by_name.get(name)
+        if op is None or graph.roles[name] or op.shape is None:
+            return None
+        if op.packet in LAYOUT and len(set(op.inputs)) == 1:
+            inner = self.buffers_behind(op.inputs[0])
+            return None if inner is None else [(b, call(op, {op.inputs[0]: index})) for b, index in inner]
+        if op.packet not in ENTRYWISE:
+            return None
+        found: list[tuple[str, Tensor]] = []
+        for operand in op.inputs:
+            inner = self.buffers_behind(operand)
+            if inner is None:
+                return None
+            found += [(b, index.expand(op.shape)) for b, index in inner]
+        return found
 
     def _fixed_values(self) -> None:
         """Evaluate everything that depends neither on parameters nor on data, where tensors have values."""

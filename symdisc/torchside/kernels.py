@@ -86,6 +86,10 @@ def _scale(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[s
     return x * _factors(move, array, x, axis)
 
 
+def _parity(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    return x * _factors(move, 1.0 - 2.0 * (np.asarray(array) % 2), x, axis)
+
+
 def _affine_scale(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     return (x + move.offset) * _factors(move, array, x, axis) - move.offset
 
@@ -105,6 +109,8 @@ def _bn_shift(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mappin
 def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     if step.kind == "scale":
         return t * step.offset
+    if step.kind == "flip":
+        return (1.0 - t) * (0.5 * step.offset)
     weight = _compute(state[step.parameter]).to(t.dtype)
     assert step.index is not None
     index = torch.as_tensor(step.index.positions(), device=t.device)[:, 0, :]
@@ -173,9 +179,14 @@ def _permute(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping
     return moved.movedim(0, axis)
 
 
+def _exchange(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    source = move.extra[int(array[move.index.start])]
+    return _compute(state[source]).to(x.dtype).reshape(x.shape)
+
+
 _KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
-            "permute": _permute}
+            "permute": _permute, "exchange": _exchange, "parity": _parity}
 
 
 def inverse_array(family: str, array: np.ndarray) -> np.ndarray:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from symdisc.opgraph import Op, Ref
 from symdisc.torchside.foldrules.attention import attention, group_norm, layer_norm, matmul, softmax
+from symdisc.torchside.foldrules.einsum import einsum, stacked_matmul
 from symdisc.torchside.foldrules.elementwise import elementwise
 from symdisc.torchside.foldrules.layout import cat, maximum, pool, upsample, where
 from symdisc.torchside.foldrules.sums import add, mul, reduce
@@ -17,10 +20,18 @@ def _aten(rule: Callable[..., None], *names: str) -> dict[str, Callable[..., Non
     return {f"aten.{n}": rule for n in names}
 
 
+def _matmul(f: Any, op: Op) -> None:
+    """A weight stacked along a third axis first, then what two axes are enough for."""
+    act, weight = (a.name if isinstance(a, Ref) else "" for a in op.args[:2])
+    if (f.moves(act) or not f.graph.varies(act)) and f.graph.varies(weight) and not f.moves(weight) and stacked_matmul(f, op, act, weight):
+        return
+    matmul(f, op)
+
+
 RULES: dict[str, Callable[..., None]] = {
     **_aten(linear, "linear"), **_aten(addmm, "addmm"), **_aten(embedding, "embedding"),
     **_aten(convolution, "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-    **_aten(add, "add", "sub", "rsub"), **_aten(mul, "mul", "div"), **_aten(matmul, "matmul", "bmm", "mm"),
+    **_aten(add, "add", "sub", "rsub"), **_aten(mul, "mul", "div"), **_aten(_matmul, "matmul", "bmm", "mm"), **_aten(einsum, "einsum"),
     **_aten(reduce, "mean", "sum", "cumsum"), **_aten(cat, "cat", "stack"), **_aten(where, "where"),
     **_aten(pool, *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2, 3))),
     **_aten(upsample, "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",

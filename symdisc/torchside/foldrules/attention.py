@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from symdisc.opgraph import Op
-from symdisc.spaces import Dual, Norm
+from symdisc.spaces import PAD, Alike, Dual, Norm
 from symdisc.torchside.foldrules.common import argument, equal_scales, opaque, ref_name
-from symdisc.torchside.foldrules.packed import shrink
+from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
+from symdisc.torchside.foldrules.sums import mark_constant
 from symdisc.torchside.foldrules.weights import constant_map, dense
 
 if TYPE_CHECKING:
@@ -67,7 +69,9 @@ def _outer(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:
     f.facts.sums.append((outs.numpy(), distinct[0].numpy(), distinct[1].numpy(), 1.0))
     varies_a, varies_b = f.varying_axes(la), f.varying_axes(lb)
     if out.dim() - 2 not in varies_a:
-        f.facts.copies.append((f.vectors(lb).numpy(), f.vectors(out).numpy()))
+        (rows, made), _ = shrink(lb, out)
+        pairs = torch.unique(torch.stack([rows.reshape(-1, rows.shape[-1]), made.reshape(-1, made.shape[-1])], 1), dim=0)
+        f.facts.copies.append((pairs[:, 0].numpy(), pairs[:, 1].numpy()))
     else:
         f.kill(la, op.packet)
         f.kill(lb, op.packet)
@@ -103,9 +107,23 @@ def attention(f: Folder, op: Op) -> None:
     pair_vectors(f, op, rows[0], rows[1], (*rows[0].shape[:-1], 1, 1))
     scores = f.labels[op.name]
     f.facts.fixed.append((f.units(scores), "softmax"))
-    heads = f.vectors(rows[2]).numpy()
-    f.facts.copies.append((heads, heads))  # each head's values pass on their own
-    f.labels[op.name] = rows[2].unsqueeze(-2).expand(op.shape or ())
+    (weights, values), _ = shrink(scores[..., 0, :1], rows[2])
+    pairs, inverse = distinct_pairs(weights, values)
+    if mask is not None and (f.graph.shape(mask) or (1,))[-3:-2] not in ((), (1,)):
+        mark_constant(f, op, mask, scores.expand(*scores.shape[:-2], *(f.graph.shape(mask) or ())[-2:]))
+    outs = values
+    if len(torch.unique(values)) == pairs.shape[1]:
+        heads = f.vectors(rows[2]).numpy()
+        f.facts.copies.append((heads, heads))  # each head's values pass on their own
+        f.facts.weighted.append((pairs[0].numpy(), pairs[1].numpy(), op.name))
+    else:  # query heads that share their values make each something of its own of them
+        made = torch.from_numpy(f.facts.fresh(pairs.shape[1]))
+        outs = made[inverse].reshape(values.shape)
+        f.facts.sums.append((made.numpy(), pairs[0].numpy(), pairs[1].numpy(), 1.0))
+        both = torch.stack([t.reshape(-1, t.shape[-1]) for t in torch.broadcast_tensors(values, outs)], 1)
+        both = torch.unique(both, dim=0)
+        f.facts.copies.append((both[:, 0].numpy(), both[:, 1].numpy()))
+    f.labels[op.name] = outs.unsqueeze(-2).expand(op.shape or ())
 
 
 def _per_head(f: Folder, labels: Tensor) -> Tensor:
@@ -117,10 +135,22 @@ def _per_head(f: Folder, labels: Tensor) -> Tensor:
 
 
 def softmax(f: Folder, op: Op) -> None:
+    """Along an axis of units they may be renumbered; along data every unit stays by itself."""
     labels = f.operand(op.inputs[0])
     f.freeze(labels, op.packet)
-    f.labels[op.name] = torch.from_numpy(f.facts.fresh(1)).expand(labels.shape)
+    _alike(f, op, labels, labels.movedim(op.args[1], -1), lambda made: made.movedim(-1, op.args[1]))
+
+
+def _alike(f: Folder, op: Op, labels: Tensor, rows: Tensor, back: Callable[[Tensor], Tensor]) -> None:
+    """New frozen units, one for each place of each distinct row; the units of a row are exchangeable, and so are the rows."""
+    (cut,), shape = shrink(rows)
+    distinct, inverse = torch.unique(cut.reshape(-1, cut.shape[-1]), dim=0, return_inverse=True)
+    outs = torch.from_numpy(f.facts.fresh(distinct.numel())).reshape(distinct.shape)
+    made = back(outs[inverse].reshape(cut.shape).expand(shape))
+    f.labels[op.name] = made.expand(labels.shape)
     f.freeze(f.labels[op.name], op.packet)
+    if bool((distinct > PAD).all()):
+        f.facts.alike.append(Alike(distinct.numpy(), outs.numpy(), op.name))
 
 
 def layer_norm(f: Folder, op: Op) -> None:
@@ -147,7 +177,10 @@ def layer_norm(f: Folder, op: Op) -> None:
 
 
 def group_norm(f: Folder, op: Op) -> None:
+    """Channels inside a group are alike, and the groups are."""
     labels = f.operand(op.inputs[0])
     f.freeze(labels, op.packet)
-    f.labels[op.name] = f.fresh_like(labels.reshape(1, -1)).reshape(labels.shape)
-    f.freeze(f.labels[op.name], op.packet)
+    channels, groups = labels.shape[1], op.args[1]
+    units = f.vector(labels, 1)
+    _alike(f, op, labels, units.reshape(groups, channels // groups),
+           lambda made: made.reshape(1, channels, *[1] * (labels.dim() - 2)))

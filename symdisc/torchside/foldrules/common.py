@@ -32,11 +32,13 @@ def opaque(f: Folder, op: Op, why: str = "no rule") -> None:
     for name in op.inputs:
         if name in f.labels and isinstance(f.labels[name], Tensor):
             f.freeze(f.labels[name], op.packet)
+            f.facts.rigid.append(f.units(f.labels[name]))
     f.facts.opaque.append((op.packet, why))
     if op.shape is not None:
         units = torch.from_numpy(f.facts.fresh(1)).expand(op.shape)
         f.labels[op.name] = units
         f.freeze(units, op.packet)
+        f.facts.rigid.append(f.units(units))
     else:
         f.labels[op.name] = _Opaque(f, op)  # type: ignore[assignment]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from symdisc.opgraph import Op
-from symdisc.spaces import GainUse, ShiftUse
+from symdisc.spaces import PAD, GainUse, ShiftUse
 from symdisc.torchside.foldrules.common import (
     argument,
     equal_scales,
@@ -25,12 +25,12 @@ from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
 if TYPE_CHECKING:
     from symdisc.torchside.fold import Folder
 
-__all__ = ["add", "mul", "reduce"]
+__all__ = ["add", "mark_constant", "mul", "multiply", "reduce", "total"]
 
 
 def add(f: Folder, op: Op) -> None:
     a, b = op.args[0], op.args[1]
-    acts = [n for n in (ref_name(a), ref_name(b)) if n is not None and f.graph.is_activation(n)]
+    acts = [n for n in (ref_name(a), ref_name(b)) if n is not None and f.moves(n)]
     if len(acts) == 2:
         _sum_of_two(f, op, acts[0], acts[1])
         return
@@ -51,9 +51,13 @@ def add(f: Folder, op: Op) -> None:
         return
     elif other is not None and f.elements(other, buffers=True) is not None:
         parameter, index, _ = f.elements(other, buffers=True)  # type: ignore[misc]
+        if not _one_each(index, labels):  # a table, not statistics: it stays as it is
+            mark_constant(f, op, other, labels)
         _shift(f, op, parameter, index.expand(op.shape or ()), labels, buffer=True)
     else:
         f.freeze(labels, "constant added")
+        if other is not None and not f.uniform(labels, other):
+            mark_constant(f, op, other, labels)
 
 
 def _sum_of_two(f: Folder, op: Op, a: str, b: str) -> None:
@@ -108,7 +112,7 @@ def mul(f: Folder, op: Op) -> None:
     """Products: with a gain, a constant, raw data, or another activation."""
     a, b = op.args[0], op.args[1]
     names = [n for n in (ref_name(a), ref_name(b)) if n is not None]
-    acts = [n for n in names if f.graph.is_activation(n)]
+    acts = [n for n in names if f.moves(n)]
     divide = op.packet == "aten.div"
     if len(acts) == 2:
         return _product(f, op, acts[0], acts[1], -1.0 if divide else 1.0)
@@ -121,11 +125,49 @@ def mul(f: Folder, op: Op) -> None:
     other = next((n for n in names if n != act), None)
     if other is not None and f.graph.varies(other):
         return _gain(f, op, act, other, labels, divide)
-    if other is not None and not f.uniform(labels, other):
+    if is_zero(f.values.get(other) if other is not None else (b if act == ref_name(a) else a)) and not divide:
+        labels = torch.full((), PAD, dtype=torch.int64).expand(op.shape or ())  # nothing is left of the unit
+    elif other is not None and not f.uniform(labels, other):
         f.facts.rotated.append(f.units(labels))
         buffer = f.elements(other, buffers=True)
         f.kill(labels, "constant factor per unit" if buffer is None else "running statistics")
+        if not _statistics(f, op, other, labels):
+            mark_constant(f, op, other, labels)
     f.labels[op.name] = labels
+
+
+def _one_each(index: Tensor, labels: Tensor) -> bool:
+    """Every unit meets one entry, and every entry one unit."""
+    pairs, _ = distinct_pairs(*shrink(index.expand(labels.shape), labels)[0])
+    return len(torch.unique(pairs[0])) == len(torch.unique(pairs[1])) == pairs.shape[1]
+
+
+def mark_constant(f: Folder, op: Op, other: str, labels: Tensor) -> None:
+    """Which entry of a constant each unit meets (rotary tables: the same for every head); axes of data do not tell."""
+    shape = f.graph.shape(other) or ()
+    entry = torch.arange(int(np.prod(shape))).reshape(shape).expand(labels.shape)
+    varying = f.varying_axes(labels)
+    for axis in range(labels.dim()):
+        if axis not in varying:
+            entry, labels = entry.narrow(axis, 0, 1), labels.narrow(axis, 0, 1)
+    pairs, _ = distinct_pairs(*shrink(entry, labels)[0])
+    use = pairs[1] > PAD
+    f.facts.marked.append((pairs[0][use].numpy(), pairs[1][use].numpy(), op.name))
+
+
+def _statistics(f: Folder, op: Op, other: str, labels: Tensor) -> bool:
+    """Record the buffers behind a factor per unit: a permutation of the units permutes them too. False if there is more."""
+    places = f.buffers_behind(other)
+    if not all(index.numel() == 1 or _one_each(index, labels) for _, index in places or ()):
+        return False
+    for buffer, index in places or ():
+        if index.numel() == 1:
+            continue
+        (at, units), _ = shrink(index.expand(op.shape or ()), labels)
+        pairs, _ = distinct_pairs(at, units)
+        f.facts.statistics.append(GainUse(buffer, op.name, op.module, pairs[0].numpy(), pairs[1].numpy(), pairs[1].numpy(),
+                                          op.name, "", buffer=True))
+    return bool(places)
 
 
 def _gain(f: Folder, op: Op, act: str, other: str, labels: Tensor, divide: bool) -> None:
@@ -146,36 +188,40 @@ def _gain(f: Folder, op: Op, act: str, other: str, labels: Tensor, divide: bool)
 
 
 def _product(f: Folder, op: Op, a: str, b: str, sign: float) -> None:
-    """Entrywise product of activations; a factor that is common to all units of the other lets them mix."""
-    (la, lb), shape = shrink(f.operand(a), f.operand(b))
-    distinct, inverse = distinct_pairs(la, lb)
+    f.labels[op.name] = multiply(f, f.operand(a), f.operand(b), sign, alone=a == b and is_squared_norm(f, op))
+
+
+def multiply(f: Folder, la: Tensor, lb: Tensor, sign: float = 1.0, alone: bool = False) -> Tensor:
+    """Units of an entrywise product (quotient: ``sign`` -1); a factor that is common to all units of the other lets them mix.
+
+    ``alone`` says that a norm has dealt with the square already.
+    """
+    (ca, cb), shape = shrink(la, lb)
+    distinct, inverse = distinct_pairs(ca, cb)
     outs = torch.from_numpy(f.facts.fresh(distinct.shape[1]))
     out = outs[inverse].expand(shape)
-    f.labels[op.name] = out
     f.facts.sums.append((outs.numpy(), distinct[0].numpy(), distinct[1].numpy(), sign))
-    if a == b and is_squared_norm(f, op):
-        return
-    for mine, other, power in ((a, b, 1.0), (b, a, sign)):
-        carrier = f.operand(mine)
+    if alone:
+        return out
+    for carrier, other, power in ((la, lb, 1.0), (lb, la, sign)):
         axes = f.varying_axes(carrier)
         if not axes:
             continue
-        if power == 1.0 and axes[-1] == carrier.dim() - 1 and _common(f, mine, other, out):
+        if power == 1.0 and axes[-1] == carrier.dim() - 1 and _common(other):
             (rows, made), _ = shrink(carrier, out)
             pairs = torch.stack([rows.reshape(-1, rows.shape[-1]), made.reshape(-1, made.shape[-1])], 1)
             pairs = pairs if len(pairs) == 1 else torch.unique(pairs, dim=0)
             f.facts.copies.append((pairs[:, 0].numpy(), pairs[:, 1].numpy()))
         else:
             f.kill(carrier, "product")
-            f.kill(out, "product")
+            if axes[-1] == carrier.dim() - 1 or not _common(carrier):  # otherwise one factor for each row, which may mix
+                f.kill(out, "product")
+    return out
 
 
-def _common(f: Folder, mine: str, other: str, out: Tensor) -> bool:
-    """``other`` has size 1 along the axes where the units of ``mine`` vary."""
-    lm, lo = f.operand(mine), f.operand(other)
-    shape = (1,) * (out.dim() - lo.dim()) + tuple(lo.shape)
-    axes = [a + out.dim() - lm.dim() for a in f.varying_axes(lm)]
-    return all(shape[a] == 1 for a in axes)
+def _common(lo: Tensor) -> bool:
+    """One factor for each row along the last axis."""
+    return lo.dim() == 0 or lo.shape[-1] == 1
 
 
 def reduce(f: Folder, op: Op) -> None:
@@ -190,17 +236,32 @@ def reduce(f: Folder, op: Op) -> None:
     dims = tuple(range(labels.dim())) if dims in (None, ()) else dims if isinstance(dims, tuple) else (dims,)
     keep = argument(op, 2, "keepdim", False)
     dims = tuple(d % labels.dim() for d in dims)
-    front = labels.movedim(dims, list(range(len(dims))))
-    flat = front.reshape(-1, *front.shape[len(dims):])
-    if not bool((flat == flat[:1]).all()):
-        equal_scales(f, flat)
-        if not inside_norm(f, op):
-            f.kill(labels, "summed over units")
-        flat = f.fresh_like(flat[:1]).unsqueeze(0)
-        link = torch.stack([front.reshape(-1, *flat.shape[1:])[0].reshape(-1), flat.reshape(-1)])
-        f.facts.powers.append((link[0].numpy(), link[1].numpy(), 1.0))
-    out = flat[0]
+    out = total(f, op, labels, dims)
     if keep:
         for d in sorted(dims):
             out = out.unsqueeze(d)
     f.labels[op.name] = out
+
+
+def total(f: Folder, op: Op, labels: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Units of a sum over axes: where the units along them differ, their scales are tied together."""
+    front = labels.movedim(dims, list(range(len(dims))))
+    flat = front.reshape(-1, *front.shape[len(dims):])
+    if bool((flat == flat[:1]).all()):
+        return flat[0]
+    equal_scales(f, flat)
+    made = f.fresh_like(flat[:1]).unsqueeze(0)
+    link = torch.stack([flat[0].reshape(-1), made.reshape(-1)])
+    f.facts.powers.append((link[0].numpy(), link[1].numpy(), 1.0))
+    (members, totals), _ = shrink(flat, made)
+    pairs, _ = distinct_pairs(members, totals)
+    f.facts.totals.append((pairs[0].numpy(), pairs[1].numpy(), op.name))
+    axes = f.varying_axes(made)
+    if axes and axes[-1] == made.dim() - 1 and bool((members == members[..., :1]).all(-1).logical_not().all()):
+        rows = torch.stack([t.reshape(-1, t.shape[-1]) for t in torch.broadcast_tensors(members, totals)], 1)
+        rows = torch.unique(rows, dim=0)  # rows are added to rows: what mixes each in the same way mixes their sum
+        f.facts.copies.append((rows[:, 0].numpy(), rows[:, 1].numpy()))
+    elif not inside_norm(f, op):
+        f.kill(labels, "summed over units")
+        f.kill(made, "summed over units")
+    return made[0]

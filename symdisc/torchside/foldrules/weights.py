@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from symdisc.opgraph import Op
-from symdisc.spaces import DenseUse, ShiftUse
+from symdisc.spaces import PAD, DenseUse, ShiftUse
 from symdisc.torchside.foldrules.common import argument, opaque, ref_name
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ def dense(f: Folder, op: Op, x: str | None, weight: str | None, bias: Any, trans
     f.labels[op.name] = torch.from_numpy(outs).expand(op.shape)
     ins = f.vector(labels, -1).numpy()
     _bias(f, op, bias, outs)
+    if stored is not None and bool((ins == PAD).all()):
+        f.facts.void.add((graph.parameters[stored], op.name))  # a zero state: the weight does nothing here
+        return
     if stored is None:
         f.freeze(torch.from_numpy(ins), "computed weight")
         f.freeze(torch.from_numpy(outs), "computed weight")
