@@ -1,6 +1,6 @@
 """What watching a run costs: step times of 10 M-parameter transformers with and without a monitor, from one run.
 
-    python -m benchmarks.monitor [--rounds 4] [--threads 2] [--json]
+    python -m benchmarks.monitor [--rounds 4] [--threads 2] [--model NAME] [--optimizer NAME] [--json]
 
 Two equal models take turns, one of them watched with default settings, so that both see the same machine. Printed are the
 medians of a plain step, of a watched step that is followed, and of one that is recorded as well, and the ratio
@@ -92,10 +92,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="cost of symdisc.Monitor")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--model", choices=MODELS, help="only this one")
+    parser.add_argument("--optimizer", choices=SETTINGS, help="only this one")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = [measure(m, s, args.rounds) for m in MODELS for s in SETTINGS]
+    rows = [measure(m, s, args.rounds) for m in MODELS for s in SETTINGS
+            if args.model in (None, m) and args.optimizer in (None, s)]
     if args.json:
         print(json.dumps(rows, indent=1))
     else:

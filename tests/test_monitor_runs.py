@@ -26,6 +26,23 @@ def test_logs() -> None:
     assert len(rows) == len(monitor.records) and float(rows[0]["norm"]) == monitor.records[0]["norm"]
 
 
+def test_a_run_is_written_and_drawn(tmp_path: Any) -> None:
+    monitor = monitored(mlp, fresh(mlp), 12, momentum=0.9)
+    for name in ("run.json", "run.csv", "run.png", "run.svg"):
+        monitor.save(tmp_path / name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.csv", "run.json", "run.png", "run.svg"]
+    assert (tmp_path / "run.json").read_text() == monitor.to_json() and (tmp_path / "run.csv").read_text() == monitor.to_csv()
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG") and "scaling of hidden units" in (tmp_path / "run.svg").read_text()
+    first = (tmp_path / "run.svg").read_bytes()
+    monitor.save(tmp_path / "run.svg")
+    assert (tmp_path / "run.svg").read_bytes() == first
+    with pytest.raises(BadInput, match="a figure is"):
+        monitor.save(tmp_path / "run.txt")
+    monitor.records = []
+    with pytest.raises(BadInput, match="no records"):
+        monitor.save(tmp_path / "run.png")
+
+
 def test_resume_with_a_checkpoint(tmp_path: Any) -> None:
     settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01}
     through = monitored(mlp, fresh(mlp), 20, **settings)

@@ -42,6 +42,11 @@ COLOURS = {
 }
 PLAIN, OTHER = "#9a9a9a", "#6a3d9a"
 FILL = {"input": "#eef3f8", "output": "#eef3f8", "node": "#ffffff", "constant": "#f4f4f4"}
+NOTHING: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 STYLE: Any = {"svg.hashsalt": "symdisc", "font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False}
 
 
@@ -50,22 +55,28 @@ def draw(cat: Catalog, path: str | os.PathLike[str]) -> None:
 
     Raises BadInput for other suffixes, and for a catalog read from a file, which does not hold its graph.
     """
-    target = Path(path)
-    kind = target.suffix.lower().removeprefix(".")
-    nothing: dict[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "svg": {"Date": None, "Creator": None},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    }
-    if kind not in nothing:
-        raise BadInput(f"a figure is .png, .svg or .pdf, not {target.suffix or 'without a suffix'!r}: {target.name}")
+    kind_of(path)
     if cat.graph is None:
         raise BadInput("this catalog holds no graph (it was read from a file); draw the one that discover returned")
     with mpl.rc_context(STYLE):
-        figure = _figure(picture(archgraph.build(cat.graph), cat), cat.architecture)
-        content = io.BytesIO()
-        dots = min(150.0, LARGEST / max(figure.get_size_inches()))
-        figure.savefig(content, format=kind, dpi=dots, metadata=nothing[kind])
+        write(_figure(picture(archgraph.build(cat.graph), cat), cat.architecture), path)
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """png, svg or pdf, by the suffix; raises BadInput for others."""
+    suffix = Path(path).suffix
+    kind = suffix.lower().removeprefix(".")
+    if kind not in NOTHING:
+        raise BadInput(f"a figure is .png, .svg or .pdf, not {suffix or 'without a suffix'!r}: {Path(path).name}")
+    return kind
+
+
+def write(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure beside its place and rename it; without dates, so that the same figure gives the same bytes."""
+    target, kind = Path(path), kind_of(path)
+    content = io.BytesIO()
+    dots = min(150.0, LARGEST / max(figure.get_size_inches()))
+    figure.savefig(content, format=kind, dpi=dots, metadata=NOTHING[kind])
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         beside.write_bytes(content.getvalue())

@@ -82,7 +82,7 @@ class LightningMonitor(_Watching):
     are read where the optimizer gets them, after accumulation and clipping.
     """
 
-    state_key = "symdisc.LightningMonitor"
+    state_key = _legacy_state_key = "symdisc.LightningMonitor"
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self._begin(module, trainer.optimizers[0])

@@ -10,9 +10,11 @@ import csv
 import io
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -263,6 +265,22 @@ class Monitor:
         for r in self.records:
             writer.writerow([" ".join(r[c]) if c == "parameters" else r[c] for c in COLUMNS])
         return text.getvalue()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the run: .json or .csv (as ``to_json`` and ``to_csv``), or a figure as .png, .svg or .pdf."""
+        target = Path(path)
+        text = {".json": self.to_json, ".csv": self.to_csv}.get(target.suffix.lower())
+        if text is None:
+            from symdisc.report.training import draw_run
+
+            draw_run(self.records, target, f"{self.cat.architecture}, {type(self.optimizer).__name__}, {self.step} steps")
+            return
+        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            beside.write_text(text(), encoding="utf-8")
+            os.replace(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Steps, records and predicted forms; save it beside the optimizer's, whose buffers it goes with."""
