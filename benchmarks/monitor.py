@@ -7,7 +7,8 @@ medians of a plain step, of a watched step that is followed, and of one that is 
 
     (followed (every - 1) + recorded) / (plain every)
 
-of a run in which one step of ``every`` is recorded. Exit code 1 when a ratio is not below 1.05.
+of a run in which one step of ``every`` is recorded, by the clock and by processor time (other jobs disturb it less, so it
+decides: exit code 1 when a ratio is not below 1.05). Times shown are of the processor.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ SETTINGS = {
 }
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, ids: Tensor) -> float:
-    """One step of next-token training; seconds."""
-    start = time.perf_counter()
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, ids: Tensor) -> tuple[float, float]:
+    """One step of next-token training; seconds by the clock and of the processor."""
+    start = time.perf_counter(), time.process_time()
     optimizer.zero_grad()
     logits = model(ids)
     nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
     optimizer.step()
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def measure(name: str, settings: str, rounds: int) -> dict[str, float | str | int]:
@@ -82,10 +83,14 @@ def measure(name: str, settings: str, rounds: int) -> dict[str, float | str | in
             following.append(step(model, optimizer, ids))
         monitor.step = monitor.every  # the next step is recorded
         recording.append(step(model, optimizer, ids))
-    p, f, r = (statistics.median(t) for t in (plain, following, recording))
-    return {"model": name, "optimizer": settings, "parameters": cat.parameter_count, "symmetries": len(monitor.laws),
-            "predicted": sum(law.predicts for law in monitor.laws), "every": monitor.every, "plain_ms": 1e3 * p,
-            "following_ms": 1e3 * f, "recording_ms": 1e3 * r, "ratio": (f * (monitor.every - 1) + r) / (p * monitor.every)}
+    row: dict[str, float | str | int] = {
+        "model": name, "optimizer": settings, "parameters": cat.parameter_count, "symmetries": len(monitor.laws),
+        "predicted": sum(law.predicts for law in monitor.laws), "every": monitor.every}
+    for k, kind in enumerate(("clock", "processor")):
+        p, f, r = (statistics.median(t[k] for t in times) for times in (plain, following, recording))
+        row |= {f"plain_{kind}": p, f"following_{kind}": f, f"recording_{kind}": r,
+                f"ratio_{kind}": (f * (monitor.every - 1) + r) / (p * monitor.every)}
+    return row
 
 
 def main() -> None:
@@ -103,16 +108,18 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
     else:
         report(rows, args.threads)
-    sys.exit(any(float(r["ratio"]) >= LIMIT for r in rows))
+    sys.exit(any(float(r["ratio_processor"]) >= LIMIT for r in rows))
 
 
 def report(rows: list[dict[str, float | str | int]], threads: int) -> None:
     print(f"batch {BATCH} x {LENGTH} tokens, float32, {threads} threads, default settings (a record every {rows[0]['every']} steps)")
-    print(f"{'model':15}{'optimizer':17}{'laws':>10}{'plain':>9}{'watched':>9}{'record':>9}{'ratio':>8}")
+    print(f"{'model':15}{'optimizer':17}{'laws':>10}{'plain':>9}{'followed':>10}{'recorded':>10}{'by clock':>10}{'by processor':>14}")
     for r in rows:
-        laws, late = f"{r['predicted']} of {r['symmetries']}", "" if float(r["ratio"]) < LIMIT else f"  not below {LIMIT}"
-        print(f"{r['model']:15}{r['optimizer']:17}{laws:>10}{r['plain_ms']:>7.0f}ms{r['following_ms']:>7.0f}ms"
-              f"{r['recording_ms']:>7.0f}ms{r['ratio']:>8.3f}{late}")
+        plain, followed, recorded = (1e3 * float(r[f"{kind}_processor"]) for kind in ("plain", "following", "recording"))
+        late = "" if float(r["ratio_processor"]) < LIMIT else f"  not below {LIMIT}"
+        laws = f"{r['predicted']} of {r['symmetries']}"
+        print(f"{r['model']:15}{r['optimizer']:17}{laws:>10}{plain:>7.0f}ms{followed:>8.0f}ms{recorded:>8.0f}ms"
+              f"{r['ratio_clock']:>10.3f}{r['ratio_processor']:>14.3f}{late}")
 
 
 

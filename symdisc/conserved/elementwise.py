@@ -25,7 +25,7 @@ from symdisc.conserved.antiderivative import antiderivative, shorter
 from symdisc.errors import BadInput
 from symdisc.formula import FUNCTIONS, free_names, parse
 
-__all__ = ["ElementwiseLaw", "Piece", "elementwise_law"]
+__all__ = ["X", "ElementwiseLaw", "Piece", "elementwise_law", "read_activation"]
 
 X = sp.Symbol("x", real=True)
 # Critical points without a formula are looked for in this window, with steps far below their distance in known
@@ -123,7 +123,7 @@ def elementwise_law(activation: str | sp.Expr) -> ElementwiseLaw:
 
     Raises FormulaError or BadInput when it is no function of one variable.
     """
-    sigma = _read(activation)
+    sigma = read_activation(activation)
     pieces: list[Piece] = []
     poles: list[sp.Set] = []
     for expr, domain in _branches(sigma):
@@ -138,7 +138,8 @@ def elementwise_law(activation: str | sp.Expr) -> ElementwiseLaw:
     return ElementwiseLaw(sigma, tuple(pieces), sp.Union(*poles) if poles else sp.EmptySet)
 
 
-def _read(activation: str | sp.Expr) -> sp.Expr:
+def read_activation(activation: str | sp.Expr) -> sp.Expr:
+    """A function name, a formula in one variable or sympy, as an expression in x; raises FormulaError or BadInput."""
     if isinstance(activation, str):
         text = f"{activation}(x)" if activation in FUNCTIONS else activation
         names = free_names(text)
