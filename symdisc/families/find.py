@@ -7,6 +7,7 @@ import numpy as np
 from symdisc.families.batchnorm import split_buffers, unused
 from symdisc.families.classes import Classes
 from symdisc.families.dense import Space, find_spaces
+from symdisc.families.duplicates import duplicate_biases
 from symdisc.families.emit import emit_dense, emit_torus
 from symdisc.families.invisible import Invisible
 from symdisc.families.links import Links
@@ -33,6 +34,7 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     writers = invisible.writers()
     along_one = {p: s.dimension for s in writers for p in s.parameters}
     found += Translations(classes).find(along_one)
+    found += duplicate_biases(classes)
     found += writers
     found += invisible.readers(along_one)
     found += unused(classes)

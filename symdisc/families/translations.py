@@ -343,7 +343,6 @@ class Translations:
         index = Index.of(np.array([position[k] for k in sorted(position)])[None, None, :])
         return Move("add", shift.parameter, shift.axis, index, power=-1.0, through=chain)
 
-
     def _take_row_by_row(self, bias: ShiftUse, use: DenseUse, chain: tuple[Through, ...]) -> Move | None:
         """The bias of the same operator: its elements go with the rows of the weight, also where rows share a class (rotary planes)."""
         if use.outs is None or not np.array_equal(bias.units, use.outs):

@@ -1,0 +1,60 @@
+"""Named families alone against the oracle: what counts at sizes where no linear system is solved."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from networks import ready
+from torch import Tensor, nn
+
+import symdisc
+from symdisc.torchside.miniature import miniature
+
+RECURRENT = ("rnn_tanh", "rnn_relu", "lstm_last", "lstm_projected", "gru")
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_two_biases_of_a_recurrent_cell(name: str) -> None:
+    """b_ih + b_hh at every step; of a GRU only for two of its three gates."""
+    model, maker, row = ready(name)
+    cat = symdisc.discover(model, maker(0), solve=False)
+    assert cat.group_dimension == row["fibre"] and cat.broken == ()
+    assert symdisc.Catalog.from_json(cat.to_json()) == cat
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+    assert all(s.status == "proved" for s in cat.symmetries)
+
+
+class Twice(nn.Module):
+    """Two biased maps added at two steps; ``mode`` says what the second step does differently."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.mode = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2), mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x) + self.b(torch.ones(3, 4, dtype=x.dtype)))
+        a, b = self.a(x), self.b(h)
+        if self.mode == "turned":
+            b = b.flip(-1)
+        if self.mode == "seen":
+            b = b + torch.sin(b)
+        return self.c(torch.tanh(torch.add(a, b, alpha=2) if self.mode == "doubled" else a + b))
+
+
+@pytest.mark.parametrize("mode, expected", [("same", 4), ("turned", 0), ("seen", 0), ("doubled", 0)])
+def test_biases_that_meet_otherwise_do_not_trade(mode: str, expected: int) -> None:
+    torch.manual_seed(0)
+    cat = symdisc.discover(Twice(mode).double(), (torch.randn(3, 3, dtype=torch.float64),), solve=False)
+    assert (cat.group_dimension, cat.broken) == (expected, ())
+
+
+@pytest.mark.parametrize("kind, norm, biases", [
+    ("gpt_neox", "layers.0.input_layernorm.bias", 1), ("phi", "layers.0.input_layernorm.bias", 4)])
+def test_translations_pass_rotary_heads(kind: str, norm: str, biases: int) -> None:
+    """A norm's shift reaches query and key biases row by row, also where two rows share a rotary plane."""
+    model, example = miniature(transformers.CONFIG_MAPPING[kind]())
+    cat = symdisc.discover(model, example, solve=False)
+    assert cat.broken == ()
+    found = [s for s in cat.symmetries if s.moves[0].parameter == norm and s.moves[0].kind == "add"]
+    assert [(s.dimension, len(s.parameters) - 1) for s in found] == [(8, biases)]
