@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from networks import ready
 
 import symdisc
@@ -38,3 +39,13 @@ def test_runs_and_pairs() -> None:
     assert keys.tolist() == [3, 5, 9] and [p.tolist() for p in parts] == [[1, 3], [0, 2], [4]]
     assert unique_pairs(np.array([2, 1, 2]), np.array([7, 8, 7])).tolist() == [[1, 2], [8, 7]]
     assert len(np.unique(mix(np.arange(10000)))) == 10000
+
+
+def test_a_norm_right_behind_raw_data_hides_a_direction_of_its_reader() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.LayerNorm(4, eps=0.05), torch.nn.Linear(4, 3)).double()
+    for p in model.parameters():
+        torch.nn.init.normal_(p)
+    cat = symdisc.discover(model, (torch.randn(5, 4, dtype=torch.float64),), solve=False)
+    assert sorted(s.dimension for s in cat.symmetries) == [3, 4, 4]  # the scales, the shifts, and three blind directions
+    assert symdisc.certify(cat).fibre == 11

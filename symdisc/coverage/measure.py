@@ -24,8 +24,8 @@ from symdisc.errors import CaptureError, SymdiscError
 
 __all__ = ["measure", "randomised"]
 
-RANK_LIMIT = 1800  # parameters up to which ranks are taken: a dense singular value decomposition of this order takes minutes
-AGAIN_LIMIT = 1500  # up to which a surplus is looked at at other weights
+RANK_LIMIT = 1500  # parameters up to which ranks are taken: a dense singular value decomposition of this order takes minutes
+AGAIN_LIMIT = 400  # up to which a surplus is looked at at other weights
 SOLVE_LIMIT = 200  # up to which symmetries without a name are solved for
 TRIALS = 3
 EPSILONS, EPSILON = ("eps", "epsilon", "variance_epsilon", "layer_norm_epsilon", "norm_eps"), 0.05

@@ -146,7 +146,7 @@ class Invisible:
                 return None
             if op.packet == "aten.layer_norm" and len(op.args[1]) == 1:
                 return gain, shift, start
-            acts = [n for n in op.inputs if self.graph.is_activation(n)]
+            acts = [n for n in op.inputs if "data" in self.graph.roles[n]]  # a norm may stand right behind raw data
             others = [n for n in op.inputs if n not in acts]
             if len(acts) != 1 or len(op.inputs) > 2:
                 return None

@@ -44,7 +44,8 @@ def _ids(length: int = LENGTH, low: int = 3) -> torch.Tensor:
     return torch.randint(low, VOCABULARY, (2, length))  # every draw of the checks ranges over the whole vocabulary
 
 
-def _text(name: str, kind: str, *, mask: bool = False, prepare: Callable[[Any], Any] | None = None, **settings: Any) -> Callable[[], Built]:
+def _text(name: str, kind: str, *, mask: bool = False, positions: int = 0, prepare: Callable[[Any], Any] | None = None,
+          **settings: Any) -> Callable[[], Built]:
     """A model of token ids; ``settings`` are those of the config beside the usual small sizes."""
     def made() -> Built:
         usual = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": HEADS,
@@ -52,6 +53,8 @@ def _text(name: str, kind: str, *, mask: bool = False, prepare: Callable[[Any], 
         model = _model(name, _config(kind, {**usual, **settings}))
         ids = _ids()
         kwargs = {"input_ids": ids, **({"attention_mask": torch.ones_like(ids)} if mask else {})}
+        if positions:  # counted from the padding id on: as inputs they reach every row of the table
+            kwargs["position_ids"] = torch.randint(0, positions, ids.shape)
         return Built(model if prepare is None else prepare(model), (), kwargs)
 
     return made
@@ -234,7 +237,7 @@ NEXT: dict[str, Any] = {
 
 MODELS: Mapping[str, Callable[[], Built]] = {
     "bert": _text("BertModel", "BertConfig", **BERT),
-    "roberta": _text("RobertaModel", "RobertaConfig", type_vocab_size=1, **ROBERTA),
+    "roberta": _text("RobertaModel", "RobertaConfig", type_vocab_size=1, positions=LENGTH + 2, **ROBERTA),
     "albert": _text("AlbertModel", "AlbertConfig", embedding_size=4, **BERT),
     "distilbert": _text("DistilBertModel", "DistilBertConfig", dim=WIDTH, n_layers=1, n_heads=HEADS, hidden_dim=INNER,
                         max_position_embeddings=LENGTH, pad_token_id=0),
@@ -244,7 +247,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
                         pad_token_id=0),
     "modernbert": _text("ModernBertForMaskedLM", "ModernBertConfig", max_position_embeddings=16, pad_token_id=0, cls_token_id=1,
                         sep_token_id=2, mask=True),
-    "mpnet": _text("MPNetForMaskedLM", "MPNetConfig", relative_attention_num_buckets=32, **ROBERTA),
+    "mpnet": _text("MPNetForMaskedLM", "MPNetConfig", relative_attention_num_buckets=32, positions=LENGTH + 2, **ROBERTA),
     "esm": _text("EsmForMaskedLM", "EsmConfig", position_embedding_type="rotary", mask_token_id=2, **ROBERTA, mask=True),
     "fnet": _text("FNetForMaskedLM", "FNetConfig", max_position_embeddings=LENGTH, type_vocab_size=2, pad_token_id=0),
     "xlnet": _text("XLNetLMHeadModel", "XLNetConfig", **XLNET),
