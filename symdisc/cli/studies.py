@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from symdisc.cli.terminal import document, errors, out, progress
+from symdisc.errors import BadInput
 
 __all__ = ["register"]
 
@@ -20,7 +21,9 @@ def register(app: typer.Typer) -> None:
 def study(name: str | None = typer.Argument(None, metavar="[NAME]", help="Which study; without a name they are listed."),
           quick: bool = typer.Option(False, "--quick", help="Smaller sizes: under a minute."),
           where: Path | None = typer.Option(None, "--out", metavar="DIR", help="Folder of the results, out/study/NAME by default."),
-          seed: int = typer.Option(0, "--seed", min=0, help="Seed of everything that is drawn."), as_json: bool = JSON) -> None:
+          seed: int = typer.Option(0, "--seed", min=0, help="Seed of everything that is drawn."),
+          data: Path | None = typer.Option(None, "--data", metavar="DIR", help="CIFAR-10 (binary) or MNIST files, for robustness."),
+          as_json: bool = JSON) -> None:
     """Run a numerical study: tables, figures and a page, predictions beside measurements."""
     from symdisc.studies import STUDIES, Run, load_study
 
@@ -28,8 +31,10 @@ def study(name: str | None = typer.Argument(None, metavar="[NAME]", help="Which 
         _list(list(STUDIES), as_json)
         return
     chosen = load_study(name)
+    if data is not None and not chosen.reads_data:
+        raise BadInput(f"the study {name} reads no data: leave --data out")
     with progress(chosen.name, as_json) as show:
-        run = Run(where or Path("out/study") / name, quick, seed, show)
+        run = Run(where or Path("out/study") / name, quick, seed, show, data)
         chosen.run(run)
     if as_json:
         document({"study": name, "title": chosen.title, "quick": quick, "seed": seed, "passed": run.passed,

@@ -15,6 +15,7 @@ __all__ = ["STUDIES", "Check", "Run", "Study", "load_study"]
 
 # name on the command line -> "module:function" below symdisc.studies, imported when asked for: they load torch
 STUDIES: dict[str, str] = {
+    "robustness": "robustness:study",
 }
 
 
@@ -24,4 +25,4 @@ def load_study(name: str) -> Study:
         raise BadInput(f"no study is called {name!r}; there are {', '.join(STUDIES)}")
     module, function = STUDIES[name].split(":")
     run = getattr(import_module(f"symdisc.studies.{module}"), function)
-    return Study(name, (run.__doc__ or name).strip().splitlines()[0].rstrip("."), run)
+    return Study(name, (run.__doc__ or name).strip().splitlines()[0].rstrip("."), run, getattr(run, "reads_data", False))

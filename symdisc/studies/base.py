@@ -40,6 +40,7 @@ class Study:
     name: str
     title: str
     run: Callable[[Run], None]
+    reads_data: bool = False  # files of the user, given as a folder
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Run:
     quick: bool = False
     seed: int = 0
     progress: Progress = _silent
+    data: Path | None = None  # a folder of the user's own data, for studies that read some
     files: list[Path] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
 

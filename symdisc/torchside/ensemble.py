@@ -1,0 +1,199 @@
+"""An ensemble without training: copies of one trained network along the orbit of a data-dependent symmetry.
+
+For a pair of dense layers U sigma(V x + b) the k-th copy computes U_k sigma(g_k (V x + b)) with U_k = U pi(g_k, Z_k)^-1, so that
+it agrees with the trained network on the batch behind Z_k. All copies share every weight but (g_k, U_k): one network and K
+pairs of small matrices are kept, and what comes before sigma is computed once for all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from symdisc.errors import BadInput
+from symdisc.torchside.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from symdisc.torchside.datadep.batch import COMPLETIONS, pi_inverse
+from symdisc.torchside.pairs import DensePair, find_pairs
+
+__all__ = ["Ensemble", "Memory", "build", "load", "random_elements"]
+
+G, U = "symdisc.ensemble.g", "symdisc.ensemble.U"  # names in the file, beside the names of the shared weights
+FORMAT = "symdisc-ensemble-1"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: the shared weights, what the copies add, and what as many separate networks would take."""
+
+    shared: int
+    pairs: int
+    separate: int
+
+    @property
+    def share(self) -> float:
+        """Of the memory of separate networks."""
+        return (self.shared + self.pairs) / self.separate
+
+
+class _Turned(nn.Module):
+    """A dense layer followed by g: z -> g z. The layer is computed once when only g differs between copies."""
+
+    g: Tensor
+
+    def __init__(self, layer: nn.Module, g: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("g", g)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) @ self.g.mT
+
+
+class Ensemble(nn.Module):
+    """K copies of ``model``: ``g`` [K, h, h] and ``U`` [K, m, h] replace what follows the first layer of ``pair``.
+
+    ``model`` is copied and frozen. The result of ``forward`` is the logarithm of the mean probability [batch, classes], so that
+    it can stand where the network's logits stood. Raises BadInput when shapes do not fit.
+    """
+
+    g: Tensor
+    U: Tensor
+
+    def __init__(self, model: nn.Module, pair: DensePair, g: Tensor, members: Tensor) -> None:
+        super().__init__()
+        h, m = pair.width, pair.outputs
+        if g.ndim != 3 or g.shape[1:] != (h, h) or members.shape != (len(g), m, h) or not len(g):
+            raise BadInput(f"g {list(g.shape)} and U {list(members.shape)} must be [K, {h}, {h}] and [K, {m}, {h}] for {pair}")
+        self.pair = pair
+        self.body = copy.deepcopy(model).eval().requires_grad_(False)
+        _replace(self.body, pair.lower, _Turned(self.body.get_submodule(pair.lower), torch.eye(h, dtype=g.dtype)))
+        self.register_buffer("g", g)
+        self.register_buffer("U", members)
+
+    def __len__(self) -> int:
+        return len(self.g)
+
+    # --- predicting -------------------------------------------------------------------------------------------------------
+    def logits(self, *inputs: Any) -> Tensor:
+        """What each copy puts out, [K, batch, classes]; differentiable in the inputs."""
+        def one(g: Tensor, upper: Tensor) -> Tensor:
+            return functional_call(self.body, {f"{self.pair.lower}.g": g, f"{self.pair.upper}.weight": upper}, inputs)
+
+        return vmap(one)(self.g, self.U)
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.mean(*inputs).clamp_min(torch.finfo(self.g.dtype).tiny).log()
+
+    def mean(self, *inputs: Any) -> Tensor:
+        """Mean probability of the copies, [batch, classes]."""
+        return self.logits(*inputs).softmax(-1).mean(0)
+
+    def vote(self, *inputs: Any) -> Tensor:
+        """The class that most copies name, [batch]; ties go to the lowest class."""
+        logits = self.logits(*inputs)
+        return nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0).argmax(-1)
+
+    def diversity(self, *inputs: Any) -> float:
+        """Mean squared distance of a copy's probabilities from the mean: zero for an exact symmetry."""
+        p = self.logits(*inputs).softmax(-1)
+        return float((p - p.mean(0)).square().sum(-1).mean())
+
+    # --- weights ----------------------------------------------------------------------------------------------------------
+    def member(self, k: int) -> dict[str, Tensor]:
+        """The k-th copy as a state_dict of the original model: V -> g V, b -> g b, U -> U_k."""
+        state = self.shared()
+        lower, upper = self.pair.lower, self.pair.upper
+        state[f"{lower}.weight"] = self.g[k] @ state[f"{lower}.weight"]
+        if f"{lower}.bias" in state:
+            state[f"{lower}.bias"] = self.g[k] @ state[f"{lower}.bias"]
+        return {**state, f"{upper}.weight": self.U[k]}
+
+    def shared(self) -> dict[str, Tensor]:
+        """The state_dict of the trained network that all copies share."""
+        lower = self.pair.lower
+        state = {n: t.detach() for n, t in self.body.state_dict().items() if n != f"{lower}.g"}
+        return {n.replace(f"{lower}.layer.", f"{lower}.", 1) if n.startswith(f"{lower}.layer.") else n: t for n, t in state.items()}
+
+    @property
+    def memory(self) -> Memory:
+        shared = sum(t.numel() * t.element_size() for t in self.shared().values())
+        pairs = sum(t.numel() * t.element_size() for t in (self.g, self.U))
+        return Memory(shared, pairs, shared * len(self))
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file: the shared weights under their own names, g and U, and the pair in the metadata."""
+        tensors = {**self.shared(), G: self.g, U: self.U}
+        head = {"format": "pt", "symdisc": FORMAT, "pair": json.dumps([self.pair.lower, self.pair.upper])}
+        write_checkpoint(Checkpoint(Path(path), {n: t.contiguous().clone() for n, t in tensors.items()}, head), path)
+
+
+def _replace(model: nn.Module, name: str, by: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, by)
+
+
+# --- building -----------------------------------------------------------------------------------------------------------------
+def random_elements(copies: int, width: int, scale: float, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """g = exp(scale T) [copies, h, h], entries of T normal of variance 1/h: the published choice. Drawn in float64."""
+    draw = torch.Generator().manual_seed(seed)
+    T = torch.randn(copies, width, width, dtype=torch.float64, generator=draw) / width**0.5
+    return torch.linalg.matrix_exp(scale * T).to(dtype)
+
+
+def build(model: nn.Module, x: Tensor, copies: int, scale: float = 0.1, seed: int = 0, *, samples: int | None = None,
+          completion: str = "orthogonal", pair: DensePair | None = None, g: Tensor | None = None) -> Ensemble:
+    """K copies of a trained ``model`` along the orbit of its last dense pair (or of ``pair``), without training.
+
+    ``x`` [n, ...] are clean inputs. Each copy draws ``samples`` of them (by default as many as the pair allows to be kept
+    exactly, at most h, the width) and agrees with ``model`` there; with ``completion='lstsq'`` and more samples it agrees as
+    well as it can, on all. ``g`` [K, h, h] replaces the random elements exp(scale T). Computed in float64, rounded once. Raises
+    BadInput for sizes that do not fit and NotExact when the activations on the samples are of deficient rank.
+    """
+    if copies < 1:
+        raise BadInput(f"an ensemble needs at least one copy, got {copies}")
+    if scale < 0:
+        raise BadInput(f"scale must not be negative, got {scale}")
+    if completion not in COMPLETIONS:
+        raise BadInput(f"completion {completion!r} is unknown; take one of {', '.join(COMPLETIONS)}")
+    pair = pair or find_pairs(model, (x,))[-1]
+    z = pair.preactivations(model, x).double()
+    count = min(samples or pair.width, len(z)) if completion != "lstsq" or samples else len(z)
+    elements = random_elements(copies, pair.width, scale, seed) if g is None else g.double()
+    upper = pair.weights(model)[2]
+    draw = torch.Generator().manual_seed(seed + 1)
+    chosen = [torch.randperm(len(z), generator=draw)[:count] for _ in elements]
+    members = [upper.double() @ pi_inverse(one, z[i].mT, pair.sigma, completion) for one, i in zip(elements, chosen, strict=True)]
+    return Ensemble(model, pair, elements.to(upper.dtype), torch.stack(members).to(upper.dtype))
+
+
+def load(path: str | Path, model: nn.Module, example: tuple[Any, ...]) -> Ensemble:
+    """Read what ``Ensemble.save`` wrote; ``model`` gives the architecture. Raises BadInput when the file is none, or of another model."""
+    file = read_checkpoint(path)
+    if file.metadata.get("symdisc") != FORMAT or G not in file.tensors or U not in file.tensors:
+        raise BadInput(f"{path} is not an ensemble written by symdisc")
+    names = tuple(json.loads(file.metadata["pair"]))
+    shared = {n: t for n, t in file.tensors.items() if n not in (G, U)}
+    filled = copy.deepcopy(model)
+    _fill(filled, shared, path)
+    pairs = [p for p in find_pairs(filled, example) if (p.lower, p.upper) == names]
+    if not pairs:
+        raise BadInput(f"the model has no pair {' and '.join(names)}, which {path} is made for: is it the right model?")
+    return Ensemble(filled, pairs[0], file.tensors[G], file.tensors[U])
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise BadInput(f"{path} does not fit the model: {reason}") from error
+
+

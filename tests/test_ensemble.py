@@ -1,0 +1,211 @@
+"""Ensembles along orbits: K copies in one, exact where they claim to be, refused where they cannot be."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from symdisc.cli import main
+from symdisc.errors import BadInput, NotExact
+from symdisc.torchside.ensemble import Ensemble, build, load, random_elements
+from symdisc.torchside.pairs import find_pairs
+
+SOURCE = '''
+import torch
+from torch import nn
+
+def factory():
+    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5), nn.GELU(), nn.Linear(5, 3)), (torch.randn(8, 6),)
+
+def residual():
+    return nn.Sequential(nn.Linear(6, 3)), (torch.randn(8, 6),)
+'''
+
+
+def network(activation: nn.Module | None = None, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5), activation or nn.LeakyReLU(0.1), nn.Linear(5, 3)).double().eval()
+
+
+def inputs(count: int, seed: int = 1) -> Tensor:
+    return torch.randn(count, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("activation", [nn.LeakyReLU(0.1), nn.GELU(), nn.Tanh(), nn.Softplus(), nn.SiLU()], ids=lambda a: type(a).__name__)
+def test_copies_agree_with_the_network_on_their_samples(activation: nn.Module) -> None:
+    model, x = network(activation), inputs(5)
+    made = build(model, x, 7, scale=1.0)
+    assert (made.logits(x) - model(x)).abs().max() < 1e-9
+    far = inputs(50, seed=2)
+    assert (made.logits(far) - model(far)).abs().max() > 1e-2  # other functions elsewhere, so the test above is not empty
+    assert made.diversity(far) > 1e-5
+
+
+def test_one_shared_set_of_weights_equals_separate_models() -> None:
+    model, x = network(), inputs(30)
+    made = build(model, x, 6, scale=0.7)
+    separate = torch.stack([functional_call(model, made.member(k), (x,)) for k in range(6)])
+    assert (made.logits(x) - separate).abs().max() < 1e-11
+    assert torch.equal(made.vote(x), torch.mode(separate.argmax(-1), 0).values)
+    assert (made.mean(x) - separate.softmax(-1).mean(0)).abs().max() < 1e-12
+    assert (made(x).exp() - made.mean(x)).abs().max() < 1e-12
+    assert all(torch.equal(a, b) for a, b in zip(made.shared().values(), model.state_dict().values(), strict=True))
+
+
+def test_the_model_is_left_alone() -> None:
+    model, x = network(), inputs(5)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    build(model, x, 3)
+    assert list(before) == list(model.state_dict())
+    assert all(torch.equal(t, model.state_dict()[n]) for n, t in before.items())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("completion, samples", [("orthogonal", 5), ("lstsq", 40)])
+def test_an_exact_symmetry_gives_no_diversity(completion: str, samples: int) -> None:
+    """Positive scales are a symmetry of leaky ReLU everywhere: pi(g, Z) = g. A rotation is none: the false twin."""
+    model, x = network(), inputs(40)
+    scales = torch.diag_embed(torch.rand(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) + 0.5)
+    made = build(model, x, 4, samples=samples, completion=completion, g=scales)
+    far = inputs(100, seed=5)
+    assert made.diversity(far) < 1e-20
+    assert (made.logits(far) - model(far)).abs().max() < 1e-9
+    turned = torch.linalg.qr(random_elements(4, 5, 1.0)).Q
+    assert build(model, x, 4, samples=samples, completion=completion, g=turned).diversity(far) > 1e-4
+
+
+def test_scale_zero_is_the_network() -> None:
+    model, x = network(), inputs(20)
+    made = build(model, x, 3, scale=0.0, samples=2)  # the completion makes pi(1, Z) = 1 for few samples, too
+    assert (made.logits(x) - model(x)).abs().max() < 1e-12
+
+
+def test_memory_is_one_network_and_small_pairs() -> None:
+    made = build(network(), inputs(5), 100)
+    assert made.memory.shared == 8 * (6 * 9 + 9 + 9 * 5 + 5 + 5 * 3 + 3)
+    assert made.memory.pairs == 8 * 100 * (5 * 5 + 3 * 5)
+    assert made.memory.share < 0.32
+
+
+def test_gradients_go_through_all_members() -> None:
+    model, x = network(), inputs(4)
+    made = build(model, inputs(5), 3, scale=0.5)
+    probe = x.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(made.logits(probe).mean(0).sum(), probe)
+    h, e = 1e-6, torch.zeros_like(x)
+    e[2, 3] = h
+    measured = (made.logits(x + e).mean(0).sum() - made.logits(x - e).mean(0).sum()) / (2 * h)
+    assert abs(float(slope[2, 3] - measured)) < 1e-7
+
+
+def test_pairs_are_found_only_where_nothing_else_reads() -> None:
+    class Residual(nn.Module):
+        def __init__(self, add: bool) -> None:
+            super().__init__()
+            self.a, self.b, self.add = nn.Linear(4, 4), nn.Linear(4, 4), add
+
+        def forward(self, x: Tensor) -> Tensor:
+            s = torch.relu(self.a(x))
+            return self.b(s) + (s if self.add else x)
+
+    assert [(p.lower, p.upper) for p in find_pairs(Residual(False), (torch.randn(2, 4),))] == [("a", "b")]
+    with pytest.raises(BadInput, match="no two dense layers"):
+        find_pairs(Residual(True), (torch.randn(2, 4),))
+    assert [(p.lower, p.upper) for p in find_pairs(network(), (inputs(2),))] == [("0", "2"), ("2", "4")]
+
+
+def test_a_layer_used_twice_is_no_pair() -> None:
+    shared = nn.Linear(4, 4)
+    with pytest.raises(BadInput, match="no two dense layers"):
+        find_pairs(nn.Sequential(shared, nn.ReLU(), shared), (torch.randn(2, 4),))
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"copies": 0}, "at least one copy"),
+    ({"copies": 2, "scale": -1.0}, "must not be negative"),
+    ({"copies": 2, "completion": "guess"}, "is unknown"),
+])
+def test_bad_numbers(options: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        build(network(), inputs(5), **options)  # type: ignore[arg-type]
+
+
+def test_samples_that_allow_no_exact_copy_are_refused() -> None:
+    with pytest.raises(NotExact, match="larger than the width"):
+        build(network(), inputs(20), 2, samples=6)
+    same = inputs(1).repeat(5, 1)
+    with pytest.raises(NotExact, match="rank"):
+        build(network(), same, 2)
+
+
+def test_shapes_that_do_not_fit() -> None:
+    model = network()
+    pair = find_pairs(model, (inputs(2),))[-1]
+    with pytest.raises(BadInput, match="must be"):
+        Ensemble(model, pair, torch.eye(4)[None], torch.zeros(1, 3, 4))
+
+
+def test_file_and_back(tmp_path: Path) -> None:
+    model, x = network(), inputs(9)
+    made = build(model, x, 4, scale=0.5)
+    made.save(tmp_path / "e.safetensors")
+    back = load(tmp_path / "e.safetensors", network(seed=7), (x,))
+    assert torch.equal(back.logits(x), made.logits(x))
+    with pytest.raises(BadInput, match="does not fit the model"):
+        load(tmp_path / "e.safetensors", nn.Sequential(nn.Linear(6, 9)).double(), (x,))
+
+
+# --- the command ------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    from safetensors.torch import save_file
+
+    (tmp_path / "net.py").write_text(SOURCE)
+    save_file({n: t.float() for n, t in network(nn.GELU(), seed=3).state_dict().items()}, str(tmp_path / "w.safetensors"))
+    save_file({"x": inputs(40).float()}, str(tmp_path / "x.safetensors"))
+    yield str(tmp_path / "w.safetensors"), f"{tmp_path / 'net.py'}:factory"
+    sys.modules.pop("symdisc_source_net", None)
+
+
+def test_command(files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, source = files
+    arguments = ["ensemble", weights, "--model", source, "--copies", "10", "--scale", "0.2", "--out", str(tmp_path / "e.safetensors")]
+    assert main([*arguments, "--json", "--data", str(tmp_path / "x.safetensors")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["copies"] == 10 and told["inputs"] == 40 and told["memory"]["pairs"] == 4 * 10 * (25 + 15)
+    made = load(tmp_path / "e.safetensors", network(nn.GELU()).float(), (inputs(2).float(),))
+    assert len(made) == 10
+    assert torch.equal(made.shared()["0.weight"], network(nn.GELU(), seed=3).state_dict()["0.weight"].float())
+    assert main(arguments) == 0
+    assert "10 copies" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change, message", [
+    (["--copies", "0"], "copies"),
+    (["--out", "e.bin"], "safetensors"),
+    (["--data", "missing.safetensors"], "no such file"),
+])
+def test_command_refuses(files: tuple[str, str], tmp_path: Path, change: list[str], message: str,
+                         capsys: pytest.CaptureFixture[str]) -> None:
+    weights, source = files
+    assert main(["ensemble", weights, "--model", source, "--out", str(tmp_path / "e.safetensors"), *change]) == 2
+    told = capsys.readouterr().err
+    assert message in told and len(told.strip().splitlines()) == 1
+    assert not (tmp_path / "e.safetensors").exists()
+
+
+def test_command_needs_a_pair_and_fitting_weights(files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, source = files
+    out = ["--out", str(tmp_path / "e.safetensors")]
+    assert main(["ensemble", weights, "--model", source.replace("factory", "residual"), *out]) == 2
+    assert "the model" in capsys.readouterr().err
+    assert main(["ensemble", weights, "--model", source, "--samples", "6", *out]) == 2
+    assert "larger than the width" in capsys.readouterr().err
