@@ -15,6 +15,10 @@ __all__ = ["STUDIES", "Check", "Run", "Study", "load_study"]
 
 # name on the command line -> "module:function" below symdisc.studies, imported when asked for: they load torch
 STUDIES: dict[str, str] = {
+    "q-distribution": "q_distribution:study",
+    "q-dynamics": "q_dynamics:study",
+    "q-convergence": "q_convergence:study",
+    "q-sharpness": "q_sharpness:study",
     "robustness": "robustness:study",
 }
 
