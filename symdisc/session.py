@@ -77,6 +77,7 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
     with clock("prove"):
         proposed, discrete = judge_proofs(classes, proposed), judge_proofs(classes, discrete)
     notes = [] if checker else ["weights without values (meta device): families were derived, not run"]
+    notes += classes.notes
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
     symmetries = list(proposed)
     orbit = sum(s.dimension for s in symmetries if s.counts)

@@ -65,7 +65,7 @@ def test_minilm_keeps_heads_apart(minilm: tuple[nn.Module, Catalog]) -> None:
     assert found["change of basis", "GL(32)^12"] == 12
     assert found["bias without effect", "R^384"] == 6
     assert not any("rotation" in name for name, _ in found)  # the last norm is read out: no rotation of the stream
-    assert [d.group for d in minilm[1].discrete] == ["S_1536"] * 6  # and no permutation of it either
+    assert Counter(d.group for d in minilm[1].discrete) == {"S_1536": 6, "S_12": 6}  # units and heads; none of the stream
     assert minilm[1].broken == ()
 
 
@@ -115,7 +115,8 @@ def test_llama_of_32_layers_on_the_meta_device() -> None:
     assert all(p.is_meta for p in model.parameters())
     per_layer = 8 * 64 * 2 + 8 * 128**2 + f + 2 * d
     assert cat.group_dimension == layers * per_layer + d + d * (d - 1) // 2
-    assert [x.group for x in cat.discrete] == [f"S_{f}"] * layers
+    assert Counter(x.group for x in cat.discrete) == {f"S_{f}": layers}
+    assert any("not looked for" in note for note in cat.notes)  # exchanges of heads, at this size
 
 
 def test_gpt2_of_12_layers() -> None:

@@ -25,7 +25,8 @@ from symdisc.symmetry import Discrete
 
 __all__ = ["find_blocks"]
 
-MOST = 2_000_000  # vertices of the structure followed in all; beyond it nothing more is proposed
+MOST = 4_000_000  # edges of the structure followed in all (some seconds); beyond it nothing more is proposed
+LARGE = 40_000  # classes beyond which following single vertices would take minutes
 
 
 class _Swapper:
@@ -41,7 +42,7 @@ class _Swapper:
         frontier = [(a, b)]
         while frontier:
             u, v = frontier.pop()
-            self.left -= 1
+            self.left -= 20 + len(self.structure.around(u)[0])
             found = self._matched(u, v, moved) if self.left > 0 and self._alike(u, v) else None
             if found is None:
                 return None
@@ -87,6 +88,9 @@ class _Swapper:
 
 def find_blocks(classes: Classes, links: Links, known: Sequence[Discrete] = ()) -> list[Discrete]:
     """Symmetric groups on exchangeable blocks; ``known`` are permutations of single units, which are not found again."""
+    if classes.count > LARGE:
+        classes.notes.append(f"exchanges of whole heads, groups and branches were not looked for: more than {LARGE} units")
+        return []
     structure = Structure(classes, links)
     swapper = _Swapper(structure)
     found: list[Discrete] = []
@@ -106,6 +110,8 @@ def find_blocks(classes: Classes, links: Links, known: Sequence[Discrete] = ()) 
             if not any(items <= old for old in seen[place]):
                 seen[place].append(items)
                 found.append(factor)
+    if swapper.left <= 0:
+        classes.notes.append("the search for exchangeable heads, groups and branches was cut short; there may be more")
     return found
 
 

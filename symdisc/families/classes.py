@@ -34,6 +34,7 @@ class Classes:
         self.count = int(self.of.max()) + 1
         self.data = int(self.of[DATA])
         self.links: Any = None
+        self.notes: list[str] = []
         self._shapes = {name: graph.shapes[value] for table in (graph.buffers, graph.parameters)
                         for value, name in table.items()}
         self._freeze_unrecorded()

@@ -75,11 +75,12 @@ class Structure:
 
     def _freeze(self) -> None:
         label, a, b = (np.concatenate(x) for x in zip(*self._edges, strict=True))
-        both = np.concatenate([np.stack([a, 2 * label, b], 1), np.stack([b, 2 * label + 1, a], 1)])
-        both, times = np.unique(both, axis=0, return_counts=True)
-        _, kind = np.unique(both[:, 1] * (int(times.max()) + 1) + times, return_inverse=True)
-        self._start = np.searchsorted(both[:, 0], np.arange(self.size + 1))
-        self._label, self._neighbour = kind, both[:, 2]
+        kinds, size = 2 * len(self.labels), self.size  # one sort of whole numbers: rows are slow to compare
+        packed, times = np.unique(np.concatenate([(a * kinds + 2 * label) * size + b, (b * kinds + 2 * label + 1) * size + a]),
+                                  return_counts=True)
+        self._neighbour, rest = packed % size, packed // size
+        self._label = (rest % kinds) * (int(times.max()) + 1) + times
+        self._start = np.searchsorted(rest // kinds, np.arange(size + 1))
 
     def around(self, v: int) -> tuple[np.ndarray, np.ndarray]:
         """(labels, neighbours) of the edges at a vertex, each pair once."""
