@@ -26,7 +26,7 @@ __all__ = ["measure", "randomised"]
 
 RANK_LIMIT = 1500  # parameters up to which ranks are taken: a dense singular value decomposition of this order takes minutes
 AGAIN_LIMIT = 400  # up to which a surplus is looked at at other weights
-SOLVE_LIMIT = 200  # up to which symmetries without a name are solved for
+SOLVE_LIMIT = 320  # up to which symmetries without a name are solved for
 TRIALS = 3
 EPSILONS, EPSILON = ("eps", "epsilon", "variance_epsilon", "layer_norm_epsilon", "norm_eps"), 0.05
 SCALE = 0.3

@@ -147,6 +147,6 @@ MODELS: Mapping[str, Callable[[], Built]] = {
                               stem_width=8),
     "timm_repvgg_a0": _byob("byobnet", "repvgg_a0"),
     "timm_mobilevit_xxs": _byob("mobilevit", "mobilevit_xxs", stages=3),
-    "timm_halonet26t": _byob("byoanet", "halonet26t", 64, stages=3),
+    "timm_halonet26t": _byob("byoanet", "halonet26t", 128, stages=3),
     "timm_lambda_resnet26t": _byob("byoanet", "lambda_resnet26t", 64, stages=3),
 }
