@@ -103,7 +103,9 @@ def test_the_rate_follows_from_q_and_y(q: float) -> None:
     sigma = np.linalg.svd(draw(0, 5, 10, 5, [0.1])[0], compute_uv=False)
     assert f["function_change"] < 1e-14
     assert f["drift"] < 0.02
-    assert f["local"] == pytest.approx(convergence.balanced_rate(sigma, q), rel=0.02)
+    for key in ("local", "rate"):
+        assert f[key] == pytest.approx(convergence.balanced_rate(sigma, q), rel=0.02)
+    assert f["rate"] != pytest.approx(convergence.balanced_rate(sigma, -q), rel=0.2)  # the twin: it is not |Q| that counts
 
 
 # --- sharpness --------------------------------------------------------------------------------------------------------

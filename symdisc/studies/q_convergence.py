@@ -10,7 +10,7 @@ import numpy as np
 from symdisc.studies.base import Run
 from symdisc.studies.orbits import Orbit
 from symdisc.studies.plots import COLOURS, panels
-from symdisc.studies.seednet import ACTIVATIONS, descend, draw, hessian
+from symdisc.studies.seednet import ACTIVATIONS, descend, draw, jacobian
 
 __all__ = ["alone", "balanced_rate", "published", "radial", "study"]
 
@@ -21,7 +21,9 @@ RADIAL = (0.01, 0.1, 1.0, 10.0)
 RADIAL_RATE, RADIAL_STEPS = 1e-5, 1_000_000
 NARROW, ALONE_RATE = 5, 0.05
 CHARGES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
-FLOOR = 1e-9  # of the loss: rates are read above it, where rounding does not reach
+# Rates are read off the slowest mode of the error (the least curved direction at the end), where the loss is small enough to be
+# quadratic and large enough to be above rounding; the loss itself mixes in modes that are hardly faster.
+NEAR, FLOOR = 1e-3, 1e-10
 
 
 def published(name: str, steps: int, seed: int) -> dict[str, Any]:
@@ -76,11 +78,13 @@ def alone(name: str, q: float, steps: int, seed: int) -> dict[str, Any]:
     act = ACTIVATIONS[name]
     t = descend(act, y, u0[None], v0[None], [ALONE_RATE], marks)
     losses = t.losses[:, 0]
-    eigenvalues = np.linalg.eigvalsh(hessian(act, y, t.u[0], t.v[0])) / y.size
-    seen = np.nonzero(losses > FLOOR)[0]
-    a, b = seen[int(0.9 * len(seen))], seen[-1]
-    measured = float(np.log(losses[a] / losses[b]) / ((t.steps[b] - t.steps[a]) * ALONE_RATE))
-    return {"q": q, "steps": t.steps, "losses": losses.tolist(), "rate": measured, "local": float(eigenvalues[-y.size]),
+    j = jacobian(act, t.u[0], t.v[0])
+    curvatures, modes = np.linalg.eigh(2 / y.size * j @ j.T)
+    slowest = np.abs(t.misses[:, 0].reshape(len(t.steps), -1) @ modes[:, 0])
+    seen = np.nonzero((slowest > FLOOR) & (losses < losses[0] * NEAR))[0]
+    a, b = seen[0], seen[-1]
+    measured = float(np.log(slowest[a] / slowest[b]) / ((t.steps[b] - t.steps[a]) * ALONE_RATE))
+    return {"q": q, "steps": t.steps, "losses": losses.tolist(), "rate": measured, "local": float(curvatures[0]),
             "function_change": float(np.abs(u0 @ act.value(v0).T - u[0] @ act.value(v[0]).T).max()),
             "drift": float(np.abs(t.charges[-1] - t.charges[0]).max())}
 
@@ -139,7 +143,8 @@ def _checks(run: Run, rays: dict[str, Any], moved: dict[Any, Any], sigma: np.nda
     run.check("radial: time scales as Q", off < 5e-3, f"largest difference after dividing time by Q: {off:.1e} of the first loss")
     worst = max(f["function_change"] for f in moved.values())
     run.check("moving Q left the starting function alone", worst < 1e-10, f"{worst:.1e}")
-    for key, what, bound in (("local", "smallest curvature where training ends", 0.01), ("rate", "measured rate", 0.1)):
+    claims = (("local", "smallest curvature where training ends", 0.01), ("rate", "measured rate of the slowest mode", 0.03))
+    for key, what, bound in claims:
         worst = max(abs(f[key] / balanced_rate(sigma, q) - 1) for (n, q), f in moved.items() if n == "linear")
         run.check(f"linear: the {what} is 2/(mn) (q + sqrt(q² + σ_min²))", worst < bound, f"within {worst:.1e}")
 
@@ -176,7 +181,7 @@ def _alone_figure(moved: dict[Any, Any], sigma: np.ndarray):  # type: ignore[no-
         for i, f in enumerate(runs):
             axis.semilogy(np.array(f["steps"]) * ALONE_RATE, np.maximum(f["losses"], 1e-12), color=str(0.75 - 0.75 * i / len(runs)),
                           label=f"q = {f['q']:g}")
-        axis.set_title(f"{name}: one function, Q moved alone")
+        axis.set_title(f"{name}: one function, Q moved alone", fontsize=9)
         axis.set_xlabel("time (steps × rate)")
         axis.legend(fontsize=7, loc="upper right", ncols=2)
         axis.set_ylim(1e-9, 1e2)
@@ -187,15 +192,16 @@ def _alone_figure(moved: dict[Any, Any], sigma: np.ndarray):  # type: ignore[no-
     for name, colour in zip(names, COLOURS, strict=False):
         runs = [f for (n, _), f in moved.items() if n == name]
         axis.plot([f["q"] for f in runs], [f["rate"] for f in runs], "o", color=colour, markerfacecolor="white", label=f"{name}, measured")
-        axis.plot([f["q"] for f in runs], [f["local"] for f in runs], "x", color=colour, label=f"{name}, smallest curvature at the end")
+        axis.plot([f["q"] for f in runs], [f["local"] for f in runs], "x", color=colour, label=f"{name}, least curvature at the end")
     axis.set_xlabel("q")
-    axis.set_ylabel("rate of |Y − F| per unit time")
+    axis.set_ylabel("rate of the slowest mode of Y − F")
     axis.legend(fontsize=7)
     return figure
 
 
 def _page(run: Run, moved: dict[Any, Any], sigma: np.ndarray) -> str:
-    table = ["| network | q | rate measured | predicted from Q and Y | smallest curvature at the end |", "|---|---|---|---|---|"]
+    table = ["| network | q | rate of the slowest mode, measured | predicted from Q and Y | smallest curvature at the end |",
+             "|---|---|---|---|---|"]
     table += [f"| {n} | {q:g} | {f['rate']:.5f} | {f'{balanced_rate(sigma, q):.5f}' if n == 'linear' else ''} | {f['local']:.5f} |"
               for (n, q), f in moved.items()]
     return "\n".join([

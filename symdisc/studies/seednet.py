@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "Activation", "Trace", "descend", "draw", "hessian"]
+__all__ = ["ACTIVATIONS", "Activation", "Trace", "descend", "draw", "hessian", "jacobian"]
 
 Array = np.ndarray
 Function = Callable[[Array], Array]
@@ -69,6 +69,7 @@ class Trace:
 
     steps: list[int]
     losses: Array  # [steps, runs] |Y - F|
+    misses: Array  # [steps, runs, m, n] F - Y
     charges: Array  # [steps, runs, k]
     predicted: Array  # [steps, runs, k]: initial charges plus the sum of second-order terms, step by step
     u: Array
@@ -84,7 +85,7 @@ def descend(act: Activation, y: Array, u: Array, v: Array, rates: Sequence[float
     u, v, e = u.copy(), v.copy(), np.asarray(rates, dtype=np.float64)[:, None, None]
     factor = 2.0 / y.size
     start, drift = act.charges(u, v), np.zeros((u.shape[0], u.shape[2]))
-    losses, charges, predicted = [], [], []
+    misses, charges, predicted = [], [], []
     wanted = sorted(set(marks))
     linear = act.name == "linear"
     at = 0
@@ -92,7 +93,7 @@ def descend(act: Activation, y: Array, u: Array, v: Array, rates: Sequence[float
         s = v if linear else act.value(v)
         miss = u @ s.swapaxes(-1, -2) - y
         if step == wanted[at]:
-            losses.append(np.sqrt((miss**2).sum((-1, -2))))
+            misses.append(miss.copy())
             charges.append(act.charges(u, v))
             predicted.append(start + drift)
             at += 1
@@ -108,7 +109,8 @@ def descend(act: Activation, y: Array, u: Array, v: Array, rates: Sequence[float
             drift += 0.5 * ((gu**2).sum(-2) - (act.spread(v) * gv**2).sum(-2))
         u -= gu
         v -= gv
-    return Trace(wanted, np.array(losses), np.array(charges), np.array(predicted), u, v)
+    seen = np.array(misses)
+    return Trace(wanted, np.sqrt((seen**2).sum((-1, -2))), seen, np.array(charges), np.array(predicted), u, v)
 
 
 def _slope_from(act: Activation, v: Array, s: Array) -> Array:
@@ -118,14 +120,20 @@ def _slope_from(act: Activation, v: Array, s: Array) -> Array:
     return s * (1.0 - s) if act.name == "sigmoid" else act.slope(v)
 
 
+def jacobian(act: Activation, u: Array, v: Array) -> Array:
+    """Of F in (U, V): [m n, k (m + n)]."""
+    (m, k), n = u.shape, v.shape[0]
+    ju = np.einsum("ip,aj->iapj", np.eye(m), act.value(v)).reshape(m * n, m * k)
+    jv = np.einsum("ij,aj,ac->iacj", u, act.slope(v), np.eye(n)).reshape(m * n, n * k)
+    return np.concatenate([ju, jv], axis=1)
+
+
 def hessian(act: Activation, y: Array, u: Array, v: Array) -> Array:
     """Of |Y - F|^2 at U [m, k], V [n, k], order (U, V): [k (m + n), k (m + n)]."""
     (m, k), n = u.shape, v.shape[0]
-    s, d, b = act.value(v), act.slope(v), act.bend(v)
-    miss = u @ s.T - y
-    ju = np.einsum("ip,aj->iapj", np.eye(m), s).reshape(m * n, m * k)
-    jv = np.einsum("ij,aj,ac->iacj", u, d, np.eye(n)).reshape(m * n, n * k)
-    j = np.concatenate([ju, jv], axis=1)
+    d, b = act.slope(v), act.bend(v)
+    miss = u @ act.value(v).T - y
+    j = jacobian(act, u, v)
     h = 2 * j.T @ j
     cross = 2 * np.einsum("ia,aj,jl->ijal", miss, d, np.eye(k)).reshape(m * k, n * k)
     h[:m * k, m * k:] += cross
