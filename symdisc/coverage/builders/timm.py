@@ -138,7 +138,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "timm_ghostnet_050": _class("ghostnet", "GhostNet", cfgs=[[[3, 8, 8, 0, 1]], [[3, 12, 8, 0.25, 2]]], width=0.5),
     "timm_mobilenetv3_small_050": _of("mobilenetv3_small_050", 32, factor=8),
     "timm_dla34": _of("dla34", 32, levels=(1, 1, 1, 1, 1, 1), channels=(4, 4, 4, 4, 4, 8)),
-    "timm_resnest14d": _class("resnest", "ResNet", 32, _resnest, layers=(1, 1), channels=(8, 8), stem_width=4, stem_type="deep",
+    "timm_resnest14d": _class("resnest", "ResNet", 32, _resnest, layers=(1, 1, 1, 1), channels=(4, 4, 4, 4), stem_width=4, stem_type="deep",
                               avg_down=True, base_width=64, cardinality=1, block_args={"radix": 2, "avd": True}),
     "timm_resnetv2_50x1_bit": _class("resnetv2", "ResNetV2", 32, _groups, layers=(1, 1), channels=(8, 16), stem_chs=4),
     "timm_nf_regnet_b1": _class("nfnet", "NormFreeNet", 32, _config("NfCfg"), depths=(1, 1), channels=(8, 8), group_size=4, stem_chs=4,
