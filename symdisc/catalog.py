@@ -75,6 +75,13 @@ class Catalog:
 
         return tuple(conserved_quantities(self.symmetries, self.parameters))
 
+    @property
+    def data_dependent(self) -> tuple[Any, ...]:
+        """Nonlinear symmetries on a chosen batch: one per pair U sigma(V x + b), any g of GL_h (see ``torchside.datadep``)."""
+        from symdisc.torchside.datadep.network import data_dependent
+
+        return data_dependent(self)
+
     # --- the group ----------------------------------------------------------------------------------------------------
     def sample(self, seed: int = 0, scale: float = 0.1, discrete: bool = True) -> Element:
         """A random group element: one factor per symmetry, condition numbers at most exp(2 scale)."""

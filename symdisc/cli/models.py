@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from symdisc.cli.datadep import data_dependent
 from symdisc.cli.opened import catalog_of, discovered, opened, write_catalog
 from symdisc.cli.terminal import document, out, progress, remarks, timing_lines
 from symdisc.errors import BadInput
@@ -33,6 +34,7 @@ DISCRETE = typer.Option(True, "--discrete/--no-discrete", help="With permutation
 def register(app: typer.Typer) -> None:
     for command in (discover, apply, verify, certify):
         app.command(command.__name__)(command)
+    app.command("data-dependent")(data_dependent)
 
 
 def discover(source: str = SOURCE,

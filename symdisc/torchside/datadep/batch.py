@@ -20,7 +20,7 @@ from torch import Tensor
 
 from symdisc.errors import BadInput, NotExact
 
-__all__ = ["COMPLETIONS", "MAX_CONDITION", "act_pair", "completion", "frame", "pi", "pi_inverse"]
+__all__ = ["COMPLETIONS", "MAX_CONDITION", "act_pair", "completion", "frame", "pi", "pi_inverse", "transport"]
 
 Sigma = Callable[[Tensor], Tensor]
 
@@ -64,10 +64,8 @@ def pi(g: Tensor, Z: Tensor, sigma: Sigma, completion: str = "orthogonal", *, ch
     (any k; the best fit, exact for k <= h only). Raises NotExact with the reason when the batch allows no such matrix and
     BadInput for shapes that do not fit; ``check=False`` skips both tests (needed under vmap).
     """
-    S, gS = _activations(g, Z, sigma, completion, check, max_condition)
-    if completion == "orthogonal":
-        return torch.linalg.solve(frame(S), frame(gS), left=False)
-    return gS @ torch.linalg.pinv(S)
+    S, gS = _activations(g, Z, sigma, check)
+    return transport(S, gS, completion, check=check, max_condition=max_condition)
 
 
 def pi_inverse(g: Tensor, Z: Tensor, sigma: Sigma, completion: str = "orthogonal", *, check: bool = True,
@@ -77,10 +75,8 @@ def pi_inverse(g: Tensor, Z: Tensor, sigma: Sigma, completion: str = "orthogonal
     For 'pinv' and 'lstsq' that is sigma(Z) sigma(gZ)^+, the choice that keeps U sigma(Z) exactly and in the best fit.
     Arguments and errors as for ``pi``.
     """
-    S, gS = _activations(g, Z, sigma, completion, check, max_condition)
-    if completion == "orthogonal":
-        return torch.linalg.solve(frame(gS), frame(S), left=False)
-    return S @ torch.linalg.pinv(gS)
+    S, gS = _activations(g, Z, sigma, check)
+    return transport(gS, S, completion, check=check, max_condition=max_condition)
 
 
 def act_pair(U: Tensor, V: Tensor, b: Tensor | None, sigma: Sigma, X: Tensor, g: Tensor, completion: str = "orthogonal", *,
@@ -99,25 +95,32 @@ def act_pair(U: Tensor, V: Tensor, b: Tensor | None, sigma: Sigma, X: Tensor, g:
     return U @ back, g @ V, None if b is None else (g @ b.unsqueeze(-1)).squeeze(-1)
 
 
-def _activations(g: Tensor, Z: Tensor, sigma: Sigma, completion: str, check: bool, max_condition: float) -> tuple[Tensor, Tensor]:
+def _activations(g: Tensor, Z: Tensor, sigma: Sigma, check: bool) -> tuple[Tensor, Tensor]:
+    h = Z.shape[-2]
+    if check and g.shape[-2:] != (h, h):
+        raise BadInput(f"g {list(g.shape)} must be [{h}, {h}] for pre-activations of width {h}")
+    return sigma(Z), sigma(g @ Z)
+
+
+def transport(source: Tensor, target: Tensor, completion: str = "orthogonal", *, check: bool = True,
+              max_condition: float = MAX_CONDITION) -> Tensor:
+    """P [h, h] with ``P source = target`` for activations [h, k]: R_target R_source^-1, or target source^+.
+
+    Arguments and errors as for ``pi``; the activations may be those of any piece of a network.
+    """
     if completion not in COMPLETIONS:
         raise BadInput(f"completion {completion!r} is unknown; take one of {', '.join(COMPLETIONS)}")
-    S, gS = sigma(Z), sigma(g @ Z)
     if check:
-        _check_sizes(g, Z, completion)
+        h, k = source.shape[-2:]
+        if k > h and completion != "lstsq":
+            raise NotExact(f"a batch of {k} is larger than the width {h}: no linear map sends sigma(Z) to sigma(gZ) in general; take "
+                           f"at most {h} samples (positions count), or completion='lstsq', which is not exact")
         with torch.no_grad():
-            _check_rank(S, "sigma(Z)", max_condition)
-            _check_rank(gS, "sigma(gZ)", max_condition)
-    return S, gS
-
-
-def _check_sizes(g: Tensor, Z: Tensor, completion: str) -> None:
-    h, k = Z.shape[-2:]
-    if g.shape[-2:] != (h, h):
-        raise BadInput(f"g {list(g.shape)} must be [{h}, {h}] for pre-activations of width {h}")
-    if k > h and completion != "lstsq":
-        raise NotExact(f"a batch of {k} is larger than the width {h}: no linear map sends sigma(Z) to sigma(gZ) in general; take at "
-                       f"most {h} samples, or completion='lstsq', which is not exact")
+            _check_rank(source, "activations sigma(Z)", max_condition)
+            _check_rank(target, "activations sigma(Z)", max_condition)
+    if completion == "orthogonal":
+        return torch.linalg.solve(frame(source), frame(target), left=False)
+    return target @ torch.linalg.pinv(source)
 
 
 def _check_rank(S: Tensor, what: str, max_condition: float) -> None:

@@ -1,0 +1,199 @@
+"""Pairs in captured networks of every kind; several layers in one go; counts, bounds, refusals; published defects caught."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import sympy as sp
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import symdisc
+from symdisc import zoo
+from symdisc.cli import main
+from symdisc.errors import BadInput, NotExact
+from symdisc.torchside.capture import Capture, capture
+from symdisc.torchside.datadep.bounds import lipschitz_global, lipschitz_observed, off_batch
+from symdisc.torchside.datadep.count import count_on_data
+from symdisc.torchside.datadep.network import DataDependent, act_layers, sized
+from symdisc.torchside.datadep.segments import find_pairs
+
+
+def gated() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.o = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 6)
+            self.gate, self.up, self.down = nn.Linear(6, 9), nn.Linear(6, 9), nn.Linear(9, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (m(x).view(1, 4, 2, 4).transpose(1, 2) for m in (self.q, self.k, self.v))
+            x = x + self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, 4, 8))
+            return x + self.down(F.silu(self.gate(x)) * self.up(x))
+
+    return Block(), (torch.randn(1, 4, 6),)
+
+
+def prelu() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return nn.Sequential(nn.Linear(5, 7), nn.PReLU(7, 0.3), nn.Linear(7, 3)), (torch.randn(4, 5),)
+
+
+def conv() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    body = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.GELU(), nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(),
+                         nn.Linear(72, 3))
+    return body, (torch.randn(1, 2, 6, 6),)
+
+
+@cache
+def seeded(make: object) -> tuple[nn.Module, tuple[Tensor, ...], Capture]:
+    torch.manual_seed(0)
+    model, example = make()  # type: ignore[operator]
+    model, example = model.double(), tuple(x.double() for x in example)
+    return model, example, capture(model, example)
+
+
+@pytest.mark.parametrize("make, pairs", [
+    (gated, {"q.weight → o.weight", "k.weight → o.weight", "v.weight → o.weight", "gate.weight → down.weight", "up.weight → down.weight"}),
+    (prelu, {"0.weight → 2.weight"}),
+    (conv, {"0.weight → 2.weight", "2.weight → 5.weight"}),
+])
+def test_pairs_are_found_and_exact_on_the_batch(make: object, pairs: set[str]) -> None:
+    model, example, captured = seeded(make)
+    items = [DataDependent(p, captured) for p in find_pairs(captured.graph)]
+    assert {i.name for i in items} == pairs
+    for item in items:
+        state = model.state_dict()
+        moved = item.apply(state, item.sample(1, 1.0))
+        assert moved.on_batch < 1e-10
+        after = torch.func.functional_call(model, moved.state, example)
+        assert (after - model(*example)).abs().max() < 1e-9  # the module itself, not its captured graph
+        assert (moved.state[item.pair.writer.weight] - state[item.pair.writer.weight]).norm() > 0.1
+
+
+def test_what_is_read_elsewhere_is_no_pair() -> None:
+    class Leaky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = torch.tanh(self.a(x))
+            return self.b(z) + z
+
+    assert find_pairs(capture(Leaky(), (torch.randn(2, 3),)).graph) == ()
+    tied = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Tanh(), nn.Linear(3, 3, bias=False))
+    tied[2].weight = tied[0].weight
+    assert find_pairs(capture(tied, (torch.randn(2, 3),)).graph) == ()
+
+
+def mlp() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 7), nn.Tanh(),
+                         nn.Linear(7, 2)), (torch.randn(4, 4),)
+
+
+def test_several_layers_in_one_go_and_back() -> None:
+    model, _, captured = seeded(mlp)
+    items = [DataDependent(p, captured) for p in find_pairs(captured.graph)]
+    elements = [(i.pair, i.sample(k, 1.0)) for k, i in enumerate(items)]
+    state = model.state_dict()
+    there = act_layers(captured, elements, state)
+    back = act_layers(captured, [(p, torch.linalg.inv(g)) for p, g in reversed(elements)], there.state)
+    assert there.on_batch < 1e-12
+    assert max(float((back.state[n] - t).abs().max()) for n, t in state.items()) < 1e-9
+
+
+def test_it_is_an_action_on_weights() -> None:
+    model, _, captured = seeded(mlp)
+    item = DataDependent(find_pairs(captured.graph)[1], captured)
+    g, f, state = item.sample(1, 1.0), item.sample(2, 1.0), model.state_dict()
+    both = item.apply(item.apply(state, f).state, g).state
+    once = item.apply(state, g @ f).state
+    assert max(float((both[n] - once[n]).abs().max()) for n in state) < 1e-9
+
+
+@pytest.mark.parametrize("defect", ["I - T for the inverse", "untransformed activations upstream"])
+def test_published_defects_are_caught(defect: str) -> None:
+    """The comparison on the batch, run on weights made as the published code makes them."""
+    model, example, captured = seeded(mlp)
+    state, pairs = dict(model.state_dict()), find_pairs(captured.graph)
+    t = 0.05 * torch.randn(5, 5, dtype=torch.float64)
+    if defect == "I - T for the inverse":
+        state["2.weight"], state["2.bias"] = state["2.weight"] + t @ state["2.weight"], state["2.bias"] + t @ state["2.bias"]
+        state["4.weight"] = state["4.weight"] @ (torch.eye(5) - t)
+    else:
+        first, second = (DataDependent(p, captured) for p in pairs[:2])
+        moved = first.apply(state, first.sample(0, 0.1)).state
+        alone = second.apply(state, second.sample(1, 0.1)).state  # saw the activations and weights of the old first layer
+        state = {**moved, "2.weight": second.sample(1, 0.1) @ state["2.weight"], "4.weight": alone["4.weight"]}
+    change = torch.func.functional_call(model, state, example) - model(*example)
+    assert change.abs().max() > 1e-4
+
+
+def test_refusals_carry_pair_and_reason() -> None:
+    model, example, captured = seeded(mlp)
+    item = DataDependent(find_pairs(captured.graph)[0], captured)
+    with pytest.raises(BadInput, match="does not fit the captured"):
+        item.apply(model.state_dict(), item.sample(), (torch.randn(9, 4),))
+    same = (example[0][:1].repeat(4, 1),)
+    with pytest.raises(NotExact, match=r"0\.weight → 2\.weight: .*rank 1, not 4"):
+        item.apply(model.state_dict(), item.sample(), same)
+    many = capture(model, sized(example, 9))
+    with pytest.raises(NotExact, match="9 is larger than the width 6"):
+        DataDependent(find_pairs(many.graph)[0], many).apply(model.state_dict(), item.sample())
+    fitted = DataDependent(find_pairs(many.graph)[0], many).apply(model.state_dict(), item.sample(1, 0.5), completion="lstsq")
+    assert 1e-6 < fitted.on_batch < 1.0  # least squares is not exact, and says by how much
+    with pytest.raises(BadInput, match=r"must be \[6, 6\]"):
+        item.apply(model.state_dict(), torch.eye(3))
+
+
+@pytest.mark.parametrize("name", ["mlp-tanh", "mlp"])
+def test_generators_span_all_symmetry_on_the_data(name: str) -> None:
+    """D - rank J on the batch is what pairs and unseen directions give: nothing is missing."""
+    if name == "mlp":
+        model, example, captured = seeded(mlp)
+    else:
+        model, example = zoo.build(name)
+        model, example = model.double(), tuple(x.double() for x in example)
+        captured = capture(model, example)
+    found = count_on_data(captured, dict(model.state_dict()))
+    D = sum(p.numel() for p in model.parameters())
+    outputs = model(*example).numel()
+    assert found.complete and found.fibre == D - outputs and found.outside < 1e-9 and not found.refused
+    assert found.acting < found.fibre and found.blind < found.fibre  # neither alone
+
+
+def test_catalog_gives_the_pairs_and_formulas() -> None:
+    model, example, _ = seeded(prelu)
+    cat = symdisc.discover(model, example)
+    item = cat.data_dependent[0]
+    assert item.width == 7 and item.apply(model.state_dict(), item.sample(0, 0.5)).on_batch < 1e-10
+    assert r"\dot U=-U\,\dot R_Z R_Z^{-1}" in item.latex()
+    with pytest.raises(BadInput, match="model in memory"):
+        _ = type(cat).from_json(cat.to_json()).data_dependent
+
+
+def test_bound_holds_beside_the_measured_error() -> None:
+    model, _, captured = seeded(mlp)
+    for pair in find_pairs(captured.graph):
+        for row in off_batch(captured, dict(model.state_dict()), DataDependent(pair, captured), (0.01, 0.3, 1.0)):
+            assert row.bound is not None and 0 < row.measured <= row.bound and row.on_batch < 1e-10
+
+
+def test_lipschitz_constants() -> None:
+    x = sp.Symbol("x", real=True)
+    assert lipschitz_global(sp.tanh(x), x) == 1.0
+    assert abs(lipschitz_global(1 / (1 + sp.exp(-x)), x) - 0.25) < 1e-12
+    silu = lipschitz_global(x / (1 + sp.exp(-x)), x)
+    assert abs(silu - 1.0998) < 1e-4 and silu <= lipschitz_observed(F.silu, -6.0, 6.0) < silu + 1e-3
+    assert 0.4199 < lipschitz_observed(torch.tanh, 1.0, 2.0) - 4e-5 < 0.42  # the largest slope stands at an end
+    assert lipschitz_observed(lambda t: F.leaky_relu(t, 0.1), -3.0, 2.0) == pytest.approx(1.0)
+    assert lipschitz_global(x**3, x) == float("inf")
+
+
+def test_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data-dependent", "zoo:mlp-tanh", "--batch", "3"]) == 0
+    assert "0.weight → 2.weight   sigma: tanh   g in GL(6)" in capsys.readouterr().out
+    assert main(["data-dependent", "zoo:gpt2-tiny", "--json"]) == 0
+    assert '"refused"' in capsys.readouterr().out
