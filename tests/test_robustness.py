@@ -20,7 +20,7 @@ from symdisc.studies.attacks import clip_only, fgsm, gradient, pgd
 from symdisc.studies.base import Run
 from symdisc.studies.defences import DEFENCES, Setting
 from symdisc.studies.images import HIGH, LOW, Images, cifar10, digits, mnist, patches, read_folder
-from symdisc.studies.robustness_page import paired
+from symdisc.studies.robustness_page import _verdict, paired
 from symdisc.torchside.ensemble import build
 
 
@@ -167,6 +167,17 @@ def test_paired_differences_use_the_same_seed() -> None:
     (found,) = paired(rows)
     assert found["change"] == pytest.approx(0.02) and found["error"] == pytest.approx(0, abs=1e-12)
     assert math.isclose(found["trained"], 0.15)
+
+
+@pytest.mark.parametrize("transfer, adaptive, worst, verdict", [
+    (0.04, 0.70, 0.05, "Gradients are masked"),
+    (0.05, 0.05, 0.05, "More robust under the attacks tried"),
+    (0.02, 0.02, 0.01, "No change"),
+    (0.04, 0.70, -0.05, "Less robust"),
+])
+def test_a_gain_that_only_a_weak_attack_leaves_is_not_called_robust(transfer: float, adaptive: float, worst: float, verdict: str) -> None:
+    changes = {"PGD transfer": transfer, "PGD adaptive": adaptive, "PGD worst": worst}
+    assert verdict in _verdict({name: {"change": change, "error": 0.01} for name, change in changes.items()})
 
 
 # --- the whole ----------------------------------------------------------------------------------------------------------------
