@@ -220,4 +220,6 @@ def _page(run: Run, moved: dict[Any, Any], sigma: np.ndarray) -> str:
         "and −q differ. Positive q",
         "(large outer layer) is fast and negative q is slow, because this network has more inputs than hidden units;",
         "with m and n exchanged it",
-        "is the other way round. What the published figure shows as an effect of |Q| is the effect of size.", "", run.checks_markdown()])
+        "is the other way round. For ReLU",
+        "the rate is not even monotonic in q. So the published order, larger |Q| is",
+        "faster, is no law of Q.", "", run.checks_markdown()])
