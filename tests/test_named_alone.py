@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import symdisc
 from symdisc.torchside.miniature import miniature
 
-RECURRENT = ("rnn_tanh", "rnn_relu", "lstm_last", "lstm_projected", "gru")
+RECURRENT = ("rnn_tanh", "rnn_relu", "lstm_last", "lstm_projected", "gru", "rnn_cell_loop", "lstm_cell_loop", "gru_cell_loop")
 
 
 @pytest.mark.parametrize("name", RECURRENT)

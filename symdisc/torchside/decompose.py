@@ -177,6 +177,15 @@ def _single(cell: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tens
     return run
 
 
+def _step(cell: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
+    """One step of a cell as an operator of its own: a loop that a user wrote over ``nn.LSTMCell`` and its kin."""
+    def run(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):  # type: ignore[no-untyped-def]
+        state = cell(x, tuple(hx) if isinstance(hx, (tuple, list)) else (hx,), [w_ih, w_hh, b_ih, b_hh])
+        return state if len(state) > 1 else state[0]
+
+    return run
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten.layer_norm.default: layer_norm,
     aten.rms_norm.default: rms_norm,
@@ -194,4 +203,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.gru.input: _single(_gru_cell),
     aten.rnn_tanh.input: _single(_rnn_cell(torch.tanh)),
     aten.rnn_relu.input: _single(_rnn_cell(torch.relu)),
+    aten.lstm_cell.default: _step(_lstm_cell),
+    aten.gru_cell.default: _step(_gru_cell),
+    aten.rnn_tanh_cell.default: _step(_rnn_cell(torch.tanh)),
+    aten.rnn_relu_cell.default: _step(_rnn_cell(torch.relu)),
 }

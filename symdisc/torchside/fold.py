@@ -35,6 +35,8 @@ SAME_PLACES = frozenset(f"aten.{n}" for n in (
     "clone", "alias", "detach", "_to_copy", "to", "type_as", "contiguous", "neg", "masked_fill", "positive", "dropout"))
 ENTRYWISE = frozenset(f"aten.{n}" for n in (
     "add", "sub", "rsub", "mul", "div", "neg", "sqrt", "rsqrt", "reciprocal", "pow", "exp", "log", "abs", "clamp", "clamp_min"))
+SHAPED = frozenset(f"aten.{n}" for n in (  # constants that take the shape of a value and nothing else
+    "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"))
 LOOKUPS = frozenset(f"aten.{n}" for n in ("index", "index_select", "gather"))
 
 
@@ -243,9 +245,12 @@ class Folder:
         for op in graph.ops:
             if graph.roles[op.name] or op.name not in graph.live:
                 continue
-            if all(n in self.values for n in op.inputs):
+            known = self.values
+            if op.packet in SHAPED:
+                known = {n: torch.zeros(graph.shape(n) or ()) for n in op.inputs}
+            if all(n in known for n in op.inputs):
                 try:
-                    self.values[op.name] = call(op, self.values)
+                    self.values[op.name] = call(op, known)
                 except (RuntimeError, TypeError, ValueError):
                     continue  # a constant that cannot be evaluated here is treated as unknown
 
