@@ -118,11 +118,9 @@ def _certificate(name: str, cat: Catalog) -> tuple[Certificate, str]:
             surplus = f"; at the trained weights {c.fibre - c.found} more, as ReLU networks have where units never switch"
             how, c = "at generic weights of the same architecture", certify(discover(*build(name)))
     else:
-        from symdisc.torchside.miniature import miniature
-
-        c = certify(discover(*miniature(cat.model)))
-        how = f"on a miniature of {c.D:,} parameters, the same architecture built from its shrunken config"
-    values = {**c.to_dict(), "miniature": "miniature" in how, "note": how + surplus}
+        c = certify(cat)
+        how = c.note.replace("made on", "on", 1)
+    values = {**c.to_dict(), "note": how + surplus}
     verdict = "nothing is missing" if c.complete else "INCOMPLETE"
     return type(c).from_dict(values), f"found {c.found} of {c.fibre} dimensions {how}: {verdict}{surplus}"
 

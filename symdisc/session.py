@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from symdisc.catalog import Catalog
@@ -21,6 +22,7 @@ Progress = Callable[[str, int, int], None]
 
 LARGE = 2_000_000  # parameters beyond which every further run of the check costs seconds
 SOLVE_LIMIT = 2500  # parameters up to which the complete linear system is solved on the network itself by default
+RANK_LIMIT = 10_000  # up to which the rank is taken on the network itself: a dense matrix of this order takes minutes and gigabytes
 
 
 def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any] | None = None,
@@ -110,15 +112,34 @@ def _keep(families: Sequence[Family], changes: Sequence[float]) -> tuple[list[Fa
 
 
 def certify(cat: Catalog, seed: int = 0) -> Certificate:
-    """Compare the found orbit dimension with the fibre dimension D - rank J at random parameters.
+    """Compare the found orbit dimension with the fibre dimension D - rank J.
 
-    Needs the model in memory (a catalog fresh from ``discover``). Raises BadInput otherwise.
+    Up to RANK_LIMIT parameters on the network itself, at its weights. Beyond, on a miniature at generic weights: the shrunken
+    config built again where the model carries one, else its captured graph run at small sizes; there only the named families
+    count, for they are all that a catalog of the large network holds.
+
+    Needs the model in memory (a catalog fresh from ``discover``). Raises BadInput otherwise, and where no miniature can be made.
     """
     from symdisc.torchside.remainder import certify_model
 
     if cat.model is None:
         raise BadInput("certify needs the model: call it on the catalog that discover returned, or give --model")
-    return certify_model(cat, seed)
+    return certify_model(cat, seed) if cat.parameter_count <= RANK_LIMIT else _certify_small(cat, seed)
+
+
+def _certify_small(cat: Catalog, seed: int) -> Certificate:
+    from symdisc.torchside.miniature import miniature
+    from symdisc.torchside.remainder import certify_named
+    from symdisc.torchside.resize import shrunk
+
+    if hasattr(cat.model, "config"):
+        small, how = discover(*miniature(cat.model), solve=False), "the same architecture built from its shrunken config"
+    else:
+        captured = shrunk(cat.captured, RANK_LIMIT, seed)
+        small = discover_captured(captured, cat.architecture, _Clock(None), False).replace(captured=captured)
+        how = "the captured graph run at small sizes"
+    found = certify_named(small, seed)
+    return replace(found, miniature=True, note=f"made on a miniature of {found.D:,} parameters, {how}{found.note}")
 
 
 class _Clock:

@@ -17,7 +17,7 @@ FLOORS = (
     {"errors"},
     {"spaces", "formula", "exact", "moves"},
     {"rulebook", "opgraph", "groups", "generators"},
-    {"archgraph", "symmetry"},
+    {"archgraph", "sizes", "symmetry"},
     {"equivariance", "elements"},
     {"families", "solve"},
     {"conserved", "laws"},

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-# Parameters up to which the rank is taken on the network itself: a dense matrix of this order takes minutes and gigabytes.
-RANK_LIMIT = 10_000
-
 SOURCE = typer.Argument(..., metavar="SOURCE", help="module:factory, file.py:factory, Hugging Face config file or folder, zoo:NAME")
 JSON = typer.Option(False, "--json", help="Print one JSON document and nothing else.")
 MODE = typer.Option("asis", "--mode", help="Mode of the model: asis (as the factory left it), eval or train.")
@@ -170,23 +167,7 @@ def _certified(cat: Catalog, quiet: bool) -> Any:
     from symdisc.session import certify as certified
 
     with progress("certifying", quiet):
-        if cat.model is not None and cat.parameter_count > RANK_LIMIT:
-            if hasattr(cat.model, "config"):
-                return on_miniature(cat.model)
-            raise BadInput(f"{cat.architecture} has {cat.parameter_count:,} parameters, and the rank of its Jacobian is taken up to "
-                           f"{RANK_LIMIT:,}: certify a smaller model of the same architecture")
         return certified(cat)
-
-
-def on_miniature(model: Any) -> Certificate:
-    """The certificate of a Hugging Face model that is too large: made on its config shrunk and built again."""
-    from symdisc.session import certify as certified
-    from symdisc.session import discover
-    from symdisc.torchside.miniature import miniature
-
-    c = certified(discover(*miniature(model)))
-    note = f"made on a miniature of {c.D:,} parameters, the same architecture built from its shrunken config"
-    return type(c).from_dict({**c.to_dict(), "miniature": True, "note": note})
 
 
 def _tell(w: Witness) -> None:

@@ -148,7 +148,23 @@ def _alike(entries: dict[_Entry, np.ndarray], torus: Torus) -> list[np.ndarray]:
         found, times = np.unique(variables, return_counts=True)
         add_to(signature, found, mix(mix(times), k + 100))
     active = torus.free[signature[torus.free] != 0]
-    return sorted((active[rows] for rows in runs(signature[active])[1]), key=lambda v: int(v[0]))
+    alike = (active[rows] for rows in runs(signature[active])[1])
+    return sorted((part for members in alike for part in _apart(entries, members, torus.count)), key=lambda v: int(v[0]))
+
+
+def _apart(entries: dict[_Entry, np.ndarray], members: np.ndarray, count: int) -> list[np.ndarray]:
+    """Variables of one kind that scale the same place (both factors of a product read from one tensor), told apart: in a move
+    every place stands once."""
+    signature = np.zeros(count, dtype=np.uint64)
+    for k, (variables, positions) in enumerate(entries.values()):
+        mine = np.isin(variables, members)
+        order = np.lexsort((variables[mine], positions[mine]))
+        places = positions[mine][order]
+        new = np.flatnonzero(np.diff(places, prepend=places[:1] - 1))
+        rank = np.arange(len(places)) - np.repeat(new, np.diff(new, append=len(places)))
+        if rank.any():
+            add_to(signature, variables[mine][order], mix(rank + 1, k + 1))
+    return [members[rows] for rows in runs(signature[members])[1]]
 
 
 def _effects(classes: Classes, torus: Torus, use: DenseUse | GainUse | ShiftUse) -> Iterator[Effect]:

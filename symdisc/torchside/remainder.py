@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from symdisc.catalog import Catalog
     from symdisc.torchside.capture import Capture
 
-__all__ = ["certify_model", "complete", "module_fibre", "surplus", "tangents"]
+__all__ = ["certify_model", "certify_named", "complete", "module_fibre", "surplus", "tangents"]
 
+MOST_CARRIERS = 4  # parameters named in a note
 STEP = 1e-4  # of the central difference; its error is below 1e-8 relative, far under the rank cut of 1e-6
 
 
@@ -147,6 +148,22 @@ def certify_model(cat: Catalog, seed: int) -> Certificate:
     flow = sum(s.dimension for s in cat.symmetries if s.family == "flow")
     return Certificate(cat.orbit_dimension, space.dimension, space.gap, network.size,
                        note="float64 rank of the module's own Jacobian at its weights", flow=flow)
+
+
+def certify_named(cat: Catalog, seed: int) -> Certificate:
+    """The named families alone against the fibre, at the weights; the note says which parameters carry what has no name.
+
+    The Jacobian is the torch module's own where the catalog has one, else that of its captured graph.
+    """
+    if cat.model is not None:
+        space, network = module_fibre(cat, seed)
+    else:
+        network = Network(cat.captured, float64_state(cat.captured), seed + 1)
+        space = fibre(network, first=5000)[0]
+    named, carriers = surplus(cat, space, network)
+    rest = f"; the rest lies in {', '.join(carriers[:MOST_CARRIERS])}" if named < space.dimension else ""
+    more = f" and {len(carriers) - MOST_CARRIERS} more" if rest and len(carriers) > MOST_CARRIERS else ""
+    return Certificate(named, space.dimension, space.gap, network.size, note=rest + more)
 
 
 def module_fibre(cat: Catalog, seed: int) -> tuple[NullSpace, Network]:

@@ -357,3 +357,22 @@ add("quadratic_form", lambda: (nn.Sequential(nn.Linear(4, 3, bias=False), Fn(lam
 add("cross_product", lambda: (nn.Sequential(nn.Linear(4, 6, bias=False), Fn(lambda h: torch.linalg.cross(h[..., :3],
     h[..., 3:])), nn.Linear(3, 4)),
     floats(4)), 12, "gl(3) on both factors, gl(2) between them, one overlap")  # fmt: skip
+
+
+class Tapped(nn.Module):
+    """A gated block with both halves in one matrix; with a residual, the head, narrower than the stream, reads the sum."""
+
+    def __init__(self, residual: bool) -> None:
+        super().__init__()
+        self.enter, self.up, self.down, self.leave = nn.Linear(5, 6), nn.Linear(6, 8), nn.Linear(4, 6), nn.Linear(6, 3)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x) if self.residual else torch.tanh(self.enter(x))
+        gate, value = self.up(h).chunk(2, -1)
+        y = self.down(torch.relu(gate) * value)
+        return self.leave(h + y if self.residual else y)
+
+
+add("glu_relu_fused", lambda: (Tapped(False), floats(5)), 44, "gates 8; 4 -> 6 -> 3 linear has 36 too many")
+add("glu_relu_fused_residual", lambda: (Tapped(True), floats(5)), None, "the head sees three directions of the sum, the gates all")
