@@ -9,7 +9,7 @@ from symdisc.symmetry import Discrete, Element, Factor, Symmetry
 
 __all__ = ["identity_array", "identity_discrete", "inverse_array", "inverse_discrete", "sample_array", "sample_discrete", "tangent_arrays"]
 
-MATRIX = ("gl", "o", "o1", "complex")
+MATRIX = ("gl", "o", "o1", "complex", "shear")
 
 
 def _generator(family: str, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -23,6 +23,8 @@ def _generator(family: str, size: int, rng: np.random.Generator) -> np.ndarray:
     if family == "o1":
         p = np.eye(size) - np.full((size, size), 1.0 / size)
         a = p @ a @ p
+    if family == "shear":
+        a = np.ones((size, 1)) @ a[:1]
     norm = np.linalg.norm(a, 2)
     return np.asarray(a / norm if norm > 0 else a)
 
@@ -92,6 +94,8 @@ def _matrix_basis(family: str, size: int) -> list[np.ndarray]:
         return [unit(i, j) for i in range(size) for j in range(size)]
     if family == "complex":
         return [np.eye(2), unit(1, 0) - unit(0, 1)]
+    if family == "shear":
+        return [sum((unit(i, j) for i in range(size)), np.zeros((size, size))) for j in range(size)]
     if family == "o":
         return [unit(i, j) - unit(j, i) for i in range(size) for j in range(i)]
     frame = np.linalg.qr(np.column_stack([np.ones(size), np.eye(size)[:, : size - 1]]))[0][:, 1:]

@@ -58,3 +58,45 @@ def test_translations_pass_rotary_heads(kind: str, norm: str, biases: int) -> No
     assert cat.broken == ()
     found = [s for s in cat.symmetries if s.moves[0].parameter == norm and s.moves[0].kind == "add"]
     assert [(s.dimension, len(s.parameters) - 1) for s in found] == [(8, biases)]
+
+
+ENCODERS = {"torch_encoder_pre": 4, "torch_encoder_post_two": 4, "torch_encoder_no_bias": 4, "torch_encoder_bare": 0}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_stream_sheared_along_one(name: str) -> None:
+    """A linear map reads the stream past the norms: x + 1 l^T x, and the constant part of biases, behind norms and in front."""
+    model, maker, row = ready(name)
+    cat = symdisc.discover(model, maker(0), solve=False)
+    shears = [s for s in cat.symmetries if s.family == "shear"]
+    assert (cat.group_dimension, sum(s.dimension for s in shears)) == (row["fibre"], ENCODERS[name])
+    assert all(s.status == "proved" for s in cat.symmetries)
+    assert symdisc.Catalog.from_json(cat.to_json()) == cat
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+    element = cat.sample(seed=1, scale=0.3)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    back = cat.apply(cat.apply(state, element), cat.inverse(element))
+    assert max(float((back[k] - v).abs().max()) for k, v in state.items()) < 1e-10
+
+
+class Read(nn.Module):
+    """A stream read by a norm and by a head; ``mode`` says what else sees it; halves have norms of their own."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.enter, self.inner, self.leave, self.mode = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 6), mode
+        self.norm = nn.RMSNorm(4) if mode == "rms" else nn.LayerNorm(2 if mode == "halves" else 4, elementwise_affine=mode == "norm")
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        n = self.norm(h.unflatten(-1, (2, 2))).flatten(-2) if self.mode == "halves" else self.norm(h)
+        h = h + self.inner(torch.tanh(n))
+        return self.leave(torch.sin(h) if self.mode == "sine" else h + torch.cos(h[..., :1]) if self.mode == "part" else h)
+
+
+@pytest.mark.parametrize("mode, expected", [("norm", 4), ("plain", 4), ("rms", 0), ("halves", 4), ("sine", 0), ("part", 0)])
+def test_shear_of_streams_that_something_else_sees(mode: str, expected: int) -> None:
+    torch.manual_seed(0)
+    cat = symdisc.discover(Read(mode).double(), (torch.randn(3, 5, dtype=torch.float64),), solve=False)
+    assert sum(s.dimension for s in cat.symmetries if s.family == "shear") == expected
+    assert all("permutation" in b.family for b in cat.broken)

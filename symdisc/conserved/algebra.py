@@ -26,6 +26,7 @@ EQUATIONS: dict[str, tuple[Callable[[sp.Matrix], sp.Matrix], ...]] = {
     "o": (lambda a: a + a.T,),
     "o1": (lambda a: a + a.T, lambda a: a * sp.ones(a.rows, 1)),
     "complex": (lambda a: a * _J - _J * a,),
+    "shear": (lambda a: a - sp.ones(a.rows) * a / a.rows,),
 }
 MATRIX_FAMILIES = tuple(EQUATIONS)
 
@@ -45,6 +46,8 @@ NAMED: dict[str, tuple[Callable[[sp.Matrix], sp.Matrix], ...]] = {
     "skew": (CONDITIONS["skew"],),
     "skew fixing 1": (CONDITIONS["skew"], lambda a: a * sp.ones(a.rows, 1)),
     "complex": EQUATIONS["complex"],
+    "multiples of 11": (CONDITIONS["symmetric"], EQUATIONS["shear"][0]),
+    "shear": EQUATIONS["shear"],
     "all": (),
 }
 
@@ -94,7 +97,7 @@ def part_dimension(part: str, shape: tuple[int, ...], zero_sum: bool = False) ->
         return prod(shape) - (1 if zero_sum else 0)
     n = shape[1]
     per = {"zero": 0, "scalar": 1, "diagonal": n, "symmetric": n * (n + 1) // 2, "skew": n * (n - 1) // 2,
-           "skew fixing 1": (n - 1) * (n - 2) // 2, "complex": 2, "all": n * n}[part]
+           "skew fixing 1": (n - 1) * (n - 2) // 2, "complex": 2, "multiples of 11": 1, "shear": n, "all": n * n}[part]
     return shape[0] * per
 
 
@@ -102,7 +105,7 @@ def project(part: str, mu, zero_sum: bool = False):  # type: ignore[no-untyped-d
     """The moment ``mu`` (numpy or torch, [blocks, size, size] for matrix families) seen by a part of the algebra.
 
     "all", "complex", "symmetric" and "skew" give the projected matrices, "diagonal" their diagonals [blocks, size],
-    "scalar" the traces [blocks], "entries" the array itself (mean removed for zero-sum families).
+    "scalar" the traces [blocks], "shear" (1 l^T) sums of columns, "multiples of 11" sums of all, "entries" the array itself (mean removed for zero-sum families).
     """
     if part == "entries":
         return mu - mu.mean() if zero_sum else mu
@@ -119,6 +122,8 @@ def project(part: str, mu, zero_sum: bool = False):  # type: ignore[no-untyped-d
         if part == "skew":
             return skew
         return skew - skew.mean(-1)[..., None] - skew.mean(-2)[..., None, :]
+    if part in ("shear", "multiples of 11"):
+        return mu.sum(-2) if part == "shear" else mu.sum((-2, -1))
     index = np.arange(mu.shape[-1])
     diagonal = mu[..., index, index]
     return diagonal.sum(-1) if part == "scalar" else diagonal

@@ -14,7 +14,7 @@ from symdisc.families.classes import Classes
 from symdisc.families.hashing import runs, unique_pairs
 from symdisc.families.links import Link, Links
 
-__all__ = ["Space", "find_spaces"]
+__all__ = ["Finder", "Space", "find_spaces"]
 
 Gain = tuple[str, float] | None
 
@@ -38,7 +38,9 @@ class Space:
     gains: list[Gain] = field(default_factory=lambda: [None])
 
 
-class _Finder:
+class Finder:
+    """Grows spaces from blocks of units of one colour."""
+
     def __init__(self, classes: Classes, links: Links) -> None:
         self.classes, self.links = classes, links
         self.dead = classes.killed
@@ -98,6 +100,8 @@ class _Finder:
             partner = np.where(forward, self.links.right[incidences], self.links.left[incidences])
             keys, groups = runs(self.links.number[incidences] * 2 + forward)
             for key, rows in zip(keys.tolist(), groups, strict=True):
+                if self._ends_at(self.links.all[key // 2], dual, gain, bool(key % 2)):
+                    continue
                 place = self._across(space, self.links.all[key // 2], dual, gain, bool(key % 2))
                 there, e = partner[rows], self.element[mine[rows]]
                 usable = ~(self.dead[there] | self.taken[there])
@@ -126,6 +130,10 @@ class _Finder:
         self._place(new, element[~known], dual, gain)
         agrees = agrees and bool((self.element[new] == element[~known]).all())
         return np.unique(new), agrees
+
+    def _ends_at(self, link: Link, dual: bool, gain: int, forward: bool) -> bool:
+        """The link sees nothing of what the group does; for the groups of this class none does."""
+        return False
 
     def _across(self, space: Space, link: Link, dual: bool, gain: int, forward: bool) -> tuple[bool, int] | None:
         """(dual, gain) of the partner classes, or None where the link cannot be crossed."""
@@ -179,4 +187,4 @@ class _Finder:
 
 def find_spaces(classes: Classes, links: Links) -> list[Space]:
     """All blocks of two or more units (and rotary planes) that a matrix group may mix."""
-    return _Finder(classes, links).run()
+    return Finder(classes, links).run()

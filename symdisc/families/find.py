@@ -11,6 +11,7 @@ from symdisc.families.duplicates import duplicate_biases
 from symdisc.families.emit import emit_dense, emit_torus
 from symdisc.families.invisible import Invisible
 from symdisc.families.links import Links
+from symdisc.families.shear import find_shears
 from symdisc.families.torus import solve_torus
 from symdisc.families.translations import Translations
 from symdisc.opgraph import OpGraph
@@ -28,7 +29,7 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     none = np.zeros(0, dtype=np.int64)
     mixed = np.concatenate([s.classes for s in spaces if s.family in ("gl", "complex")] or [none])
     torus = solve_torus(classes, mixed)
-    found = emit_dense(classes, spaces)
+    found = emit_dense(classes, spaces) + emit_dense(classes, find_shears(classes, classes.links))
     found += split_buffers(classes, emit_torus(classes, torus))
     invisible = Invisible(classes)
     writers = invisible.writers()

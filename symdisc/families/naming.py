@@ -10,7 +10,8 @@ from symdisc.symmetry import Symmetry
 __all__ = ["common_path", "describe_affine", "describe_dense", "describe_torus"]
 
 _GROUP = {"gl": ("GL({n})", r"\mathrm{{GL}}({n})"), "o": ("SO({n})", r"\mathrm{{SO}}({n})"),
-          "o1": ("SO({m})", r"\mathrm{{SO}}({m})"), "complex": ("GL(1,C)", r"\mathrm{{GL}}(1,\mathbb{{C}})")}
+          "o1": ("SO({m})", r"\mathrm{{SO}}({m})"), "complex": ("GL(1,C)", r"\mathrm{{GL}}(1,\mathbb{{C}})"),
+          "shear": ("{{1 + 1 l^T}}({n})", r"\{{1 + \mathbf{{1}} l^\top\}}_{{{n}}}")}
 
 
 def common_path(modules: Sequence[str]) -> str:
@@ -30,14 +31,15 @@ def describe_dense(family: str, size: int, blocks: int, moves: tuple[Move, ...],
                    modules: list[str]) -> Symmetry:
     """A matrix group acting on ``blocks`` spaces of ``size`` units."""
     plain, latex = (t.format(n=size, m=size - 1) for t in _GROUP[family])
-    per = {"gl": size * size, "o": size * (size - 1) // 2, "o1": (size - 1) * (size - 2) // 2, "complex": 2}[family]
+    per = {"gl": size * size, "o": size * (size - 1) // 2, "o1": (size - 1) * (size - 2) // 2, "complex": 2, "shear": size}[family]
     group = plain if blocks == 1 else f"{plain}^{blocks}"
     group_latex = latex if blocks == 1 else f"{latex}^{{{blocks}}}"
     names = {"gl": "change of basis", "o": "rotation of the stream", "o1": "rotation of the stream fixing 1",
-             "complex": "complex scaling of rotary planes"}
+             "shear": "shear of the stream along 1", "complex": "complex scaling of rotary planes"}
     condition = {
         "gl": r"W_{\mathrm{out}}\, g^{-1} g\, W_{\mathrm{in}} = W_{\mathrm{out}} W_{\mathrm{in}}",
         "o": r"f(g x) = g f(x),\; g^\top g = 1", "o1": r"f(g x) = g f(x),\; g^\top g = 1,\; g \mathbf{1} = \mathbf{1}",
+        "shear": r"f(x + \mathbf{1}\, l^\top x) = f(x),\; g = 1 + \mathbf{1} l^\top",
         "complex": r"g R_t = R_t g \;\text{for all } t,\; (g q)^\top (g^{-\top} k) = q^\top k",
     }[family]
     formula = r",\; ".join(_dense_formula(m) for m in moves[:6])

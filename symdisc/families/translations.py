@@ -61,9 +61,11 @@ class Translations:
             if whole is not None:
                 found.append(whole)
                 continue
-            for part in self._parts(origin[1]):  # a fused bias: queries, keys and values each have a fate of their own
-                found.append(self._from(shift.parameter, shift.axis, origin[0][part], origin[1][part], shift.value, shift.module,
-                                        invisible))
+            parts = [self._from(shift.parameter, shift.axis, origin[0][part], origin[1][part], shift.value, shift.module, invisible)
+                     for part in self._parts(origin[1])]  # a fused bias: queries, keys and values each have a fate of their own
+            if not any(parts) and shift.parameter not in invisible:
+                parts.append(self._from(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible, same=True))
+            found += parts
         for use in self.facts.dense:
             if use.ins is None and use.outs is not None and self.single(use.parameter):
                 vec = self.classes(use.outs)
@@ -105,8 +107,9 @@ class Translations:
         return pairs[0], pairs[1]
 
     def _from(self, parameter: str, axis: int, positions: np.ndarray, vec: np.ndarray, value: str, module: str,
-              invisible: dict[str, int]) -> Symmetry | None:
-        current = {int(c): i for i, c in enumerate(vec)}
+              invisible: dict[str, int], same: bool = False) -> Symmetry | None:
+        """The translation of one parameter undone by others; with ``same`` only the constant vector, which norms do not see."""
+        current = {int(c): 0 if same else i for i, c in enumerate(vec)}
         if self.classes.data in current:
             return None
         self.origin, self.start = parameter, self.order.get(value, -1)
@@ -114,8 +117,10 @@ class Translations:
         moves = self.push(value, current, ())
         if moves is None:
             return None
-        n = len(vec)
-        first = Move("add", parameter, axis, Index.of(positions[None, None, :]))
+        if same and (not moves or len(vec) == 1):
+            return None  # the writer's own freedom, found as such
+        n = 1 if same else len(vec)
+        first = Move("add", parameter, axis, Index.of(positions[:, None, None] if same else positions[None, None, :]))
         all_moves = (first, *moves)
         names = parameters_of(all_moves)
         overlap = all(p in invisible for p in names) and bool(moves)
@@ -178,6 +183,14 @@ class Translations:
         before, after = self.facts.labels.get(op.inputs[0]), self.facts.labels.get(op.name)
         return before is not None and after is not None and set(np.unique(before)) == set(np.unique(after))
 
+    def _layer_norm(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        """A centring norm does not see the constant vector."""
+        labels = self.facts.labels.get(value)
+        if len(op.args[1]) != 1 or not isinstance(labels, np.ndarray):
+            return None
+        vectors = np.unique(self.classes(labels.reshape(-1, labels.shape[-1])), axis=0).tolist()
+        return [] if all(len({current.get(c, -1) for c in vector}) == 1 for vector in vectors) else None
+
     def _mean(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         users = self.graph.users.get(op.name, ())
         if all(u.packet == "aten.sub" and u.inputs == (value, op.name) for u in users):
@@ -205,7 +218,8 @@ class Translations:
         after = {int(c): i for i, c in enumerate(self.classes(use.outs))}
         for bias in self.shift.get(op.name, []):
             if bias.parameter != self.origin and self.single(bias.parameter):
-                return [self._take_row_by_row(bias, use, longer) or self._take(bias, after, longer)]
+                taken = self._take_row_by_row(bias, use, longer) or self._take(bias, after, longer)
+                return None if taken is None else [taken]
         if not chain and self.single(use.parameter):
             source = self.centred(use.source)
             if source is not None and source[1] == self.origin:
@@ -237,6 +251,8 @@ class Translations:
         if variance is None:
             return None
         vec = np.arange(len(current))
+        if len(set(current.values())) != len(current):
+            return None
         return self.push(op.name, current, (*chain, Through("rsqrt", variance[0], index=Index.of(vec[None, None, :]),
                                                             offset=variance[1])))
 
@@ -328,8 +344,8 @@ class Translations:
             if use.ins is None and use.outs is not None and self.single(use.parameter) and use.parameter != self.origin:
                 vec = self.classes(use.outs)
                 if set(vec.tolist()) == set(current):
-                    order = np.argsort([current[int(c)] for c in vec])
-                    return Move("add", use.parameter, use.out_axis, Index.of(order[None, None, :]), power=-1.0, through=chain)
+                    index = _by_coordinate(np.arange(len(vec)), vec, current)
+                    return None if index is None else Move("add", use.parameter, use.out_axis, index, power=-1.0, through=chain)
         if value != at.name and (op.packet in KEEPS or op.packet == "aten.add"):
             for name in op.inputs:
                 move = self._absorbed_by(name, op, current, chain) if name in self.graph.by_name else None
@@ -337,11 +353,10 @@ class Translations:
                     return move
         return None
 
-    def _take(self, shift: ShiftUse, current: Current, chain: tuple[Through, ...]) -> Move:
+    def _take(self, shift: ShiftUse, current: Current, chain: tuple[Through, ...]) -> Move | None:
         where = self.classes.coordinates(shift, shift.axis)
-        position = {current[int(c)]: int(w) for w, c in zip(where, self.classes(shift.units), strict=True) if int(c) in current}
-        index = Index.of(np.array([position[k] for k in sorted(position)])[None, None, :])
-        return Move("add", shift.parameter, shift.axis, index, power=-1.0, through=chain)
+        index = _by_coordinate(where, self.classes(shift.units), current)
+        return None if index is None else Move("add", shift.parameter, shift.axis, index, power=-1.0, through=chain)
 
     def _take_row_by_row(self, bias: ShiftUse, use: DenseUse, chain: tuple[Through, ...]) -> Move | None:
         """The bias of the same operator: its elements go with the rows of the weight, also where rows share a class (rotary planes)."""
@@ -349,6 +364,17 @@ class Translations:
             return None
         index = Index.of(self.classes.coordinates(bias, bias.axis)[None, None, :])
         return Move("add", bias.parameter, bias.axis, index, power=-1.0, through=chain)
+
+
+def _by_coordinate(where: np.ndarray, vec: np.ndarray, current: Current) -> Index | None:
+    """Positions at which each coordinate of the translation is added: one, or as many as a constant vector has entries."""
+    positions: dict[int, set[int]] = defaultdict(set)
+    for w, c in zip(where.tolist(), vec.tolist(), strict=True):
+        if c in current:
+            positions[current[c]].add(w)
+    if len({len(p) for p in positions.values()}) != 1:
+        return None
+    return Index.of(np.array([sorted(positions[k]) for k in sorted(positions)]).T[:, None, :])
 
 
 def kernel_users(graph: Any, value: str) -> list[Op]:

@@ -112,6 +112,7 @@ _MATRIX = {
     "o": r"\mathrm{{SO}}({n})",
     "o1": r"\mathrm{{SO}}({n}),\; g \mathbf{{1}} = \mathbf{{1}}",
     "complex": r"\mathbb{{C}}^{{\times}}",
+    "shear": r"\mathrm{{GL}}({n}),\; g = 1 + \mathbf{{1}} l^\top",
 }
 
 

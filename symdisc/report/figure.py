@@ -31,6 +31,7 @@ COLOURS = {
     "scale": "#D55E00",
     "o": "#009E73",
     "o1": "#009E73",
+    "shear": "#E69F00",
     "permutation": "#CC79A7",
     "sign": "#882255",
     "linear": "#332288",
