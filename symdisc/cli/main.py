@@ -11,7 +11,7 @@ from types import FrameType
 import typer
 
 from symdisc import __version__
-from symdisc.cli import coverage, ensembles, formulas, models, shows, studies
+from symdisc.cli import coverage, ensembles, formulas, models, shows, studies, teleports
 from symdisc.cli.terminal import errors
 from symdisc.errors import SymdiscError
 
@@ -29,6 +29,7 @@ formulas.register(app)
 shows.register(app)
 ensembles.register(app)
 studies.register(app)
+teleports.register(app)
 coverage.register(app)
 
 

@@ -1,7 +1,7 @@
 """Run moves on tensors: the kernels that transform real weights, in the weight's dtype, on its device.
 
 Matrices and scales are made in float64 and cast once; low-precision weights (bfloat16, float16) are transformed in float32
-and cast back once.
+and cast back once. An element given as a tensor is differentiated through.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from symdisc.moves import Move, Through
 
 __all__ = ["inverse_array", "run_moves"]
 
+Array = np.ndarray | Tensor
 
-def run_moves(moves: tuple[Move, ...], array: np.ndarray, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+
+def run_moves(moves: tuple[Move, ...], array: Array, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """New tensors for the parameters that a factor changes; all moves read ``state`` as it is."""
     changed: dict[str, Tensor] = {}
     for move in moves:
@@ -30,7 +32,7 @@ def _compute(t: Tensor) -> Tensor:
     return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
 
 
-def _run(move: Move, array: np.ndarray, before: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+def _run(move: Move, array: Array, before: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     work = _compute(before).clone(memory_format=torch.contiguous_format)
     flat = work.reshape(-1) if move.axis == -1 else work
     axis = 0 if move.axis == -1 else move.axis
@@ -42,17 +44,27 @@ def _run(move: Move, array: np.ndarray, before: Tensor, state: Mapping[str, Tens
     return result.reshape(before.shape).to(before.dtype)
 
 
-def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
+def _tensor(array: Array, like: Tensor) -> Tensor:
+    if isinstance(array, Tensor):
+        return array.to(like)
     return torch.as_tensor(array, device=like.device).to(like.dtype) if array.dtype.kind != "i" else torch.as_tensor(array)
+
+
+def _wide(array: Array) -> Array:
+    return array if isinstance(array, Tensor) else np.asarray(array, dtype=np.float64)
+
+
+def _dual(array: Array) -> Array:
+    """g^-T"""
+    return torch.linalg.inv(array).mT if isinstance(array, Tensor) else np.swapaxes(np.linalg.inv(array), -1, -2)
 
 
 def _positions(move: Move, like: Tensor) -> Tensor:
     return torch.as_tensor(move.index.positions(), device=like.device)
 
 
-def _matmul(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    rep = array if move.rep == "g" else np.swapaxes(np.linalg.inv(array), -1, -2)
-    g = _tensor(rep, x)
+def _matmul(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    g = _tensor(array if move.rep == "g" else _dual(array), x)
     index = _positions(move, x)
     moved = x.movedim(axis, 0)
     for copy in index:
@@ -72,34 +84,35 @@ def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
     return values.reshape(shape)
 
 
-def _factors(move: Move, array: np.ndarray, x: Tensor, axis: int) -> Tensor:
+def _factors(move: Move, array: Array, x: Tensor, axis: int) -> Tensor:
     full = torch.ones(x.shape[axis], dtype=x.dtype, device=x.device)
     index = _positions(move, x)
-    scale = _tensor(np.asarray(array, dtype=np.float64) ** move.power if move.power == int(move.power)
-                    else np.abs(array) ** move.power, x)
+    base = _wide(array)
+    whole = move.power == int(move.power)
+    scale = _tensor((base if whole else base.abs() if isinstance(base, Tensor) else np.abs(base)) ** move.power, x)
     for copy in index:
         full[copy[:, 0]] = scale
     return _along(full, x, axis)
 
 
-def _scale(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+def _scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     return x * _factors(move, array, x, axis)
 
 
-def _parity(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+def _parity(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     return x * _factors(move, 1.0 - 2.0 * (np.asarray(array) % 2), x, axis)
 
 
-def _affine_scale(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+def _affine_scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     return (x + move.offset) * _factors(move, array, x, axis) - move.offset
 
 
-def _recentre(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+def _recentre(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     centre = _compute(state[move.extra[0]]).to(x.dtype)
     return (x - centre) * _factors(move, array, x, axis) + centre
 
 
-def _bn_shift(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+def _bn_shift(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     assert move.gain is not None
     mean, var = (_compute(state[n]).to(x.dtype) for n in move.extra)
     gain = _compute(state[move.gain]).to(x.dtype)
@@ -126,8 +139,8 @@ def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     return result
 
 
-def _add(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    t = _tensor(np.asarray(array, dtype=np.float64), x)
+def _add(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    t = _tensor(_wide(array), x)
     for step in move.through:
         t = _through(step, t, state)
     full = torch.zeros(x.shape[axis], dtype=x.dtype, device=x.device)
@@ -136,8 +149,8 @@ def _add(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str
     return x + move.power * _along(full, x, axis)
 
 
-def _outer(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    t = _tensor(np.asarray(array, dtype=np.float64), x)
+def _outer(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    t = _tensor(_wide(array), x)
     if move.axis == -1:
         return x + t.reshape(x.shape)
     if move.gain is not None:
@@ -152,16 +165,16 @@ def _inverse_gain(move: Move, state: Mapping[str, Tensor]) -> Tensor:
     return gain.abs().min() / gain
 
 
-def _outer_bias(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+def _outer_bias(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     shift = _compute(state[move.extra[0]]).to(torch.float64).reshape(-1)
     inverse = torch.ones_like(shift) if move.gain is None else _inverse_gain(move, state)
-    t = _tensor(np.asarray(array, dtype=np.float64), x).reshape(-1)
+    t = _tensor(_wide(array), x).reshape(-1)
     return x + move.power * t * (shift * inverse).sum().to(x.dtype)
 
 
-def _centred(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+def _centred(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     """W - (W t) (1/gamma)^T / sum((beta + t)/gamma): keeps W beta although beta moved by t, for a centred input."""
-    t = _tensor(np.asarray(array, dtype=np.float64), x)
+    t = _tensor(_wide(array), x)
     beta = _compute(state[move.extra[0]]).to(x.dtype).reshape(-1)
     gain = torch.ones_like(beta) if move.gain is None else _compute(state[move.gain]).to(x.dtype).reshape(-1)
     total = ((beta + t) / gain).sum()
@@ -169,7 +182,7 @@ def _centred(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping
     return x - image / total * _along(1.0 / gain, x, axis)
 
 
-def _permute(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+def _permute(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     index = _positions(move, x)
     moved = x.movedim(axis, 0)
     source = moved.clone()
@@ -179,7 +192,7 @@ def _permute(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping
     return moved.movedim(0, axis)
 
 
-def _exchange(move: Move, array: np.ndarray, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+def _exchange(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     source = move.extra[int(array[move.index.start])]
     return _compute(state[source]).to(x.dtype).reshape(x.shape)
 
@@ -191,7 +204,7 @@ _KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "
 
 def inverse_array(family: str, array: np.ndarray) -> np.ndarray:
     """The array of the inverse element."""
-    if family in ("gl", "o", "o1", "complex"):
+    if family in ("gl", "o", "o1", "complex", "shear"):
         return np.linalg.inv(array)
     if family == "scale":
         return 1.0 / array
