@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from symdisc.catalog import Catalog
@@ -17,9 +18,10 @@ from symdisc.certificate import Certificate
 from symdisc.errors import BadInput, SymdiscError
 from symdisc.symmetry import Broken
 
-__all__ = ["FILES", "GAP", "build_record", "changed", "write"]
+__all__ = ["FILES", "GAP", "INDEX", "build_index", "build_record", "changed", "write"]
 
 FILES = ("record.json", "record.tex")
+INDEX = "README.md"  # beside the records: one row for each
 GAP = 1e3  # spectral gap that a certificate needs to be recorded; stored in place of the measured one, which no two machines share
 
 
@@ -38,6 +40,15 @@ def build_record(name: str) -> dict[str, str]:
     return dict(zip(FILES, (record, f"% made by: {head}\n" + Catalog.from_json(record).to_latex()), strict=True))
 
 
+def build_index(where: Path, fresh: Mapping[str, str]) -> str:
+    """The index of the records below ``where``, those in ``fresh`` (record.json by name) taken from there. Raises BadInput
+    where a kept one is damaged."""
+    from symdisc.report.headline import index
+
+    texts = {p.parent.name: _read(p) or "" for p in where.glob("*/record.json")} | dict(fresh)
+    return index([(name, Catalog.from_json(texts[name])) for name in sorted(texts)])
+
+
 def _bounded(name: str, c: Certificate) -> Certificate:
     """The certificate with its gap as a bound."""
     if not c.exact and c.gap < GAP:
@@ -47,11 +58,11 @@ def _bounded(name: str, c: Certificate) -> Certificate:
 
 def _unmeasured(b: Broken) -> Broken:
     """A refusal without the number that was measured on random draws."""
-    return Broken(b.site, b.family, b.breaker, re.sub(r"(outputs change) by \d\.\de[+-]\d+", r"\1", b.reason))
+    return replace(b, reason=re.sub(r"(outputs change) by \d\.\de[+-]\d+", r"\1", b.reason))
 
 
 def changed(where: Path, name: str, texts: dict[str, str]) -> list[Path]:
-    """The files of a record that are missing below ``where`` or hold something else."""
+    """The files of a record (the index: ``name`` "") that are missing below ``where`` or hold something else."""
     return [where / name / file for file, text in texts.items() if _read(where / name / file) != text]
 
 

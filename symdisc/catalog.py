@@ -183,10 +183,11 @@ class Catalog:
         finally:
             beside.unlink(missing_ok=True)
 
-    def to_latex(self) -> str:
+    def to_latex(self, fragment: bool = False) -> str:
+        """A LaTeX document that compiles as it is, or a ``fragment`` to include in one."""
         from symdisc.report import latex
 
-        return str(latex.render(self))
+        return str(latex.render(self, fragment))
 
     def to_markdown(self) -> str:
         from symdisc.report import markdown
@@ -199,7 +200,16 @@ class Catalog:
         return str(html.render(self))
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        """For notebooks: the report without head, its style kept to itself."""
+        from symdisc.report import html
+
+        return str(html.notebook(self))
+
+    def _repr_latex_(self) -> str:
+        """For notebooks: the group in one displayed formula."""
+        from symdisc.report.headline import displayed
+
+        return str(displayed(self))
 
     def replace(self, **changes: Any) -> Catalog:
         """A copy with some fields changed."""

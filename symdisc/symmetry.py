@@ -96,19 +96,26 @@ class Discrete:
 
 @dataclass(frozen=True)
 class Broken:
-    """What is not a symmetry, and which operator or parameter broke it."""
+    """What is not a symmetry, and which operator or parameter broke it.
+
+    ``remedy`` is the smallest edit of the architecture that would restore it, ``parameters`` the tensors that it would move;
+    both are empty where they are not known.
+    """
 
     site: str
     family: str
     breaker: str
     reason: str
+    remedy: str = ""
+    parameters: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"site": self.site, "family": self.family, "breaker": self.breaker, "reason": self.reason}
+        return {"site": self.site, "family": self.family, "breaker": self.breaker, "reason": self.reason, "remedy": self.remedy,
+                "parameters": list(self.parameters)}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Broken:
-        return cls(**d)
+        return cls(**{**d, "parameters": tuple(d.get("parameters", ()))})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from symdisc.build_catalog import FILES, GAP, _bounded, build_record
+from symdisc.build_catalog import FILES, GAP, INDEX, _bounded, build_index, build_record
 from symdisc.catalog import Catalog
 from symdisc.certificate import Certificate
 from symdisc.cli import main
@@ -31,7 +31,7 @@ def test_the_kept_record_is_what_the_code_derives(name: str) -> None:
     assert cat.orbit_dimension == cat.certificate.fibre == DIMENSIONS[name]
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in KEPT.iterdir()))
+@pytest.mark.parametrize("name", sorted(p.name for p in KEPT.iterdir() if p.is_dir()))
 def test_kept_records_are_sorted_and_tell_nothing_of_the_machine(name: str) -> None:
     text = (KEPT / name / "record.json").read_text(encoding="utf-8")
     record = json.loads(text)
@@ -40,6 +40,14 @@ def test_kept_records_are_sorted_and_tell_nothing_of_the_machine(name: str) -> N
     for file in FILES:
         assert "outputs change by" not in (KEPT / name / file).read_text(encoding="utf-8"), "a measurement"
         assert not re.search(r"/(home|work|tmp|usr)/|20\d\d-\d\d", (KEPT / name / file).read_text(encoding="utf-8"))
+
+
+def test_the_kept_index_lists_every_kept_record() -> None:
+    text = (KEPT / INDEX).read_text(encoding="utf-8")
+    assert text == build_index(KEPT, {})
+    assert [f"[{p.parent.name}]" in text for p in KEPT.glob("*/record.json")].count(False) == 0
+    false = build_index(KEPT, {"mlp-relu": (KEPT / "mlp-tanh" / "record.json").read_text(encoding="utf-8")})
+    assert false != text, "a changed record changes the index"
 
 
 def test_build_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +61,11 @@ def test_build_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     record = tmp_path / "kept" / "mlp-tanh" / "record.json"
     assert main(["catalog", "build", "--out", str(tmp_path / "kept"), "--check", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"models": ["mlp-tanh"], "differ": []}
+    index = tmp_path / "kept" / INDEX
+    assert "| [mlp-tanh](mlp-tanh/record.tex) | Sequential | 79 | 0 | 0.0 % | none | `S₆ × S₄ × (ℤ₂)⁶ × (ℤ₂)⁴`" in index.read_text("utf-8")
+    index.write_text(index.read_text("utf-8").replace("79", "97"), "utf-8")
+    assert main(["catalog", "build", "--out", str(tmp_path / "kept"), "--check", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["differ"] == [str(index)]
     false = record.read_text(encoding="utf-8").replace('"group_dimension": 0', '"group_dimension": 1')
     record.write_text(false, encoding="utf-8")
     assert main([*build, "--check"]) == 1

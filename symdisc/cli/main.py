@@ -11,7 +11,7 @@ from types import FrameType
 import typer
 
 from symdisc import __version__
-from symdisc.cli import coverage, ensembles, formulas, models, shows, studies, teleports
+from symdisc.cli import asking, coverage, ensembles, formulas, models, shows, studies, teleports
 from symdisc.cli.terminal import errors
 from symdisc.errors import SymdiscError
 
@@ -27,6 +27,7 @@ app = typer.Typer(name="symdisc", add_completion=False, rich_markup_mode=None,
 models.register(app)
 formulas.register(app)
 shows.register(app)
+asking.register(app)
 ensembles.register(app)
 studies.register(app)
 teleports.register(app)

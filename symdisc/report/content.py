@@ -16,7 +16,7 @@ from symdisc.symmetry import Broken, Discrete, Symmetry
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
 
-__all__ = ["Action", "Fact", "Loss", "Report", "Row", "build", "magnitude", "number"]
+__all__ = ["WHOLE", "Action", "Fact", "Loss", "Report", "Row", "build", "magnitude", "number", "order_of", "place", "product"]
 
 WHOLE = "whole network"
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -115,12 +115,12 @@ class Report:
 
 def build(cat: Catalog, quantities: bool = True) -> Report:
     """Everything a report tells of a catalog; ``quantities`` asks for the conserved quantities too."""
-    merged = merge([_place(s) for s in cat.symmetries])
+    merged = merge([place(s) for s in cat.symmetries])
     first = [cat.symmetries[g.members[0]] for g in merged]
     found = _quantities(cat, first) if quantities else {}
     shapes = cat.parameters | cat.buffers
     rows = tuple(_row(s, g, shapes, found.get(s, ())) for s, g in zip(first, merged, strict=True))
-    discrete = tuple(_row(cat.discrete[g.members[0]], g, shapes, ()) for g in merge([_place(d) for d in cat.discrete]))
+    discrete = tuple(_row(cat.discrete[g.members[0]], g, shapes, ()) for g in merge([place(d) for d in cat.discrete]))
     return Report(
         cat.architecture,
         _facts(cat, rows, discrete, quantities),
@@ -140,7 +140,7 @@ def _quantities(cat: Catalog, symmetries: Sequence[Symmetry]) -> dict[Symmetry, 
     return found
 
 
-def _place(s: Symmetry | Discrete) -> Place:
+def place(s: Symmetry | Discrete) -> Place:
     """Two symmetries are alike when all but layer numbers agree: the moves too, names aside."""
     names = list(s.parameters)
     acting: list[Hashable] = []
@@ -188,7 +188,7 @@ def _row(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int, .
 
 
 def _names(s: Symmetry | Discrete) -> list[str]:
-    return list(_place(s).names[1:])
+    return list(place(s).names[1:])
 
 
 def _actions(found: Sequence[Step], names: Mapping[str, str], site: str) -> tuple[Action, ...]:
@@ -256,9 +256,9 @@ def _facts(cat: Catalog, rows: Sequence[Row], discrete: Sequence[Row], quantitie
     else:
         facts += [Fact("Orbit dimension", number(orbit)), Fact("Redundant share", f"{_percent(orbit, total)} of D")]
     if discrete:
-        order = sum(math.log10(max(r.order, 1)) * r.count for r in discrete)
+        order = sum(order_of(r.order) * r.count for r in discrete)
         size = f"order {magnitude(order)}" if all(r.order for r in discrete) else "of infinite order"
-        facts.append(Fact("Discrete group", size, _product(discrete)))
+        facts.append(Fact("Discrete group", size, product(discrete)))
     else:
         facts.append(Fact("Discrete group", "none found"))
     if quantities:
@@ -267,8 +267,8 @@ def _facts(cat: Catalog, rows: Sequence[Row], discrete: Sequence[Row], quantitie
     return tuple(facts)
 
 
-def _product(rows: Sequence[Row]) -> str:
-    """The product of discrete groups, equal ones as a power."""
+def product(rows: Sequence[Row]) -> str:
+    """The product of the groups of rows, equal ones as a power."""
     counts: Counter[str] = Counter()
     for r in rows:
         counts[r.group] += r.count
@@ -327,6 +327,11 @@ def _losses(broken: Sequence[Broken]) -> tuple[Loss, ...]:
 def number(value: int) -> str:
     """22 713 216: digits in threes."""
     return f"{value:,}".replace(",", "\u2009") if abs(value) >= 10000 else str(value)
+
+
+def order_of(order: int) -> float:
+    """The decimal logarithm of a group's order."""
+    return math.log10(max(order, 1))
 
 
 def magnitude(log10: float) -> str:

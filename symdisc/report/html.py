@@ -13,7 +13,7 @@ from symdisc.report.content import build, number
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
 
-__all__ = ["render"]
+__all__ = ["notebook", "render"]
 
 
 def render(cat: Catalog) -> str:
@@ -29,3 +29,11 @@ def render(cat: Catalog) -> str:
     environment.filters["math"] = lambda latex: Markup(mathml.from_latex(latex))
     environment.filters["number"] = number
     return environment.get_template("catalog.html").render(report=build(cat))
+
+
+def notebook(cat: Catalog) -> str:
+    """The report as one element for a page of others: its rules nest below a class, so they change nothing else there."""
+    text = render(cat)
+    style, body = (text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0] for tag in ("style", "body"))
+    rules = style.replace(":root {", "& {").replace("body {", "& {").strip()
+    return f'<div class="symdisc"><style>\n.symdisc {{\n{rules}\n}}\n</style>{body}</div>'

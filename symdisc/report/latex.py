@@ -32,12 +32,34 @@ PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
 \newcommand{\term}[1]{\textbf{#1}\quad}
 """
 
+# What a fragment needs beside packages: defined where the including document has not done so, changed inside a group only.
+FRAGMENT = r"""% include with \input; needs \usepackage{amsmath,amssymb,array,booktabs,longtable}
+\begingroup
+\makeatletter
+\@ifundefined{NC@find@L}{\newcolumntype{L}[1]{>{\raggedright\arraybackslash}p{#1}}}{}
+\makeatother
+\providecommand{\term}[1]{\textbf{#1}\quad}
+\setlength{\parindent}{0pt}
+\setlength{\parskip}{3pt plus 1pt}
+\setlength{\emergencystretch}{4em}
+\setlength{\tabcolsep}{4pt}
+\setlength{\LTleft}{0pt}
+\setlength{\LTpre}{2pt}
+\setlength{\LTpost}{2pt}
+\hbadness=10000
+\relpenalty=100
+\binoppenalty=200
+"""
 
-def render(cat: Catalog) -> str:
-    """One document: totals, table, each symmetry, discrete part, what is broken, certificate, notes."""
+
+def render(cat: Catalog, fragment: bool = False) -> str:
+    """One document: totals, table, each symmetry, discrete part, what is broken, certificate, notes.
+
+    ``fragment`` leaves out preamble and document environment: text to include in a document that loads the packages.
+    """
     report = build(cat)
     blocks = [
-        PREAMBLE + r"\begin{document}",
+        FRAGMENT if fragment else PREAMBLE + r"\begin{document}",
         rf"\section*{{Symmetries of {typeset.escape(report.architecture)}}}",
         _facts(report.facts),
         r"\section*{Continuous symmetries}",
@@ -47,7 +69,7 @@ def render(cat: Catalog) -> str:
     if report.discrete:
         blocks += [r"\section*{Discrete symmetries}", _table(report.discrete)]
         blocks += [_section(k, row) for k, row in enumerate(report.discrete, len(report.rows) + 1)]
-    blocks += [*_end(report), r"\end{document}"]
+    blocks += [*_end(report), r"\par\endgroup" if fragment else r"\end{document}"]
     return "\n\n".join(blocks) + "\n"
 
 
