@@ -227,9 +227,12 @@ def test_a_large_config_is_certified_on_a_miniature(tmp_path: Path, capsys: pyte
     assert d["miniature"] is True and d["complete"] is True and "shrunken config" in d["note"]
 
 
-def test_a_large_factory_is_not_certified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "net.py").write_text("import torch\ndef make():\n    return torch.nn.Linear(120, 120), torch.ones(1, 120)\n")
-    assert "certify a smaller model" in bad(["certify", f"{tmp_path}/net.py:make"], capsys)
+def test_a_large_factory_is_certified_on_its_graph_run_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn, randn\ndef make():\n"
+        "    return nn.Sequential(nn.Linear(120, 120), nn.ReLU(), nn.Linear(120, 90)), randn(2, 120)\n")
+    d = document(["certify", f"{tmp_path}/net.py:make"], capsys)
+    assert d["complete"] is True and d["miniature"] is True and d["found"] == d["fibre"] > 0 and "small sizes" in d["note"]
 
 
 def test_derive(capsys: pytest.CaptureFixture[str]) -> None:
