@@ -25,21 +25,30 @@ __all__ = ["find_affine"]
 
 def find_affine(classes: Classes) -> list[Discrete]:
     """Reflections and periods of all units of an elementwise operator that stands between dense weights."""
+    candidates = [(ins, outs, name, elements) for ins, outs, name in classes.facts.elementwise
+                  if (elements := _affine_elements(classes, name))]
+    if not candidates:
+        return []
     found = []
     translations = Translations(classes)
     roles = _roles(classes)
-    for ins, outs, name in classes.facts.elementwise:
+    for ins, outs, name, elements in candidates:
         i, o = classes(ins), classes(outs)
         if len(np.unique(i)) < len(i) or not _plain(classes, roles, i, o):
             continue
-        solved = operator_equivariance(classes.graph.by_name[name])
-        elements = [] if solved is None else [e for e in solved.discrete if e.status == "proved"]
         for kind in (("reflection",), ("shift", "period")):  # the first of the shifts is the shortest: it generates the others
             one = next((e for e in elements if e.kind in kind), None)
             factor = None if one is None else _factor(classes, translations, name, i, o, one)
             if factor is not None:
                 found.append(factor)
     return found
+
+
+def _affine_elements(classes: Classes, name: str) -> list[Element]:
+    """Reflections and shifts that the operator ``name`` is proved to have."""
+    solved = operator_equivariance(classes.graph.by_name[name])
+    kinds = ("reflection", "shift", "period")
+    return [] if solved is None else [e for e in solved.discrete if e.status == "proved" and e.kind in kinds]
 
 
 def _roles(classes: Classes) -> Counter[tuple[str, int]]:

@@ -149,14 +149,17 @@ def _alike(entries: dict[_Entry, np.ndarray], torus: Torus) -> list[np.ndarray]:
         add_to(signature, found, mix(mix(times), k + 100))
     active = torus.free[signature[torus.free] != 0]
     alike = (active[rows] for rows in runs(signature[active])[1])
-    return sorted((part for members in alike for part in _apart(entries, members, torus.count)), key=lambda v: int(v[0]))
+    shared = [pairs for pairs in entries.values() if len(np.unique(pairs[1])) < pairs.shape[1]]
+    return sorted((part for members in alike for part in _apart(shared, members, torus.count)), key=lambda v: int(v[0]))
 
 
-def _apart(entries: dict[_Entry, np.ndarray], members: np.ndarray, count: int) -> list[np.ndarray]:
+def _apart(shared: list[np.ndarray], members: np.ndarray, count: int) -> list[np.ndarray]:
     """Variables of one kind that scale the same place (both factors of a product read from one tensor), told apart: in a move
-    every place stands once."""
+    every place stands once. ``shared`` holds the (variables, positions) in which a place stands more than once."""
+    if not shared:
+        return [members]
     signature = np.zeros(count, dtype=np.uint64)
-    for k, (variables, positions) in enumerate(entries.values()):
+    for k, (variables, positions) in enumerate(shared):
         mine = np.isin(variables, members)
         order = np.lexsort((variables[mine], positions[mine]))
         places = positions[mine][order]
