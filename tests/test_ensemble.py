@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,10 @@ from torch.func import functional_call
 
 from symdisc.cli import main
 from symdisc.errors import BadInput, NotExact
+from symdisc.torchside.capture import capture
+from symdisc.torchside.datadep.segments import find_pairs
+from symdisc.torchside.datadep.site import Site
 from symdisc.torchside.ensemble import Ensemble, build, load, random_elements
-from symdisc.torchside.pairs import find_pairs
 
 SOURCE = '''
 import torch
@@ -58,6 +60,48 @@ def test_one_shared_set_of_weights_equals_separate_models() -> None:
     assert (made.mean(x) - separate.softmax(-1).mean(0)).abs().max() < 1e-12
     assert (made(x).exp() - made.mean(x)).abs().max() < 1e-12
     assert all(torch.equal(a, b) for a, b in zip(made.shared().values(), model.state_dict().values(), strict=True))
+
+
+class Gated(nn.Module):
+    """A gate: sigma reads more than z."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Conv2d(4, 5, 2), nn.Flatten(), nn.Softplus(), nn.Linear(5, 3))
+
+
+def pooled() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 2), nn.MaxPool2d(2), nn.GELU(), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("make, shape, which", [(Gated, (6,), "gate"), (Gated, (6,), "up"), (convolutions, (1, 4, 4), "0"),
+                                                (convolutions, (1, 4, 4), "2"), (pooled, (1, 4, 4), "0")])
+def test_convolutions_and_gates(make: Callable[[], nn.Module], shape: tuple[int, ...], which: str) -> None:
+    """Exact on the samples, equal to separate models everywhere, and no copy elsewhere."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x, far = make().double().eval(), torch.randn(3, *shape).double(), torch.randn(20, *shape).double()
+    pair = next(p for p in find_pairs(capture(model, (x,)).graph) if p.writer.weight == f"{which}.weight")
+    made = build(model, x, 4, scale=0.5, pair=pair)
+    assert (made.logits(x) - model(x)).abs().max() < 1e-9
+    assert (made.logits(far) - model(far)).abs().max() > 1e-3
+    separate = torch.stack([functional_call(model, made.member(k), (far,)) for k in range(4)])
+    assert (made.logits(far) - separate).abs().max() < 1e-11
+
+
+def test_a_convolution_with_too_many_positions_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Conv2d(2, 3, 2)).double().eval()
+    x = torch.randn(4, 1, 12, 12, dtype=torch.float64)
+    with pytest.raises(NotExact, match="positions count"):
+        build(model, x, 2)
+    assert len(build(model, x, 2, completion="lstsq")) == 2
 
 
 def test_the_model_is_left_alone() -> None:
@@ -116,16 +160,16 @@ def test_pairs_are_found_only_where_nothing_else_reads() -> None:
             s = torch.relu(self.a(x))
             return self.b(s) + (s if self.add else x)
 
-    assert [(p.lower, p.upper) for p in find_pairs(Residual(False), (torch.randn(2, 4),))] == [("a", "b")]
-    with pytest.raises(BadInput, match="no two dense layers"):
-        find_pairs(Residual(True), (torch.randn(2, 4),))
-    assert [(p.lower, p.upper) for p in find_pairs(network(), (inputs(2),))] == [("0", "2"), ("2", "4")]
+    assert Site(Residual(False), torch.randn(2, 4)).pair.name == "a.weight → b.weight"
+    with pytest.raises(BadInput, match="has no pair"):
+        Site(Residual(True), torch.randn(2, 4))
+    assert Site(network(), inputs(2)).pair.name == "2.weight → 4.weight"
 
 
 def test_a_layer_used_twice_is_no_pair() -> None:
     shared = nn.Linear(4, 4)
-    with pytest.raises(BadInput, match="no two dense layers"):
-        find_pairs(nn.Sequential(shared, nn.ReLU(), shared), (torch.randn(2, 4),))
+    with pytest.raises(BadInput, match="has no pair"):
+        Site(nn.Sequential(shared, nn.ReLU(), shared), torch.randn(2, 4))
 
 
 @pytest.mark.parametrize("options, message", [
@@ -148,7 +192,7 @@ def test_samples_that_allow_no_exact_copy_are_refused() -> None:
 
 def test_shapes_that_do_not_fit() -> None:
     model = network()
-    pair = find_pairs(model, (inputs(2),))[-1]
+    pair = Site(model, inputs(2)).pair
     with pytest.raises(BadInput, match="must be"):
         Ensemble(model, pair, torch.eye(4)[None], torch.zeros(1, 3, 4))
 

@@ -31,7 +31,7 @@ def ensemble(checkpoint: Path = typer.Argument(..., metavar="CHECKPOINT", help="
              target: Path = typer.Option(..., "--out", metavar="FILE.safetensors", help="The file to write."),
              data: Path | None = typer.Option(None, "--data", metavar="FILE.safetensors",
                                               help="Clean inputs [n, ...], one tensor; by default the example inputs of SOURCE."),
-             samples: int | None = typer.Option(None, "--samples", min=1, help="Inputs that each copy draws; by default h, the width."),
+             samples: int | None = typer.Option(None, "--samples", min=1, help="Inputs that each copy draws; by default all it can keep."),
              fit: bool = typer.Option(False, "--fit", help="Least squares: more samples than h, kept as well as possible."),
              seed: int = typer.Option(0, "--seed", min=0, help="Seed of the elements and of the draws."),
              as_json: bool = typer.Option(False, "--json", help="Print one JSON document and nothing else.")) -> None:
@@ -51,7 +51,7 @@ def ensemble(checkpoint: Path = typer.Argument(..., metavar="CHECKPOINT", help="
         document({"in": str(checkpoint), "out": str(target), "model": model, "copies": copies, "scale": scale, "seed": seed, **numbers})
         return
     memory, k = made.memory, len(made)
-    out().print(f"{copies} copies of {source.name} at {made.pair}", markup=False)
+    out().print(f"{copies} copies of {source.name} at {made.pair.name} (h = {made.pair.width})", markup=False)
     out().print(f"memory   {memory.shared:,} bytes shared, {memory.pairs:,} in pairs: {memory.share:.1%} of {k} models", markup=False)
     out().print(f"inputs   {numbers['inputs']}: a copy names the model's class for {numbers['agreement']:.1%} of them, the vote for "
                 f"{numbers['vote_agreement']:.1%}", markup=False)
@@ -87,12 +87,7 @@ def _inputs(source: Source, data: Path | None) -> Tensor:
 
 def _measured(made: Ensemble, model: Any, x: Tensor) -> dict[str, Any]:
     """What the copies do on the given inputs, next to the trained model."""
-    import torch
-
-    with torch.no_grad():
-        truth = model(x).argmax(-1)
-        each = (made.logits(x).argmax(-1) == truth).double().mean()
-        memory = made.memory
-        return {"pair": [made.pair.lower, made.pair.upper], "width": made.pair.width, "inputs": len(x), "agreement": float(each),
-                "vote_agreement": float((made.vote(x) == truth).double().mean()), "diversity": made.diversity(x),
-                "memory": {"shared": memory.shared, "pairs": memory.pairs, "separate": memory.separate}}
+    memory, (each, vote) = made.memory, made.agreement(model, x)
+    return {"pair": made.pair.name, "width": made.pair.width, "inputs": len(x), "agreement": each, "vote_agreement": vote,
+            "diversity": made.diversity(x),
+            "memory": {"shared": memory.shared, "pairs": memory.pairs, "separate": memory.separate}}

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from symdisc.studies.images import Images
+from symdisc.torchside.datadep.site import Site
 from symdisc.torchside.ensemble import Ensemble, build, random_elements
-from symdisc.torchside.pairs import DensePair, find_pairs
 
 __all__ = ["DEFENCES", "Setting", "choose_elements"]
 
@@ -37,36 +38,36 @@ class Setting:
     copies: int
     seed: int
 
-    @property
-    def pair(self) -> DensePair:
-        return find_pairs(self.model, (self.clean.x[:2],))[-1]
+    @cached_property
+    def site(self) -> Site:
+        """The last pair, here of dense layers with an elementwise sigma."""
+        return Site(self.model, self.clean.x)
 
 
 def _exact(scale: float) -> Callable[[Setting], Ensemble]:
     """As published: each copy exact on a private batch of h samples."""
-    return lambda s: build(s.model, s.clean.x, s.copies, scale, s.seed, pair=s.pair)
+    return lambda s: build(s.model, s.clean.x, s.copies, scale, s.seed, pair=s.site.pair)
 
 
 def _fitted(scale: float) -> Callable[[Setting], Ensemble]:
     """Each copy fitted by least squares to a private batch of 4 h samples."""
-    return lambda s: build(s.model, s.clean.x, s.copies, scale, s.seed, samples=4 * s.pair.width, completion="lstsq", pair=s.pair)
+    return lambda s: build(s.model, s.clean.x, s.copies, scale, s.seed, samples=4 * s.site.pair.width, completion="lstsq", pair=s.site.pair)
 
 
 def _permuted(s: Setting) -> Ensemble:
     """No symmetry, a control: g = (1 + (1 + P) / 2) / 2 with a random permutation P, and U g^-1."""
     draw = torch.Generator().manual_seed(s.seed)
-    h = s.pair.width
+    h = s.site.pair.width
     one = torch.eye(h, dtype=torch.float64)
     g = torch.stack([(one + (one + one[torch.randperm(h, generator=draw)]) / 2) / 2 for _ in range(s.copies)])
-    upper = s.pair.weights(s.model)[2]
-    members = torch.linalg.solve(g, upper.double()[None], left=False)
-    return Ensemble(s.model, s.pair, g.to(upper.dtype), members.to(upper.dtype))
+    members = torch.linalg.solve(g, s.site.U[None], left=False)
+    return Ensemble(s.model, s.site.pair, g.to(s.clean.x.dtype), members.to(s.clean.x.dtype))
 
 
 def _chosen(diversity: float, lipschitz: float) -> Callable[[Setting], Ensemble]:
     def make(s: Setting) -> Ensemble:
         g = choose_elements(s, diversity, lipschitz)
-        return build(s.model, s.clean.x, s.copies, seed=s.seed, completion="lstsq", pair=s.pair, g=g)
+        return build(s.model, s.clean.x, s.copies, seed=s.seed, completion="lstsq", pair=s.site.pair, g=g)
 
     return make
 
@@ -83,7 +84,7 @@ DEFENCES: dict[str, Callable[[Setting], Ensemble]] = {
 def choose_elements(s: Setting, diversity: float, lipschitz: float, steps: int = STEPS) -> Tensor:
     """g [K, h, h] by ascent in the Lie algebra on the objective of this module, from T of scale 0.1; float64."""
     goal = _Objective(s, diversity, lipschitz)
-    T = _start(s.copies, s.pair.width, s.seed).requires_grad_(True)
+    T = _start(s.copies, s.site.pair.width, s.seed).requires_grad_(True)
     optimizer = torch.optim.Adam([T], lr=RATE)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -99,16 +100,15 @@ def _start(copies: int, width: int, seed: int) -> Tensor:
 
 class _Objective:
     def __init__(self, s: Setting, diversity: float, lipschitz: float) -> None:
-        pair = s.pair
-        z = pair.preactivations(s.model, s.clean.x).double()
+        site = s.site
+        z = site.values(s.clean.x)[site.pair.z]
         half = len(z) // 2
         self.fit, self.held, self.labels = z[:half], z[half:], s.clean.y[half:]
         draw = torch.Generator().manual_seed(s.seed + 2)
         noise = torch.randn(self.held.shape, dtype=z.dtype, generator=draw)
         self.moved = self.held + NOISE * z.std(0) * noise
-        V, _, U, c = pair.weights(s.model)
-        self.V, self.U, self.c = V.double(), U.double(), 0.0 if c is None else c.double()
-        self.sigma, self.diversity, self.lipschitz = pair.sigma, diversity, lipschitz
+        self.V, self.U, self.c = site.V, site.U, site.bias
+        self.sigma, self.diversity, self.lipschitz = site.sigma, diversity, lipschitz
         self.base = nn.functional.cross_entropy(self.sigma(self.held) @ self.U.T + self.c, self.labels)
 
     def __call__(self, g: Tensor) -> Tensor:

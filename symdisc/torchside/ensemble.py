@@ -1,14 +1,13 @@
 """An ensemble without training: copies of one trained network along the orbit of a data-dependent symmetry.
 
-For a pair of dense layers U sigma(V x + b) the k-th copy computes U_k sigma(g_k (V x + b)) with U_k = U pi(g_k, Z_k)^-1, so that
-it agrees with the trained network on the batch behind Z_k. All copies share every weight but (g_k, U_k): one network and K
-pairs of small matrices are kept, and what comes before sigma is computed once for all of them.
+For a pair U sigma(V x + b) of linear maps or convolutions the k-th copy computes U_k sigma(g_k (V x + b)) with
+U_k = U pi(g_k, Z_k)^-1, so that it agrees with the trained network on the batch behind Z_k. All copies share every weight but
+(g_k, U_k): one network and K pairs of small matrices are kept, and what comes before sigma is computed once for all of them.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from symdisc.errors import BadInput
+from symdisc.torchside.capture import capture
 from symdisc.torchside.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from symdisc.torchside.datadep.batch import COMPLETIONS, pi_inverse
-from symdisc.torchside.pairs import DensePair, find_pairs
+from symdisc.torchside.datadep.batch import COMPLETIONS
+from symdisc.torchside.datadep.segments import Pair, find_pairs
+from symdisc.torchside.datadep.site import Site, sites, turn, writer_module
 
 __all__ = ["Ensemble", "Memory", "build", "load", "random_elements"]
 
@@ -44,37 +45,40 @@ class Memory:
 
 
 class _Turned(nn.Module):
-    """A dense layer followed by g: z -> g z. The layer is computed once when only g differs between copies."""
+    """The writer of a pair followed by g: z -> g z. The layer is computed once when only g differs between copies."""
 
     g: Tensor
 
-    def __init__(self, layer: nn.Module, g: Tensor) -> None:
+    def __init__(self, layer: nn.Module, g: Tensor, pair: Pair) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.pair = layer, pair
         self.register_buffer("g", g)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) @ self.g.mT
+        return turn(self.pair, self.layer(x), self.g)
 
 
 class Ensemble(nn.Module):
-    """K copies of ``model``: ``g`` [K, h, h] and ``U`` [K, m, h] replace what follows the first layer of ``pair``.
+    """K copies of ``model``: ``g`` [K, h, h] behind the writer of ``pair`` and ``U`` [K, m, f] in place of its readers' weights.
 
-    ``model`` is copied and frozen. The result of ``forward`` is the logarithm of the mean probability [batch, classes], so that
-    it can stand where the network's logits stood. Raises BadInput when shapes do not fit.
+    ``m`` counts the rows of all readers, ``f`` what they multiply (h for dense layers). ``model`` is copied and frozen. The result
+    of ``forward`` is the logarithm of the mean probability [batch, classes], so that it can stand where the network's logits
+    stood. Raises BadInput when shapes do not fit.
     """
 
     g: Tensor
     U: Tensor
 
-    def __init__(self, model: nn.Module, pair: DensePair, g: Tensor, members: Tensor) -> None:
+    def __init__(self, model: nn.Module, pair: Pair, g: Tensor, members: Tensor) -> None:
         super().__init__()
-        h, m = pair.width, pair.outputs
-        if g.ndim != 3 or g.shape[1:] != (h, h) or members.shape != (len(g), m, h) or not len(g):
-            raise BadInput(f"g {list(g.shape)} and U {list(members.shape)} must be [K, {h}, {h}] and [K, {m}, {h}] for {pair}")
-        self.pair = pair
+        h, f = pair.width, pair.features
+        self.pair, self.lower = pair, writer_module(pair)
         self.body = copy.deepcopy(model).eval().requires_grad_(False)
-        _replace(self.body, pair.lower, _Turned(self.body.get_submodule(pair.lower), torch.eye(h, dtype=g.dtype)))
+        self._rows = [len(r.matrix(self.body.get_parameter(r.weight))) for r in pair.readers]
+        m = sum(self._rows)
+        if g.ndim != 3 or g.shape[1:] != (h, h) or members.shape != (len(g), m, f) or not len(g):
+            raise BadInput(f"g {list(g.shape)} and U {list(members.shape)} must be [K, {h}, {h}] and [K, {m}, {f}] for {pair.name}")
+        _replace(self.body, self.lower, _Turned(self.body.get_submodule(self.lower), torch.eye(h, dtype=g.dtype), pair))
         self.register_buffer("g", g)
         self.register_buffer("U", members)
 
@@ -85,7 +89,7 @@ class Ensemble(nn.Module):
     def logits(self, *inputs: Any) -> Tensor:
         """What each copy puts out, [K, batch, classes]; differentiable in the inputs."""
         def one(g: Tensor, upper: Tensor) -> Tensor:
-            return functional_call(self.body, {f"{self.pair.lower}.g": g, f"{self.pair.upper}.weight": upper}, inputs)
+            return functional_call(self.body, {f"{self.lower}.g": g, **self._uppers(upper)}, inputs)
 
         return vmap(one)(self.g, self.U)
 
@@ -106,19 +110,30 @@ class Ensemble(nn.Module):
         p = self.logits(*inputs).softmax(-1)
         return float((p - p.mean(0)).square().sum(-1).mean())
 
+    def agreement(self, model: nn.Module, *inputs: Any) -> tuple[float, float]:
+        """How often a copy, and how often the vote, names the class that ``model`` does."""
+        with torch.no_grad():
+            truth = model(*inputs).argmax(-1)
+            each = self.logits(*inputs).argmax(-1) == truth
+            return float(each.double().mean()), float((self.vote(*inputs) == truth).double().mean())
+
     # --- weights ----------------------------------------------------------------------------------------------------------
     def member(self, k: int) -> dict[str, Tensor]:
         """The k-th copy as a state_dict of the original model: V -> g V, b -> g b, U -> U_k."""
-        state = self.shared()
-        lower, upper = self.pair.lower, self.pair.upper
-        state[f"{lower}.weight"] = self.g[k] @ state[f"{lower}.weight"]
-        if f"{lower}.bias" in state:
-            state[f"{lower}.bias"] = self.g[k] @ state[f"{lower}.bias"]
-        return {**state, f"{upper}.weight": self.U[k]}
+        state, writer = self.shared(), self.pair.writer
+        state[writer.weight] = writer.weight_of(self.g[k] @ writer.matrix(state[writer.weight]), state[writer.weight])
+        if writer.bias is not None:
+            state[writer.bias] = self.g[k] @ state[writer.bias]
+        return {**state, **self._uppers(self.U[k])}
+
+    def _uppers(self, upper: Tensor) -> dict[str, Tensor]:
+        """U [m, f] as the weights of the readers, under their names."""
+        parts = upper.split(self._rows)
+        return {r.weight: r.weight_of(part, self.body.get_parameter(r.weight)) for r, part in zip(self.pair.readers, parts, strict=True)}
 
     def shared(self) -> dict[str, Tensor]:
         """The state_dict of the trained network that all copies share."""
-        lower = self.pair.lower
+        lower = self.lower
         state = {n: t.detach() for n, t in self.body.state_dict().items() if n != f"{lower}.g"}
         return {n.replace(f"{lower}.layer.", f"{lower}.", 1) if n.startswith(f"{lower}.layer.") else n: t for n, t in state.items()}
 
@@ -131,7 +146,7 @@ class Ensemble(nn.Module):
     def save(self, path: str | Path) -> None:
         """One safetensors file: the shared weights under their own names, g and U, and the pair in the metadata."""
         tensors = {**self.shared(), G: self.g, U: self.U}
-        head = {"format": "pt", "symdisc": FORMAT, "pair": json.dumps([self.pair.lower, self.pair.upper])}
+        head = {"format": "pt", "symdisc": FORMAT, "pair": self.pair.name}
         write_checkpoint(Checkpoint(Path(path), {n: t.contiguous().clone() for n, t in tensors.items()}, head), path)
 
 
@@ -149,12 +164,12 @@ def random_elements(copies: int, width: int, scale: float, seed: int = 0, dtype:
 
 
 def build(model: nn.Module, x: Tensor, copies: int, scale: float = 0.1, seed: int = 0, *, samples: int | None = None,
-          completion: str = "orthogonal", pair: DensePair | None = None, g: Tensor | None = None) -> Ensemble:
-    """K copies of a trained ``model`` along the orbit of its last dense pair (or of ``pair``), without training.
+          completion: str = "orthogonal", pair: Pair | None = None, g: Tensor | None = None) -> Ensemble:
+    """K copies of a trained ``model`` along the orbit of its last pair (or of ``pair``), without training.
 
     ``x`` [n, ...] are clean inputs. Each copy draws ``samples`` of them (by default as many as the pair allows to be kept
-    exactly, at most h, the width) and agrees with ``model`` there; with ``completion='lstsq'`` and more samples it agrees as
-    well as it can, on all. ``g`` [K, h, h] replaces the random elements exp(scale T). Computed in float64, rounded once. Raises
+    exactly; for dense layers h, the width) and agrees with ``model`` there; with ``completion='lstsq'`` and more samples it agrees
+    as well as it can, on all. ``g`` [K, h, h] replaces the random elements exp(scale T). Computed in float64, rounded once. Raises
     BadInput for sizes that do not fit and NotExact when the activations on the samples are of deficient rank.
     """
     if copies < 1:
@@ -163,15 +178,13 @@ def build(model: nn.Module, x: Tensor, copies: int, scale: float = 0.1, seed: in
         raise BadInput(f"scale must not be negative, got {scale}")
     if completion not in COMPLETIONS:
         raise BadInput(f"completion {completion!r} is unknown; take one of {', '.join(COMPLETIONS)}")
-    pair = pair or find_pairs(model, (x,))[-1]
-    z = pair.preactivations(model, x).double()
-    count = min(samples or pair.width, len(z)) if completion != "lstsq" or samples else len(z)
-    elements = random_elements(copies, pair.width, scale, seed) if g is None else g.double()
-    upper = pair.weights(model)[2]
-    draw = torch.Generator().manual_seed(seed + 1)
-    chosen = [torch.randperm(len(z), generator=draw)[:count] for _ in elements]
-    members = [upper.double() @ pi_inverse(one, z[i].mT, pair.sigma, completion) for one, i in zip(elements, chosen, strict=True)]
-    return Ensemble(model, pair, elements.to(upper.dtype), torch.stack(members).to(upper.dtype))
+    site = Site(model, x, pair)
+    if samples is None:
+        samples = len(x) if completion == "lstsq" else site.default_count()
+    elements = random_elements(copies, site.pair.width, scale, seed) if g is None else g.double()
+    members = site.members(elements, samples, completion, seed + 1)
+    dtype = model.get_parameter(site.pair.readers[0].weight).dtype
+    return Ensemble(model, site.pair, elements.to(dtype), members.to(dtype))
 
 
 def load(path: str | Path, model: nn.Module, example: tuple[Any, ...]) -> Ensemble:
@@ -179,14 +192,14 @@ def load(path: str | Path, model: nn.Module, example: tuple[Any, ...]) -> Ensemb
     file = read_checkpoint(path)
     if file.metadata.get("symdisc") != FORMAT or G not in file.tensors or U not in file.tensors:
         raise BadInput(f"{path} is not an ensemble written by symdisc")
-    names = tuple(json.loads(file.metadata["pair"]))
     shared = {n: t for n, t in file.tensors.items() if n not in (G, U)}
     filled = copy.deepcopy(model)
     _fill(filled, shared, path)
-    pairs = [p for p in find_pairs(filled, example) if (p.lower, p.upper) == names]
-    if not pairs:
-        raise BadInput(f"the model has no pair {' and '.join(names)}, which {path} is made for: is it the right model?")
-    return Ensemble(filled, pairs[0], file.tensors[G], file.tensors[U])
+    pairs = {p.name: p for p in sites(filled, find_pairs(capture(filled.eval(), example).graph))}
+    name = file.metadata["pair"]
+    if name not in pairs:
+        raise BadInput(f"the model has no pair {name}, which {path} is made for: is it the right model?")
+    return Ensemble(filled, pairs[name], file.tensors[G], file.tensors[U])
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
