@@ -98,6 +98,8 @@ class Move:
     kind "outer_bias": ``-t * sum(shift / gain)`` is added, ``extra = (shift,)``: what an "outer" with gain did to constants.
     kind "centred": the reader of a centred vector loses ``(W t) (1/gain)^T / sum((extra + t)/gain)``, extra = (shift,).
     kind "bn_shift": ``gain * mean * rsqrt(var + offset) * (s**power - 1)`` is added, ``extra = (mean, var)``.
+    kind "bn_matmul": as matmul, conjugated, ``d^-1 g d`` with ``d = gain * rsqrt(var + offset)``, ``extra = (var,)``.
+    kind "bn_recentre": ``g (value + c) - c`` with ``c = d (bias - mean)``, ``extra = (mean, var)`` or ``(mean, var, bias)``.
     kind "recentre": ``s**power`` scales the distance from ``extra = (centre,)``.
     kind "permute": units at ``index`` are permuted.
     kind "parity": entries at ``index`` change sign where the integer of their unit is odd.

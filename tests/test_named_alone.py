@@ -100,3 +100,49 @@ def test_shear_of_streams_that_something_else_sees(mode: str, expected: int) -> 
     cat = symdisc.discover(Read(mode).double(), (torch.randn(3, 5, dtype=torch.float64),), solve=False)
     assert sum(s.dimension for s in cat.symmetries if s.family == "shear") == expected
     assert all("permutation" in b.family for b in cat.broken)
+
+
+class Bottleneck(nn.Module):
+    """Two convolutions with BatchNorm that write one linear stream, as in MobileNetV2; ``mode`` says what is different."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.enter, self.up, self.down = (nn.Conv2d(a, b, 1, bias=mode == "biased") for a, b in ((4, 3), (3, 5), (5, 3)))
+        if mode == "grouped":
+            self.down = nn.Conv2d(5, 5, 1, groups=5)
+            self.up, self.enter = nn.Conv2d(5, 5, 1), nn.Conv2d(4, 5, 1)
+        width = self.enter.out_channels
+        self.first, self.last = nn.BatchNorm2d(width, affine=mode != "bare"), nn.BatchNorm2d(width, affine=mode != "bare")
+        self.head, self.mode = nn.Linear(width, 4), mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.enter(x))
+        x = torch.relu(x) if self.mode == "relu" else x
+        x = x + self.last(self.down(torch.sin(self.up(x))))
+        if self.mode == "shared":
+            x = x + self.first(self.enter(torch.sin(self.enter(torch.cat([x, x[:, :1]], 1)))[:, :1].expand(-1, 4, -1, -1)))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("mode, expected", [("plain", 9), ("biased", 9), ("fresh", 9), ("grouped", 0), ("relu", 0), ("bare", 0),
+                                            ("shared", 0), ("train", 0)])
+def test_change_of_basis_behind_batchnorm(mode: str, expected: int) -> None:
+    torch.manual_seed(0)
+    model = Bottleneck(mode).double().train(mode == "train")
+    for module in (model.first, model.last):
+        nn.init.normal_(module.running_mean, std=float(mode != "fresh"))
+        nn.init.uniform_(module.running_var, 0.5, 2.0)
+        for p in module.parameters():
+            nn.init.normal_(p)
+    x = torch.randn(3, 4, 2, 2, dtype=torch.float64)
+    cat = symdisc.discover(model, (x,), solve=False)
+    found = [s for s in cat.symmetries if s.name == "change of basis behind BatchNorm"]
+    assert (sum(s.dimension for s in found), all(s.status == "proved" for s in found)) == (expected, True)
+    assert not any(b.family.startswith("change of basis") for b in cat.broken)
+    assert symdisc.Catalog.from_json(cat.to_json()) == cat and cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+    if found:
+        assert "D_{d }^{-1}g" in cat.to_latex()
+        model(x).square().sum().backward()
+        gradient = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        laws = [q for q in cat.conserved if q.symmetry in found]
+        assert laws and all(float(q.residual(model.state_dict(), gradient).abs().max()) < 1e-9 for q in laws)

@@ -140,6 +140,23 @@ def _bn_shift(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Arr
     return _scale(move, x, (state[move.gain] * mean * (var + move.offset) ** -0.5).reshape(x.shape), state)
 
 
+def _constants(move: Move, state: Mapping[str, Array]) -> Array:
+    """gamma / sqrt(v + eps), the diagonal of a BatchNorm in eval mode."""
+    assert move.gain is not None
+    return state[move.gain] * (state[move.extra[min(1, len(move.extra) - 1)]] + move.offset) ** -0.5
+
+
+def _bn_matmul(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """X = D^-1 a D y."""
+    d = _like(_constants(move, state), move, x)
+    return block_rows(move, x / d) @ block_rows(move, y * d).swapaxes(-1, -2)
+
+
+def _bn_recentre(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    mean, _, *bias = (state[n] for n in move.extra)
+    return block_rows(move, x) @ block_rows(move, y + _constants(move, state) * (sum(bias) - mean)).swapaxes(-1, -2)
+
+
 def _add(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     span, (copies, _, _) = _places(move.index)
     rows = lay_out(move, x).sum(-1)
@@ -198,5 +215,5 @@ def _number(value: float) -> float | int:
 
 _RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = {
     "matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
-    "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
+    "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
 }

@@ -11,7 +11,7 @@ from symdisc.moves import Index, Move, parameters_of
 from symdisc.spaces import DenseUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
-__all__ = ["split_buffers", "unused"]
+__all__ = ["affine_after", "split_buffers", "unused"]
 
 
 def split_buffers(classes: Classes, symmetries: list[Symmetry]) -> list[Symmetry]:
@@ -30,7 +30,7 @@ def _split(classes: Classes, s: Symmetry) -> list[Symmetry]:
     buffers = set(graph.buffers.values())
     mean = next(m for m in s.moves if m.parameter in buffers)
     sub = next(u for u in classes.facts.shifts if u.parameter == mean.parameter)
-    found = _affine_after(classes, sub)
+    found = affine_after(classes, sub.op)
     statistic = _statistics(s, mean, found)
     if len([m for m in s.moves if m.parameter in buffers]) > 1 or found is None:
         return [replace(s, counts=False)]
@@ -78,15 +78,15 @@ def _adds_before(classes: Classes, parameter: str, sub: ShiftUse) -> bool:
     return any(isinstance(u, ShiftUse) and not u.buffer and u.op == op.inputs[0] for u in classes.uses.get(parameter, ()))
 
 
-def _affine_after(classes: Classes, sub: ShiftUse) -> tuple[str, float, str | None, str | None] | None:
-    """(running variance, eps, gain, shift) of the normalisation that begins with subtracting the running mean."""
+def affine_after(classes: Classes, sub: str) -> tuple[str, float, str | None, str | None] | None:
+    """(running variance, eps, gain, shift) of the normalisation that begins with ``sub``, which takes off the running mean."""
     from symdisc.families.translations import Translations
 
     graph = classes.graph
-    users = [u for u in graph.users.get(sub.op, ()) if u.name in graph.live]
+    users = [u for u in graph.users.get(sub, ()) if u.name in graph.live]
     if len(users) != 1 or users[0].packet != "aten.mul":
         return None
-    other = next((n for n in users[0].inputs if n != sub.op), None)
+    other = next((n for n in users[0].inputs if n != sub), None)
     variance = Translations(classes)._variance(other) if other else None
     if variance is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from symdisc.families.batchnorm import split_buffers, unused
+from symdisc.families.bottleneck import find_bottlenecks
 from symdisc.families.classes import Classes
 from symdisc.families.dense import Space, find_spaces
 from symdisc.families.duplicates import duplicate_biases
@@ -26,10 +27,11 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     classes = Classes(graph, facts)
     classes.links = Links(classes)
     spaces = find_spaces(classes, classes.links)
+    streams, behind = find_bottlenecks(classes, classes.links)
     none = np.zeros(0, dtype=np.int64)
-    mixed = np.concatenate([s.classes for s in spaces if s.family in ("gl", "complex")] or [none])
+    mixed = np.concatenate([s.classes for s in (*spaces, *streams) if s.family in ("gl", "complex")] or [none])
     torus = solve_torus(classes, mixed)
-    found = emit_dense(classes, spaces) + emit_dense(classes, find_shears(classes, classes.links))
+    found = emit_dense(classes, spaces) + behind + emit_dense(classes, find_shears(classes, classes.links))
     found += split_buffers(classes, emit_torus(classes, torus))
     invisible = Invisible(classes)
     writers = invisible.writers()

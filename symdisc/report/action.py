@@ -69,12 +69,16 @@ def _letters(move: Move) -> str:
     """Which parameters the letters gamma, beta, mu and v stand for."""
     found = []
     if move.gain is not None:
-        offset = f"{_number(move.offset)} + " if move.offset and move.kind != "bn_shift" else ""
+        offset = f"{_number(move.offset)} + " if move.offset and not move.kind.startswith("bn_") else ""
         found.append(rf"\gamma = {offset}{_name(move.gain)}")
         if move.kind.startswith("outer"):
             found.append(r"m = \min |\gamma|")
     if move.kind in ("outer_bias", "centred"):
         found.append(rf"\beta = {_name(move.extra[0])}")
+    if move.kind == "bn_matmul":
+        found.append(rf"v = {_name(move.extra[0])}")
+    if move.kind == "bn_recentre":
+        found += [rf"{letter} = {_name(n)}" for letter, n in zip((r"\mu", "v", "b"), move.extra, strict=False)]
     if move.kind == "bn_shift":
         found += [rf"\mu = {_name(move.extra[0])}", rf"v = {_name(move.extra[1])}"]
     return r",\; ".join(found)
@@ -155,6 +159,11 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
         return rf"{centre} + {scale}\, (\theta - {centre})"
     if move.kind == "bn_shift":
         return rf"\theta + ({scale} - 1)\, \gamma\, \mu / \sqrt{{v + {_number(move.offset)}}}"
+    if move.kind.startswith("bn_"):
+        d = rf"d = \gamma / \sqrt{{v + {_number(move.offset)}}}"
+        constant = r"d\,(b - \mu)" if len(move.extra) > 2 else r"-d\, \mu"
+        return (rf"D_d^{{-1}} g\, D_d \cdot_{{{move.axis}}} \theta,\; {d}" if move.kind == "bn_matmul"
+                else rf"g\,(\theta + c) - c,\; c = {constant},\; {d}")
     return _shifted(move, shapes)
 
 

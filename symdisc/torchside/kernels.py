@@ -7,6 +7,7 @@ and cast back once. An element given as a tensor is differentiated through.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -119,6 +120,24 @@ def _bn_shift(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str
     return x + gain * mean * torch.rsqrt(var + move.offset) * (_factors(move, array, x, axis) - 1.0)
 
 
+def _constants(move: Move, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """gamma / sqrt(v + eps), the diagonal of a BatchNorm in eval mode."""
+    assert move.gain is not None
+    gain, var = (_compute(state[n]).to(x.dtype) for n in (move.gain, move.extra[-1] if len(move.extra) == 1 else move.extra[1]))
+    return gain * torch.rsqrt(var + move.offset)
+
+
+def _bn_matmul(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    d = _along(_constants(move, state, x), x, axis)
+    return _matmul(replace(move, gain=None), array, x * d, axis, state) / d
+
+
+def _bn_recentre(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    mean, _, *bias = (_compute(state[n]).to(x.dtype) for n in move.extra)
+    centre = _constants(move, state, x) * (sum(bias) - mean)
+    return _matmul(replace(move, gain=None), array, x + centre, axis, state) - centre
+
+
 def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     if step.kind == "scale":
         return t * step.offset
@@ -198,6 +217,7 @@ def _exchange(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str
 
 
 _KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
+            "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
             "permute": _permute, "exchange": _exchange, "parity": _parity}
 

@@ -1,0 +1,134 @@
+"""Linear streams that BatchNorm in eval mode writes (linear bottlenecks): a change of basis passes through its constants.
+
+The stream is D (W x + b - m) + beta with D = diag(gamma / sqrt(v + eps)) constant, so g acts on what is stored as
+W -> D^-1 g D W and beta -> g (beta + D (b - m)) - D (b - m); b, m, v and gamma stay. Readers take g^-1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from symdisc.families.batchnorm import affine_after
+from symdisc.families.classes import Classes
+from symdisc.families.dense import Finder, Space
+from symdisc.families.emit import emit_dense
+from symdisc.families.links import Link, Links
+from symdisc.families.translations import KEEPS
+from symdisc.moves import Index, Move, parameters_of
+from symdisc.opgraph import Op
+from symdisc.spaces import DenseUse, GainUse
+from symdisc.symmetry import Symmetry
+
+__all__ = ["find_bottlenecks"]
+
+FORMULA = (r"W \mapsto D^{-1} g D W,\; \beta \mapsto g(\beta + c) - c,\; V \mapsto V g^{-1},\; D = \operatorname{diag}(\gamma / "
+           r"\sqrt{v + \epsilon}),\; c = D (b - \mu)")
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """A BatchNorm behind one dense writer: per channel the unit in front (``ins``) and behind (``outs``)."""
+
+    writer: DenseUse
+    bias: str | None
+    mean: str
+    variance: str
+    eps: float
+    gain: str
+    shift: str
+    ins: np.ndarray
+    outs: np.ndarray
+
+
+def _norms(classes: Classes) -> list[_Norm]:
+    """From the graph and not from recorded shifts: a mean that is zero, as in a fresh network, shifts nothing."""
+    found = (_norm(classes, op, _buffer(classes, op.inputs[1])) for op in classes.graph.ops
+             if op.packet == "aten.sub" and len(op.inputs) == 2 and op.name in classes.graph.live)
+    return [n for n in found if n is not None]
+
+
+def _buffer(classes: Classes, value: str) -> str | None:
+    """The buffer behind a view."""
+    graph = classes.graph
+    while value in graph.by_name and graph.by_name[value].packet in KEEPS:
+        value = graph.by_name[value].inputs[0]
+    return graph.buffers.get(value)
+
+
+def _norm(classes: Classes, sub: Op, mean: str | None) -> _Norm | None:
+    if mean is None:
+        return None
+    after = affine_after(classes, sub.name)
+    value = sub.inputs[0]
+    writers = [u for u in classes.facts.dense if u.op == value]
+    biases = [u.parameter for u in classes.facts.shifts if u.op == value]
+    users = [u for u in classes.graph.users.get(value, ()) if u.name in classes.graph.live]
+    if after is None or len(writers) != 1 or len(users) != 1 or value in classes.graph.outputs:
+        return None
+    variance, eps, gain, shift = after
+    writer = writers[0]
+    if gain is None or shift is None or writer.rows is not None or writer.outs is None:
+        return None
+    if any(len(classes.uses[n]) != 1 for n in (writer.parameter, gain, shift, *biases)):
+        return None  # a shared layer is not this stream's own
+    use = classes.uses[gain][0]
+    channels = np.arange(len(writer.outs))
+    if not isinstance(use, GainUse) or not np.array_equal(np.sort(use.elements), channels):
+        return None
+    order = np.argsort(use.elements)
+    ins, outs = classes(use.ins)[order], classes(use.outs)[order]
+    if not np.array_equal(ins, classes(writer.outs)) or len(np.unique(outs)) != len(outs) or use.offset:
+        return None
+    return _Norm(writer, biases[0] if biases else None, mean, variance, eps, gain, shift, ins, outs)
+
+
+class _Bottlenecks(Finder):
+    def __init__(self, classes: Classes, links: Links) -> None:
+        super().__init__(classes, links)
+        self.norms = {n.gain: n for n in _norms(classes)}
+        self.found: list[tuple[Space, list[_Norm]]] = []
+
+    def run(self) -> list[Space]:
+        for norm in self.norms.values():
+            if not (self.dead | self.taken | self.classes.rotated)[norm.outs].any() and len(norm.outs) > 1:
+                self.grow(norm.outs, False)
+        return self.spaces
+
+    def _ends_at(self, link: Link, dual: bool, gain: int, forward: bool) -> bool:
+        return link.kind == "gain" and not forward and not dual and not gain and link.gain in self.norms
+
+    def _complete(self, space: Space) -> bool:
+        """A plain change of basis, and each norm writes the whole stream."""
+        mine = [n for n in self.norms.values() if (self.element[n.outs] >= 0).any()]
+        whole = all(sorted(self.element[n.outs].tolist()) == list(range(space.size)) for n in mine)
+        if not whole or space.family != "gl" or not super()._complete(space):
+            return False
+        self.found.append((space, mine))
+        return True
+
+
+def find_bottlenecks(classes: Classes, links: Links) -> tuple[list[Space], list[Symmetry]]:
+    """Spaces of linear streams behind BatchNorm, and their changes of basis."""
+    finder = _Bottlenecks(classes, links)
+    spaces = finder.run()
+    return spaces, [_symmetry(classes, space, norms) for space, norms in finder.found if any(space is s for s in spaces)]
+
+
+def _symmetry(classes: Classes, space: Space, norms: list[_Norm]) -> Symmetry:
+    plain = emit_dense(classes, [space])[0]
+    element = dict(zip(space.classes.tolist(), space.element.tolist(), strict=True))
+    shifts = {n.shift for n in norms}
+    moves = [m for m in plain.moves if m.parameter not in shifts]
+    for n in norms:
+        places = np.argsort([element[c] for c in n.outs.tolist()])[None, None, :]
+        extra = (n.mean, n.variance)
+        moves.append(Move("bn_matmul", n.writer.parameter, n.writer.out_axis, Index.of(places), gain=n.gain, offset=n.eps,
+                          extra=extra[1:]))
+        moves.append(Move("bn_recentre", n.shift, 0, Index.of(places), gain=n.gain, offset=n.eps,
+                          extra=extra if n.bias is None else (*extra, n.bias)))
+    moves.sort(key=lambda m: (m.parameter, m.axis))
+    return replace(plain, name="change of basis behind BatchNorm", moves=tuple(moves), parameters=parameters_of(moves),
+                   formula=FORMULA,
+                   assumptions=("eval mode: running statistics are constants", "the norm's gain has no zero entry"))
