@@ -54,7 +54,7 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
     from symdisc.families.blocks import find_blocks
     from symdisc.families.discrete import find_discrete
     from symdisc.families.find import find_families
-    from symdisc.families.proof import judge_proofs
+    from symdisc.families.proof import Judge
     from symdisc.families.signs import find_signs
     from symdisc.torchside.check import Checker, can_run
     from symdisc.torchside.fold import fold
@@ -77,7 +77,8 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
             discrete, refused_discrete = _keep(discrete, checker.judge_discrete(discrete, trials=6 if captured.size < LARGE else 2))
             broken += refused + refused_discrete
     with clock("prove"):
-        proposed, discrete = judge_proofs(classes, proposed), judge_proofs(classes, discrete)
+        judge = Judge(classes)
+        proposed, discrete = judge(proposed), judge(discrete)
     notes = [] if checker else ["weights without values (meta device): families were derived, not run"]
     notes += classes.notes
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}

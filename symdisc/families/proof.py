@@ -25,25 +25,30 @@ from symdisc.rulebook import rulebook
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
 from symdisc.symmetry import Discrete, Symmetry
 
-__all__ = ["judge_proofs", "operator_equivariance"]
+__all__ = ["Judge", "operator_equivariance"]
 
 Claim = TypeVar("Claim", Symmetry, Discrete)
 
 EVEN = 4  # the size at which vector operators are solved and proved; rotary heads need an even one
 
 
-def judge_proofs(classes: Classes, symmetries: Sequence[Claim]) -> list[Claim]:
-    """The same symmetries with ``status`` "proved" or "witnessed", and the operators without a proof in the note."""
-    touching = _touching(classes)
-    powers = _powers(classes)
-    judged = []
-    for s in symmetries:
-        ops = {op for c in _moved(classes, s) for op in touching.get(c, ())}
-        lacking = sorted({op for op in ops if not _proved(classes.graph.by_name[op], powers.get(op))})
-        packets = sorted({classes.graph.by_name[op].packet for op in lacking})
-        note = s.note if not packets else "; ".join(t for t in (s.note, f"no proof from a formula for {', '.join(packets)}") if t)
-        judged.append(replace(s, status="witnessed" if packets else "proved", note=note))
-    return judged
+class Judge:
+    """Says which symmetries are proved: those that only operators with a proved formula touch."""
+
+    def __init__(self, classes: Classes) -> None:
+        self.classes, self.powers = classes, _powers(classes)
+        self.operators, self.touched, self.by = _touching(classes)
+
+    def __call__(self, symmetries: Sequence[Claim]) -> list[Claim]:
+        """The same symmetries with ``status`` "proved" or "witnessed", and the operators without a proof in the note."""
+        judged = []
+        for s in symmetries:
+            names = (self.operators[k] for k in np.unique(self.by[_moved(self.classes, s)[self.touched]]).tolist())
+            lacking = [op for op in names if not _proved(self.classes.graph.by_name[op], self.powers.get(op))]
+            packets = sorted({self.classes.graph.by_name[op].packet for op in lacking})
+            note = s.note if not packets else "; ".join(t for t in (s.note, f"no proof from a formula for {', '.join(packets)}") if t)
+            judged.append(replace(s, status="witnessed" if packets else "proved", note=note))
+        return judged
 
 
 def operator_equivariance(op: Op) -> Equivariance | None:
@@ -80,23 +85,19 @@ def _proved(op: Op, power: float | None) -> bool:
     return any(wanted in f.name for f in found.families)
 
 
-def _touching(classes: Classes) -> dict[int, set[str]]:
-    """Class -> names of the operators that read or make it."""
+def _touching(classes: Classes) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """(operators that read or make classes of units, those classes, for each the number of the operator)."""
     facts = classes.facts
-    found: dict[int, set[str]] = defaultdict(set)
-
-    def note(units: np.ndarray, op: str) -> None:
-        for c in np.unique(classes(units[units >= 0])).tolist():
-            found[c].add(op)
-
+    found: dict[str, list[np.ndarray]] = defaultdict(list)
     for ins, outs, op in facts.elementwise:
-        note(np.concatenate([ins, outs]), op)
+        found[op] += [ins, outs]
     for norm in facts.norms:
-        note(norm.ins, norm.op)
+        found[norm.op].append(norm.ins)
     for dual in facts.duals:
-        note(np.concatenate([dual.left.ravel(), dual.right.ravel()]), dual.op)
-    found.pop(classes.data, None)
-    return found
+        found[dual.op] += [dual.left.ravel(), dual.right.ravel()]
+    units = [np.unique(classes(np.concatenate([u[u >= 0] for u in parts]))) for parts in found.values()]
+    numbers = np.repeat(np.arange(len(units)), [len(u) for u in units])
+    return list(found), np.concatenate([*units, np.zeros(0, dtype=np.int64)]), numbers
 
 
 def _powers(classes: Classes) -> dict[str, float]:
@@ -106,14 +107,15 @@ def _powers(classes: Classes) -> dict[str, float]:
             if len(i) and (int(i[0]), int(o[0])) in degree}
 
 
-def _moved(classes: Classes, s: Symmetry | Discrete) -> set[int]:
-    """Classes of the units that the moves of a symmetry act on."""
-    found: set[int] = set()
+def _moved(classes: Classes, s: Symmetry | Discrete) -> np.ndarray:
+    """[classes] True where the moves of a symmetry act on the units of a class."""
+    found = np.zeros(classes.count, dtype=bool)
     for move in s.moves:
         for use in classes.uses.get(move.parameter, []):
             for units in _units(use, move):
-                found.update(np.unique(classes(units[units >= 0])).tolist())
-    return found - {classes.data}
+                found[classes(units[units >= 0])] = True
+    found[classes.data] = False
+    return found
 
 
 def _units(use: DenseUse | GainUse | ShiftUse, move: Move) -> list[np.ndarray]:
