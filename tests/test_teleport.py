@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,11 @@ import symdisc
 from symdisc.catalog import Catalog
 from symdisc.cli import main
 from symdisc.errors import BadInput, NotProved
+from symdisc.studies.teleport import summary
+from symdisc.studies.teleport_problems import PROBLEMS, Problem, regression
+from symdisc.studies.teleport_published import FirstOrder as FirstOrderChain
+from symdisc.studies.teleport_published import measure
+from symdisc.studies.teleport_training import RULES
 from symdisc.symmetry import Element
 from symdisc.torchside.apply import act
 from symdisc.torchside.curvature import Loss, lanczos
@@ -48,8 +54,9 @@ class Block(nn.Module):
         return self.d(torch.relu(self.c(self.norm(self.b(self.a(x))))))
 
 
-def problem(model: nn.Module, inputs: int, count: int = 12, outputs: int = 3) -> tuple[Catalog, dict[str, Tensor], Loss]:
-    model = model.double().eval()
+@cache
+def problem(make: Callable[[], nn.Module], inputs: int, count: int = 12, outputs: int = 3) -> tuple[Catalog, dict[str, Tensor], Loss]:
+    model = make().double().eval()
     draw = torch.Generator().manual_seed(5)
     x = torch.randn(count, inputs, generator=draw, dtype=torch.float64)
     y = torch.randn(count, outputs, generator=draw, dtype=torch.float64)
@@ -70,9 +77,15 @@ def block() -> nn.Module:
         return Block()
 
 
+def smooth() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
 # --- curvature --------------------------------------------------------------------------------------------------------
 def test_sharpness_by_lanczos_is_the_dense_eigenvalue() -> None:
-    _, state, loss = problem(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), 4)
+    _, state, loss = problem(smooth, 4)
     shapes = {n: t.shape for n, t in state.items()}
     theta = torch.cat([t.reshape(-1) for t in state.values()])
 
@@ -98,7 +111,7 @@ def test_lanczos_takes_the_largest_not_the_largest_in_size() -> None:
 # --- the walk ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("make, inputs, outputs", [(perceptron, 5, 3), (block, 3, 2)], ids=["perceptron", "block"])
 def test_the_gradient_rises_and_the_loss_stays(make, inputs: int, outputs: int) -> None:  # type: ignore[no-untyped-def]
-    cat, state, loss = problem(make(), inputs, outputs=outputs)
+    cat, state, loss = problem(make, inputs, outputs=outputs)
     orbit = LinearOrbit.of(cat)
     found = teleport(orbit, state, loss, "gradient", steps=6)
     assert found.change < 1e-12 and abs(found.after - found.before) < 1e-12 * found.before
@@ -110,7 +123,7 @@ def test_the_gradient_rises_and_the_loss_stays(make, inputs: int, outputs: int) 
 
 
 def test_the_direction_is_the_derivative() -> None:
-    cat, state, loss = problem(block(), 3, outputs=2)
+    cat, state, loss = problem(block, 3, outputs=2)
     orbit = LinearOrbit.of(cat)
     assert {cat.symmetries[i].family for i in orbit.which} >= {"gl", "o", "scale"}
     a = [t.requires_grad_() for t in orbit.zero()]
@@ -123,7 +136,7 @@ def test_the_direction_is_the_derivative() -> None:
 
 
 def test_differentiable_kernels_are_the_kernels() -> None:
-    cat, state, _ = problem(block(), 3, outputs=2)
+    cat, state, _ = problem(block, 3, outputs=2)
     draw = torch.Generator().manual_seed(3)
     for i in LinearOrbit.of(cat).which:
         s = cat.symmetries[i]
@@ -136,7 +149,7 @@ def test_differentiable_kernels_are_the_kernels() -> None:
 
 @pytest.mark.parametrize("objective, sign", [("sharpness", 1), ("flat", -1)])
 def test_sharpness_goes_where_it_was_sent(objective: str, sign: int) -> None:
-    cat, state, loss = problem(perceptron(), 5)
+    cat, state, loss = problem(perceptron, 5)
     state = cat.apply(state, cat.sample(0, 0.5))  # away from balance, where both ways are open
     found = teleport(LinearOrbit.of(cat), state, loss, objective, steps=4)
     start, end = loss.top(state).value, loss.top(found.state).value
@@ -145,7 +158,7 @@ def test_sharpness_goes_where_it_was_sent(objective: str, sign: int) -> None:
 
 
 def test_data_dependent_walk_keeps_the_batch_and_beats_the_linear_one() -> None:
-    cat, state, loss = problem(perceptron(), 5, count=4)
+    cat, state, loss = problem(perceptron, 5, count=4)
     linear = teleport(LinearOrbit.of(cat), state, loss, "gradient", steps=4, step=0.05)
     assert cat.captured is not None
     data = teleport(DataOrbit(cat.captured, state), state, loss, "gradient", steps=4, step=0.05)
@@ -154,7 +167,7 @@ def test_data_dependent_walk_keeps_the_batch_and_beats_the_linear_one() -> None:
 
 # --- balance ----------------------------------------------------------------------------------------------------------
 def test_balance_is_the_least_norm_of_the_orbit() -> None:
-    cat, state, loss = problem(perceptron(), 5)
+    cat, state, loss = problem(perceptron, 5)
     element, new = balance(cat, state, loss)
     assert isinstance(element, Element) and abs(loss(new) - loss(state)) < 1e-12
     assert all(float(np.abs(np.asarray(q.evaluate(new))).max()) < 1e-9 for q in cat.conserved if q.form)
@@ -181,7 +194,7 @@ class FirstOrder:
 
 @pytest.mark.parametrize("objective", ["gradient", "flat"])
 def test_a_first_order_action_is_refused(objective: str) -> None:
-    _, state, loss = problem(block(), 3, outputs=2)
+    _, state, loss = problem(block, 3, outputs=2)
     with pytest.raises(NotProved, match="not a symmetry"):
         teleport(FirstOrder(), state, loss, objective)
 
@@ -241,3 +254,53 @@ def test_a_model_without_symmetry_is_told(files: Path, capsys: pytest.CaptureFix
     assert "no continuous symmetry" in capsys.readouterr().err
     with pytest.raises(BadInput, match="objective 'up'"):
         teleport(FirstOrder(), {}, Loss(lambda s: torch.zeros(()), ()), "up")
+
+
+# --- the study --------------------------------------------------------------------------------------------------------
+def test_the_published_action_is_refused_where_the_exact_one_passes() -> None:
+    instance = regression(0)
+    found = teleport(instance.orbit, instance.state, instance.full, "gradient", steps=3)
+    assert found.change < 1e-12 and found.values[-1] > found.values[0]
+    with pytest.raises(NotProved, match="not a symmetry"):
+        teleport(FirstOrderChain(instance.orbit.x), instance.state, instance.full, "gradient", steps=3)  # type: ignore[attr-defined]
+    for optimiser in ("GD", "AdaGrad"):
+        row = measure(optimiser, 1)
+        assert row["refused"] and abs(row["change"]) > 0.1
+
+
+@pytest.mark.parametrize("problem", PROBLEMS[:2], ids=lambda p: p.name)
+def test_the_plane_turns_without_a_change_of_loss(problem: Problem) -> None:
+    instance = problem.make(3)
+    theta = instance.flat(instance.state)
+    assert np.allclose(instance.gradient(theta, 0), instance.full.gradient(instance.state).numpy(), rtol=1e-12)
+    new, found = instance.jump(theta, *problem.walk)
+    assert found.change < 1e-12 and found.values[-1] > found.values[0] and np.abs(new - theta).max() > 1e-2
+
+
+@pytest.mark.parametrize("name, torch_rule", [("GD", lambda p: torch.optim.SGD(p, 0.01)), ("Adam", lambda p: torch.optim.Adam(p, 0.01)),
+                                              ("momentum", lambda p: torch.optim.SGD(p, 0.01, momentum=0.9)),
+                                              ("AdaGrad", lambda p: torch.optim.Adagrad(p, 0.01))])
+def test_rules_are_those_of_torch(name: str, torch_rule) -> None:  # type: ignore[no-untyped-def]
+    theta, rule = np.array([1.0, -2.0]), RULES[name]()
+    p = torch.tensor(theta, requires_grad=True)
+    optimizer = torch_rule([p])
+    for t in range(5):
+        g = np.array([np.cos(t), t - 2.5])
+        p.grad = torch.from_numpy(g)
+        optimizer.step()
+        theta = rule(theta, g, 0.01)
+    assert np.allclose(theta, p.detach().numpy(), rtol=1e-7)
+
+
+def run_of(losses: list[float], seconds: list[float]) -> dict[str, object]:
+    return {"losses": losses, "seconds": seconds, "walks": [], "accuracy": None}
+
+
+@pytest.mark.parametrize("losses, seconds, verdict", [
+    ([4.0, 1.0, 0.5], [0, 1, 2], "pays"), ([4.0, 1.0, 0.5], [0, 5, 6], "lower loss, not less time"),
+    ([4.0, 3.0, 3.0], [0, 1, 2], "hurts"), ([4.0, 3.0, 1.001], [0, 1, 2], "mixed")])
+def test_verdicts(losses: list[float], seconds: list[float], verdict: str) -> None:
+    plain, other = run_of([4.0, 2.0, 1.0], [0, 1.5, 3]), run_of(losses, seconds)
+    found = {"rates": {k: {"rate": 1.0, "at_end": False} for k in ("plain", "own")},
+             "runs": {"plain": [plain] * 10, "same": [other] * 10, "own": [other] * 10}}
+    assert summary(PROBLEMS[1], "GD", found, "own")["verdict"] == verdict

@@ -20,6 +20,7 @@ STUDIES: dict[str, str] = {
     "q-convergence": "q_convergence:study",
     "q-sharpness": "q_sharpness:study",
     "robustness": "robustness:study",
+    "teleport": "teleport:study",
 }
 
 
