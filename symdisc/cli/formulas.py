@@ -21,12 +21,18 @@ def register(app: typer.Typer) -> None:
     app.command("laws")(laws)
 
 
-def derive(formula: str = typer.Argument(..., metavar="FORMULA", help='An activation such as "x*tanh(x)", or the name of a rule.'),
+def derive(formula: str = typer.Argument("", metavar="FORMULA", help='An activation such as "x*tanh(x)", or the name of a rule.'),
            size: int | None = typer.Option(None, "--size", min=1, help="Feature size, for nodes that are not elementwise."),
+           everything: bool = typer.Option(False, "--all", help="The matrix of all operators that have a rule, as Markdown."),
            as_json: bool = JSON) -> None:
     """Solve for the pairs (M, N) with f(Mx + m) = N f(x) + n of one nonlinear node."""
     from symdisc.equivariance import equivariance
 
+    if everything == bool(formula):
+        raise BadInput('derive takes one FORMULA, such as "x*tanh(x)" or softmax, or --all')
+    if everything:
+        _matrix(as_json)
+        return
     with progress(f"solving {formula}", as_json):
         found = equivariance(formula) if size is None else equivariance(formula, size=size)
     if as_json:
@@ -40,6 +46,17 @@ def derive(formula: str = typer.Argument(..., metavar="FORMULA", help='An activa
         listed = [f"{getattr(i, 'kind', None) or i}:  {_plain(i.latex)}" for i in items]
         for k, item in enumerate(listed or ["none"]):
             console.print(f"{label if k == 0 else '':<10}{item}", markup=False)
+
+
+def _matrix(as_json: bool) -> None:
+    from symdisc.report import operators
+
+    with progress("solving every operator", as_json):
+        text = operators.matrix()
+    if as_json:
+        document({"markdown": text})
+    else:
+        typer.echo(text, nl=False)
 
 
 def _plain(latex: str) -> str:
