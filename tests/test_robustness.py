@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from symdisc.cli import main
 from symdisc.errors import BadInput
 from symdisc.studies import robustness
+from symdisc.studies.adaptive import ATTACKS, Plan, ensemble_losses, network_loss, on_ensemble, on_network
 from symdisc.studies.attacks import clip_only, fgsm, gradient, pgd
 from symdisc.studies.base import Run
 from symdisc.studies.defences import DEFENCES, Setting
@@ -94,14 +95,10 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
 
 
 # --- attacks ------------------------------------------------------------------------------------------------------------------
-def _loss(model: nn.Module, y: Tensor) -> robustness.Loss:
-    return lambda x: nn.functional.cross_entropy(model(x), y, reduction="none")
-
-
 @pytest.mark.parametrize("radius", [0.0, 0.03, 0.4, 2.0])
 def test_attacks_stay_in_the_ball_and_in_the_range(radius: float) -> None:
     images = digits().split(0, 60)[0]
-    loss = _loss(small(), images.y)
+    loss = network_loss(small(), images.y)
     for attacked in (fgsm(loss, images.x, radius), pgd(loss, images.x, radius, steps=6)):
         assert float((attacked - images.x).abs().max()) <= radius + 1e-6
         assert float(attacked.min()) >= LOW and float(attacked.max()) <= HIGH
@@ -109,7 +106,7 @@ def test_attacks_stay_in_the_ball_and_in_the_range(radius: float) -> None:
 
 def test_attacks_raise_the_loss_and_more_steps_raise_it_more() -> None:
     images = digits().split(0, 60)[0]
-    loss = _loss(small(), images.y)
+    loss = network_loss(small(), images.y)
     clean, one = loss(images.x).mean(), loss(fgsm(loss, images.x, 0.1)).mean()
     many = loss(pgd(loss, images.x, 0.1, steps=20)).mean()
     assert clean < one <= many + 1e-3
@@ -128,9 +125,9 @@ def test_a_wrong_pixel_range_is_refused() -> None:
     images = digits().split(0, 5)[0]
     for attack in (fgsm, pgd):
         with pytest.raises(BadInput, match="measure the clipping"):
-            attack(_loss(small(), images.y), images.x, 0.1, low=0.0, high=1.0)
+            attack(network_loss(small(), images.y), images.x, 0.1, low=0.0, high=1.0)
         with pytest.raises(BadInput, match="must not be negative"):
-            attack(_loss(small(), images.y), images.x, -0.1)
+            attack(network_loss(small(), images.y), images.x, -0.1)
     assert float((clip_only(images.x, 0.0, 1.0) - images.x).abs().max()) == 0.5
 
 
@@ -138,7 +135,7 @@ def test_the_adaptive_gradient_is_that_of_the_expectation_over_members() -> None
     images = digits().split(0, 30)[0]
     x, y = images.x.double(), images.y
     made = build(small().double(), x, 5, scale=0.5, samples=8)
-    loss = robustness._expected_loss(made, y)
+    loss = ensemble_losses(made, small().double(), y)["members"]
     slope = gradient(loss, x)
     direction = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
     h = 1e-6
@@ -146,6 +143,44 @@ def test_the_adaptive_gradient_is_that_of_the_expectation_over_members() -> None
     assert torch.allclose((slope * direction).flatten(1).sum(1), measured, rtol=1e-5, atol=1e-7)
     each = torch.stack([gradient(lambda x, k=k: nn.functional.cross_entropy(made.logits(x)[k], y, reduction="none"), x) for k in range(5)])
     assert torch.allclose(slope, each.mean(0), atol=1e-10)
+
+
+def test_the_losses_of_an_ensemble_of_equal_copies_are_those_of_the_network() -> None:
+    images = digits().split(0, 20)[0]
+    model = small()
+    made = build(model, images.x, 3, scale=0.0, samples=4)
+    alone = network_loss(model, images.y)(images.x)
+    losses = {name: loss(images.x) for name, loss in ensemble_losses(made, model, images.y).items()}
+    assert torch.allclose(losses["members"], alone, atol=1e-4) and torch.allclose(losses["mean"], alone, atol=1e-4)
+    assert torch.allclose(losses["joint"], 2 * alone, atol=1e-4)
+    apart = ensemble_losses(build(model, images.x, 3, scale=1.0, samples=4), model, images.y)
+    assert (apart["mean"](images.x) <= apart["members"](images.x) + 1e-6).all()  # Jensen; equal only where the copies agree
+    assert float((apart["mean"](images.x) - apart["members"](images.x)).abs().max()) > 1e-3
+
+
+def test_pgd_goes_on_from_where_it_is_started() -> None:
+    """A loss whose gradient vanishes but near one corner: found from there, not from the middle of the ball."""
+    def loss(x: Tensor) -> Tensor:
+        return (x.sum(1) - 0.35).relu()
+
+    x, corner = torch.zeros(1, 2), torch.full((1, 2), 0.19)
+    assert torch.allclose(pgd(loss, x, 0.2, steps=8, start=corner), torch.full((1, 2), 0.2))
+    assert float(loss(pgd(loss, x, 0.2, steps=8, start=-corner))) == 0.0
+    assert float((pgd(loss, x, 0.2, steps=2, start=torch.full((1, 2), 9.0)) - x).abs().max()) <= 0.2 + 1e-6  # brought into the ball
+
+
+def test_an_ensemble_and_the_network_face_as_many_tries() -> None:
+    images = digits().split(0, 20)[0]
+    model = small()
+    plan = Plan(images, 0.1, 4, 0)
+    first = on_network(plan, model)
+    second = on_ensemble(plan, build(model, images.x, 3, samples=4), model, first)
+    assert set(first) == set(second) == {t for tries in ATTACKS.values() for t in tries}
+    assert all(float((x - images.x).abs().max()) <= 0.1 + 1e-6 for x in (*first.values(), *second.values()))
+    assert torch.equal(first["PGD transfer"], second["PGD transfer"])
+    started = [network_loss(model, images.y)(first[t]) for t in ("PGD transfer", "PGD members from transferred")]
+    assert (started[1] >= started[0]).all()  # what goes on from a result is no weaker
+    assert set(ATTACKS["PGD worst"]) == {t for t in first if t.startswith("PGD")}
 
 
 # --- defences -----------------------------------------------------------------------------------------------------------------
@@ -177,7 +212,7 @@ def test_paired_differences_use_the_same_seed() -> None:
 ])
 def test_a_gain_that_only_a_weak_attack_leaves_is_not_called_robust(transfer: float, adaptive: float, worst: float, verdict: str) -> None:
     changes = {"PGD transfer": transfer, "PGD adaptive": adaptive, "PGD worst": worst}
-    assert verdict in _verdict({name: {"change": change, "error": 0.01} for name, change in changes.items()})
+    assert verdict in _verdict({name: {"change": change, "error": 0.01, "seeds": 5} for name, change in changes.items()})
 
 
 # --- the whole ----------------------------------------------------------------------------------------------------------------

@@ -50,14 +50,15 @@ def fgsm(loss: Loss, x: Tensor, radius: float, low: float = LOW, high: float = H
     return _inside(x + radius * gradient(loss, x).sign(), x, radius, low, high)
 
 
-def pgd(loss: Loss, x: Tensor, radius: float, steps: int = 20, seed: int = 0, low: float = LOW, high: float = HIGH) -> Tensor:
-    """``steps`` signed steps of radius / 4 from a random start in the ball, projected after each; the worst point met is kept.
+def pgd(loss: Loss, x: Tensor, radius: float, steps: int = 20, seed: int = 0, low: float = LOW, high: float = HIGH,
+        start: Tensor | None = None) -> Tensor:
+    """``steps`` signed steps of radius / 4, projected after each; the worst point met is kept.
 
-    Raises BadInput when ``x`` leaves [low, high].
+    Begins at ``start`` (brought into the ball), or at random points of the ball. Raises BadInput when ``x`` leaves [low, high].
     """
     _check(x, radius, low, high)
     noise = torch.rand(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
-    here = _inside(x + radius * (2 * noise - 1), x, radius, low, high)
+    here = _inside(x + radius * (2 * noise - 1) if start is None else start, x, radius, low, high)
     best, worst = here, torch.full((len(x),), -torch.inf, dtype=x.dtype)
     for step in range(steps + 1):
         here = here.detach().requires_grad_(True)

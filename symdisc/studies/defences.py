@@ -26,7 +26,7 @@ __all__ = ["DEFENCES", "Setting", "choose_elements"]
 
 BUDGET = 0.02  # nats that a single copy may lose off its batch
 NOISE = 0.5  # of the standard deviation of each pre-activation: about what the stronger attacks of the study move
-STEPS, RATE = 120, 0.02
+STEPS, RATE = 80, 0.03
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,20 @@
 Per network and seed one network is trained; every defence is built from it, so that differences are paired. The images are split
 into training, building (what g and U are fitted to) and test images. Departures from the published notebooks, by number: (1) the
 pixel range of the attack is that of the data; (2) each attack is applied once; (3) logits go to the loss, not probabilities; (4)
-test images are neither trained on nor built from; (5) attacks also go through the ensemble itself.
+test images are neither trained on nor built from; (5) attacks also go through the ensemble itself (adaptive.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from symdisc.studies.attacks import Loss, clip_only, fgsm, pgd
+from symdisc.studies.adaptive import ATTACKS, Plan, Tries, on_ensemble, on_network
+from symdisc.studies.attacks import clip_only
 from symdisc.studies.base import Run
 from symdisc.studies.defences import DEFENCES, Setting
 from symdisc.studies.images import Images, digits, patches, read_folder
@@ -26,8 +27,6 @@ __all__ = ["NETWORKS", "Network", "study", "train"]
 
 ORIGINAL = "trained network"
 WRONG_RANGE = (0.0, 1.0)  # to which the published notebooks clip images of [-0.5, 0.5]
-Model = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class Network:
@@ -42,6 +41,14 @@ class Network:
     radii: tuple[float, ...]
     pgd_steps: int
     copies: int
+    seeds: int = 5
+
+    @property
+    def setting(self) -> str:
+        """What was done, in a sentence of the page."""
+        a, b, c = self.sizes
+        return (f"{self.seeds} seeds; {a} images to train on ({self.epochs} epochs), {b} to build from, {c} to attack; "
+                f"{self.copies} copies; {self.pgd_steps} steps of PGD.")
 
 
 def published(channels: int, side: int, filters: int, width: int = 16, classes: int = 10) -> nn.Module:
@@ -57,12 +64,13 @@ def perceptron() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.LeakyReLU(0.1), nn.Linear(16, 10))
 
 
+# The attacked images, copies and (3x32x32) steps of PGD are few so that all of it ends within ten minutes on two cores.
 NETWORKS = (
-    Network("digits, perceptron", lambda run: digits(), perceptron, (900, 497, 400), 60, 3e-3, (0.05, 0.10, 0.15), 20, 100),
-    Network("digits, conv net", lambda run: digits(), lambda: published(1, 8, 16), (900, 497, 400), 30, 3e-3,
-            (0.05, 0.10, 0.15), 20, 100),
-    Network("3x32x32, conv net", lambda run: patches(2300, run.seed), lambda: published(3, 32, 16), (1500, 500, 300), 8, 2e-3,
-            (0.01, 0.02), 10, 50),
+    Network("digits, perceptron", lambda run: digits(), perceptron, (900, 497, 300), 60, 3e-3, (0.05, 0.10, 0.15), 20, 50),
+    Network("digits, conv net", lambda run: digits(), lambda: published(1, 8, 16), (900, 497, 300), 30, 3e-3,
+            (0.05, 0.10, 0.15), 20, 50),
+    Network("3x32x32, conv net", lambda run: patches(2300, run.seed), lambda: published(3, 32, 16), (1500, 500, 120), 8, 2e-3,
+            (0.01, 0.02), 8, 30),
 )
 
 
@@ -71,16 +79,15 @@ def study(run: Run) -> None:
     networks = [_on_files(run)] if run.data is not None else list(NETWORKS)
     if run.quick:
         networks = [_quick(n) for n in networks[:1]]
-    seeds = range(run.seed, run.seed + (2 if run.quick else 5))
     rows: list[dict[str, Any]] = []
-    total, done = len(networks) * len(seeds), 0
+    total, done = sum(n.seeds for n in networks), 0
     for network in networks:
         images = network.images(run)
-        for seed in seeds:
+        for seed in range(run.seed, run.seed + network.seeds):
             run.progress(f"{network.name}, seed {seed}", done, total)
             rows += run.cached(_key(run, network, seed), lambda n=network, i=images, s=seed: measure(n, i, s))  # type: ignore[misc]
             done += 1
-    report(run, rows, len(seeds))
+    report(run, rows, {n.name: n.setting for n in networks})
 
 
 study.reads_data = True  # type: ignore[attr-defined]
@@ -98,7 +105,7 @@ def _on_files(run: Run) -> Network:
 
 def _quick(n: Network) -> Network:
     train_size = min(n.sizes[0], 900)
-    return Network(n.name, n.images, n.make, (train_size, 200, 150), min(n.epochs, 20), n.rate, n.radii[1:2], 5, 10)
+    return Network(n.name, n.images, n.make, (train_size, 200, 100), min(n.epochs, 20), n.rate, n.radii[1:2], 5, 10, 2)
 
 
 def _key(run: Run, n: Network, seed: int) -> str:
@@ -117,13 +124,13 @@ def measure(network: Network, images: Images, seed: int) -> list[dict[str, Any]]
     common = {"network": network.name, "seed": seed}
     constant = float(torch.bincount(test.y, minlength=10).max() / len(test))
     rows = [{**common, "defence": "constant", "attack": "none", "radius": 0.0, "vote": constant, "mean": constant}]
-    transfer = list(_attacked(network, test, _loss(model, test.y), seed))
-    again = list(_attacked(network, test, _loss(model, test.y), seed + 1000))
-    rows += [{**common, **row} for row in _rows(ORIGINAL, _Single(model), test, transfer, again)]
+    plans = [Plan(test, radius, network.pgd_steps, seed) for radius in network.radii]
+    transferred = {plan.radius: on_network(plan, model) for plan in plans}
+    rows += [{**common, **row} for row in _rows(ORIGINAL, _Single(model), test, transferred)]
     for name, make in DEFENCES.items():
         ensemble = make(setting)
-        adaptive = list(_attacked(network, test, _expected_loss(ensemble, test.y), seed))
-        rows += [{**common, **row} for row in _rows(name, ensemble, test, transfer, adaptive)]
+        tries = {plan.radius: on_ensemble(plan, ensemble, model, transferred[plan.radius]) for plan in plans}
+        rows += [{**common, **row} for row in _rows(name, ensemble, test, tries)]
         rows.append({**common, "defence": name, "attack": "diversity", "radius": 0.0, "value": ensemble.diversity(test.x)})
         rows.append({**common, "defence": name, "attack": "single copy", "radius": 0.0, "value": _single(ensemble, test)})
     return rows
@@ -150,48 +157,21 @@ def _decide(model: _Single | Ensemble, x: Tensor) -> tuple[Tensor, Tensor]:
     return votes, logits.softmax(-1).mean(0).argmax(-1)
 
 
-Attacked = tuple[str, float, Tensor]
-
-
-def _attacked(network: Network, test: Images, loss: Loss, seed: int) -> Iterator[Attacked]:
-    for radius in network.radii:
-        yield "FGSM", radius, fgsm(loss, test.x, radius)
-        yield "PGD", radius, pgd(loss, test.x, radius, network.pgd_steps, seed)
-
-
-def _loss(model: nn.Module, y: Tensor) -> Loss:
-    return lambda x: nn.functional.cross_entropy(model(x), y, reduction="none")
-
-
-def _expected_loss(ensemble: Ensemble, y: Tensor) -> Loss:
-    """Cross-entropy of each image, expected over all members (EOT without sampling)."""
-    def loss(x: Tensor) -> Tensor:
-        logits = ensemble.logits(x)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), y.repeat(len(logits)), reduction="none").reshape(len(logits), -1).mean(0)
-
-    return loss
-
-
-def _rows(name: str, model: _Single | Ensemble, test: Images, transfer: list[Attacked], own: list[Attacked]) -> Iterator[dict[str, Any]]:
-    """Accuracies; *worst* counts an image as right only when it withstands the transferred and the model's own attack.
-
-    For the trained network the second attack is the first with another random start, so that both face two.
-    """
-    def right(x: Tensor) -> tuple[Tensor, Tensor]:
+def _rows(name: str, model: _Single | Ensemble, test: Images, tries: Mapping[float, Tries]) -> Iterator[dict[str, Any]]:
+    """Accuracies by vote and by mean: under an attack of several tries an image counts as right when it survives all of them."""
+    def right(x: Tensor) -> Tensor:
         with torch.no_grad():
-            vote, mean = _decide(model, x)
-        return vote == test.y, mean == test.y
+            return torch.stack(_decide(model, x)) == test.y
 
-    def row(attack: str, radius: float, good: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    def row(attack: str, radius: float, good: Tensor) -> dict[str, Any]:
         return {"defence": name, "attack": attack, "radius": radius, "vote": _share(good[0]), "mean": _share(good[1])}
 
     yield row("none", 0.0, right(test.x))
     yield row("clip only", 0.0, right(clip_only(test.x, *WRONG_RANGE)))
-    for (kind, radius, far), (_, _, near) in zip(transfer, own, strict=True):
-        a, b = right(far), right(near)
-        yield row(f"{kind} transfer", radius, a)
-        yield row(f"{kind} adaptive", radius, b)
-        yield row(f"{kind} worst", radius, (a[0] & b[0], a[1] & b[1]))
+    for radius, attacked in tries.items():
+        survived = {attempt: right(x) for attempt, x in attacked.items()}
+        for attack, attempts in ATTACKS.items():
+            yield row(attack, radius, torch.stack([survived[a] for a in attempts]).all(0))
 
 
 def _share(right: Tensor) -> float:
