@@ -82,6 +82,18 @@ class Catalog:
 
         return data_dependent(self)
 
+    @property
+    def why_not(self) -> tuple[Broken, ...]:
+        """For each feature space the families that it lacks, what broke them, and the edit of the architecture that restores them.
+
+        Derived from the captured graph, so for a catalog fresh from ``discover``; raises BadInput for one read from a file.
+        """
+        from symdisc.torchside.whynot import why_not
+
+        if self.captured is None:
+            raise BadInput("a catalog from a file has no operator graph: give the model to tell what it does not admit")
+        return tuple(why_not(self.captured))
+
     # --- the group ----------------------------------------------------------------------------------------------------
     def sample(self, seed: int = 0, scale: float = 0.1, discrete: bool = True) -> Element:
         """A random group element: one factor per symmetry, condition numbers at most exp(2 scale)."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,6 +220,85 @@ def test_a_model_does_not_differ_from_itself_and_a_file_has_no_graph() -> None:
     assert any("no operator graph" in line for line in differ.lines(differ.difference(cat, kept)))
 
 
+# --- why not ------------------------------------------------------------------------------------------------------------------
+def edits(cat: Catalog) -> dict[tuple[str, str], tuple[str, str]]:
+    """(family, first weight) -> (breaker, edit)."""
+    return {(b.family, b.parameters[0]): (b.breaker, b.remedy) for b in cat.why_not}
+
+
+def with_feed(feed: nn.Module, norm: Callable[[], nn.Module] = lambda: RMSNorm(4, 0.0), rotary: int = 6) -> Catalog:
+    torch.manual_seed(0)
+    model = Decoder(7, 4, [Block(Attention(4, 2, 2, 2, rotary, False), feed, norm)], norm())
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return symdisc.discover(model.eval(), TOKENS, solve=False)
+
+
+class Gated(nn.Module):
+    """down(act(gate x) * up x), or one factor alone."""
+
+    def __init__(self, act: Callable[[torch.Tensor], torch.Tensor], product: bool = True) -> None:
+        super().__init__()
+        self.act, self.product = act, product
+        self.gate, self.up, self.down = nn.Linear(4, 3, False), nn.Linear(4, 3, False), nn.Linear(3, 4, False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.act(self.gate(x)) * self.up(x) if self.product else self.up(x))
+
+
+def test_each_edit_of_a_gated_decoder_restores_what_it_says() -> None:
+    """Told edits are made in the model itself, and the family is there; where none is told the edit at hand does not help."""
+    before = with_feed(Gated(torch.nn.functional.silu))
+    found = edits(before)
+    up, gate = "blocks.0.feed.up.weight", "blocks.0.feed.gate.weight"
+    assert found[("change of basis GL(3)", up)] == ("aten.mul", "keep one linear factor in place of the product")
+    assert found[("scales of units R_{>0}^3", gate)] == ("aten.silu", "use relu in place of aten.silu")
+    assert found[("change of basis GL(3)", gate)] == ("aten.silu", ""), "the product would still stand in the way"
+    rotary = found[("change of basis GL(2)", "blocks.0.attention.q_proj.weight")]
+    assert rotary == ("rotary positions", "leave the rotary positions out")
+    assert found[("change of basis GL(4)", "embed.weight")] == ("norm written out (aten.pow)", "leave the norms out")
+    assert not [f for f, _ in found if f.startswith(("common scale", "rotation"))], "eps is 0 and the stream turns already"
+
+    def groups(cat: Catalog, weight: str) -> set[str]:
+        return {f"{s.family} {s.group}" for s in cat.symmetries if weight in s.parameters}
+    assert "gl GL(3)" in groups(with_feed(Gated(torch.nn.functional.silu, product=False)), up) - groups(before, up)
+    assert "scale R_{>0}^3" in groups(with_feed(Gated(torch.relu)), gate) - groups(before, gate)
+    assert "gl GL(2)^2" in groups(decoder(rotary=False), "blocks.0.attention.q_proj.weight")
+    assert "gl GL(4)" in groups(with_feed(Gated(torch.relu), nn.Identity), "embed.weight")
+    assert "gl GL(3)" not in groups(with_feed(Gated(lambda x: x)), gate), "the refused edit does not restore it"
+
+
+def test_edits_of_norms_and_ties_are_those_of_the_zoo() -> None:
+    stream = "embed.weight"
+    layer = edits(catalog("llama-tiny-ln-eps"))
+    assert layer[("common scale R_{>0}", stream)] == ("aten.layer_norm", "set eps to 0")
+    assert layer[("rotation SO(4)", stream)] == ("aten.layer_norm", "use RMSNorm in place of LayerNorm")
+    assert ("common scale R_{>0}", stream) not in edits(catalog("llama-tiny-ln"))
+    tied = edits(catalog("llama-tiny-tied"))
+    assert tied[("rotation SO(4)", stream)] == ("head.weight = embed.weight", "untie head.weight from embed.weight")
+    written = edits(catalog("llama-tiny-eps"))
+    assert written[("common scale R_{>0}", stream)] == ("norm written out (aten.pow)", "set eps to 0")
+    assert ("rotation SO(4)", stream) not in written
+
+
+def test_activations_trade_scales_for_signs() -> None:
+    relu, tanh = edits(catalog("mlp-relu")), edits(catalog("mlp-tanh"))
+    assert set(relu) == {(family.format(n), weight) for n, weight in ((6, "0.weight"), (4, "2.weight"))
+                         for family in ("change of basis GL({})", "sign flips (Z_2)^{}")}
+    assert relu[("sign flips (Z_2)^6", "0.weight")] == ("aten.relu", "use tanh in place of aten.relu")
+    assert tanh[("scales of units R_{>0}^6", "0.weight")] == ("aten.tanh", "use relu in place of aten.tanh")
+    assert relu[("change of basis GL(6)", "0.weight")] == ("aten.relu", "leave aten.relu out")
+    assert catalog("mlp-linear").why_not == (), "a linear network lacks nothing"
+
+
+def test_no_edit_is_told_where_none_helps() -> None:
+    lstm = catalog("lstm-tiny").why_not
+    assert {b.breaker for b in lstm} == {"aten.sigmoid, aten.tanh", "aten.mul"} and not any(b.remedy for b in lstm)
+    with pytest.raises(BadInput, match="no operator graph"):
+        _ = Catalog.from_json(catalog("mlp-relu").to_json()).why_not
+
+
 # --- forms --------------------------------------------------------------------------------------------------------------------
 def test_a_fragment_is_the_document_without_its_frame() -> None:
     whole, part = catalog("llama-tiny").to_latex(), catalog("llama-tiny").to_latex(fragment=True)
@@ -238,15 +319,21 @@ def test_a_notebook_sees_one_formula_and_rules_of_its_own() -> None:
 
 
 # --- commands -----------------------------------------------------------------------------------------------------------------
-def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "zoo:mlp-relu", "--parameter", "2.weight", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [m["size"] for m in found["continuous"]] == ["dimension 6", "dimension 4"] and found["shape"] == [4, 6]
-    assert main(["explain", "zoo:mlp-relu", "--parameter", "2.wieght"]) == 2
-    assert "did you mean 2.weight" in capsys.readouterr().err
+    assert any("use tanh" in b["remedy"] for b in found["broken"])
     assert main(["diff", "zoo:mlp-relu", "zoo:mlp-tanh"]) == 0
     text = capsys.readouterr().out
     assert "activations   A: 2 × relu   B: 2 × tanh" in text and "only in A" in text
-    assert main(["latex", "zoo:mlp-tanh", "--fragment"]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("% include with") and r"\documentclass" not in text and "sign flips" in text
+    assert main(["discover", "zoo:mlp-tanh", "--why-not"]) == 0
+    assert "use relu in place of aten.tanh" in capsys.readouterr().out
+    kept = str(tmp_path / "kept.json")
+    catalog("mlp-tanh").save(kept)
+    assert main(["explain", kept, "--parameter", "2.wieght"]) == 2
+    assert "did you mean 2.weight" in capsys.readouterr().err
+    assert main(["diff", kept, kept, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changes"] == []
+    assert main(["latex", kept, "--fragment"]) == 0
+    assert capsys.readouterr().out == catalog("mlp-tanh").to_latex(fragment=True)

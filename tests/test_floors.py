@@ -20,7 +20,7 @@ FLOORS = (
     {"archgraph", "sizes", "symmetry"},
     {"equivariance", "elements"},
     {"families", "solve"},
-    {"conserved", "laws"},
+    {"conserved", "laws", "obstacles"},
     {"certificate", "lower"},
     {"catalog"},
     {"torchside", "report"},

@@ -25,7 +25,7 @@ def explain(source: str = typer.Argument(..., metavar="CATALOG|SOURCE", help="A 
     from symdisc.report import explain as report
 
     cat = catalog_of(source, mode, as_json)
-    found = report.explain(cat, parameter)
+    found = report.explain(cat, parameter, () if cat.captured is None else cat.why_not)
     if as_json:
         document(found.to_dict())
         return

@@ -38,6 +38,7 @@ def discover(source: str = SOURCE,
              where: Path | None = typer.Option(None, "--out", metavar="DIR", help="Write catalog and figure into this folder."),
              as_json: bool = JSON,
              timings: bool = typer.Option(False, "--timings", help="Print the seconds of each stage."),
+             why_not: bool = typer.Option(False, "--why-not", help="Also tell what each space does not admit, and which edit would."),
              with_certificate: bool = typer.Option(False, "--certify", help="Also check that nothing is missing."),
              mode: str = MODE) -> None:
     """Find the symmetries of a model and print its catalog."""
@@ -46,11 +47,14 @@ def discover(source: str = SOURCE,
         cat = cat.replace(certificate=_certified(cat, as_json))
     files = write_catalog(cat, where) if where is not None else []
     if as_json:
-        document({**cat.to_dict(), **({"timings": cat.timings} if timings else {})})
+        more = {"timings": cat.timings} if timings else {}
+        document({**cat.to_dict(), **more, **({"why_not": [b.to_dict() for b in cat.why_not]} if why_not else {})})
     else:
         from symdisc.report import terminal
 
         out().print(terminal.table(cat))
+        if why_not:
+            out().print(terminal.refusals(cat.why_not))
         for file in files:
             out().print(f"wrote {file}", markup=False)
     if timings and not as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -10,12 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from symdisc.report import unicode
-from symdisc.report.content import Report, Row, build, number
+from symdisc.report.content import WHOLE, Report, Row, build, number
+from symdisc.report.grouping import Place, merge
+from symdisc.symmetry import Broken
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
 
-__all__ = ["table"]
+__all__ = ["refusals", "table"]
 
 STYLES = {"proved": "green", "witnessed": "yellow"}
 
@@ -28,6 +31,22 @@ def table(cat: Catalog) -> RenderableType:
         parts.append(_broken(report))
     parts += [Text(f"note: {note}", style="dim") for note in report.notes]
     return Group(*parts)
+
+
+def refusals(broken: Sequence[Broken]) -> RenderableType:
+    """What spaces do not admit, those of like layers on one line: family, where, who broke it and why, the edit that restores it."""
+    grid = Table(title="Not admitted", box=box.SIMPLE_HEAD, title_style="bold", title_justify="left", pad_edge=False)
+    for column in ("what", "where", "broken by", "restored by"):
+        grid.add_column(column, overflow="fold")
+    for group in merge([Place((b.site, *b.parameters), (b.family, b.breaker, b.reason, b.remedy)) for b in broken]):
+        b = broken[group.members[0]]
+        weights = ", ".join(group.spread(n) for n in group.names[1:][:4]) + (", …" if len(b.parameters) > 4 else "")
+        where = Text(group.spread(group.names[0]) or WHOLE)
+        where.append(f"\n{weights}", style="dim")
+        why = Text(b.breaker)
+        why.append(f"\n{b.reason}", style="dim")
+        grid.add_row(Text(b.family), where, why, Text(b.remedy or "no single edit known"))
+    return grid
 
 
 def _rows(report: Report) -> Table:
