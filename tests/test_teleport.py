@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,11 +20,13 @@ import symdisc
 from symdisc.catalog import Catalog
 from symdisc.cli import main
 from symdisc.errors import BadInput, NotProved
+from symdisc.studies import Run
+from symdisc.studies import teleport as study
 from symdisc.studies.teleport import summary
 from symdisc.studies.teleport_problems import PROBLEMS, Problem, regression
 from symdisc.studies.teleport_published import FirstOrder as FirstOrderChain
 from symdisc.studies.teleport_published import measure
-from symdisc.studies.teleport_training import RULES
+from symdisc.studies.teleport_training import RULES, chosen
 from symdisc.symmetry import Element
 from symdisc.torchside.apply import act
 from symdisc.torchside.curvature import Loss, lanczos
@@ -304,3 +308,22 @@ def test_verdicts(losses: list[float], seconds: list[float], verdict: str) -> No
     found = {"rates": {k: {"rate": 1.0, "at_end": False} for k in ("plain", "own")},
              "runs": {"plain": [plain] * 10, "same": [other] * 10, "own": [other] * 10}}
     assert summary(PROBLEMS[1], "GD", found, "own")["verdict"] == verdict
+
+
+def test_the_study_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "PROBLEMS", PROBLEMS[1:2])
+    run = Run(tmp_path, quick=True)
+    study.study(run)
+    assert run.passed and {f.name for f in run.files} == {"summary.csv", "teleports.csv", "curves.csv", "published.csv", "order.csv",
+                                                         "teleport.png", "teleport.svg", "README.md"}
+    page, rows = (tmp_path / "README.md").read_text(), list(csv.DictReader((tmp_path / "summary.csv").read_text().splitlines()))
+    assert len(rows) == 4 and all(f"| {r['verdict']} |" in page for r in rows if r["arm"] == "own")
+    before = {f.name: f.read_bytes() for f in run.files}
+    again = Run(tmp_path, quick=True)
+    study.study(again)  # from its cells
+    assert before == {f.name: f.read_bytes() for f in again.files}
+
+
+def test_rates_are_chosen_by_divergence_first() -> None:
+    rates = {"GD": (0.03, 0.1, 3.0)}  # Booth has curvature 18: above 2/18 gradient descent diverges
+    assert chosen(replace(PROBLEMS[1], rates=rates), "GD", (), [0, 1]) == {"rate": 0.1, "lost": [0, 0, 2], "at_end": False}

@@ -47,10 +47,11 @@ def page(run: Run, problems: list[Problem], rows: list[dict[str, Any]], walks: l
         "Before chosen steps the weights walk along the orbit of their symmetry group to where the squared gradient is larger; the",
         "loss is the same at both ends and is compared at every step of the walk. Training then goes on; what an optimiser remembers",
         "is kept.", "",
-        *(f"- **{p.name}**: {p.about}; trained for {p.steps} steps, teleports before {', '.join(map(str, p.jumps))}; a walk has at most "
+        *(f"- **{p.name}**: {p.about}; trained for {p.steps} steps, teleports before {_few(p.jumps)}; a walk has at most "
           f"{p.walk[0]} steps of {p.walk[1]:g}." for p in problems), "",
         f"{seeds} seeds. Learning rates were chosen on other seeds, from the same list, for the plain run and for the run with",
-        "teleports (`own`); `same` takes the plain run's rate. Losses below 1e-12 count as equal, and so do losses within 1 %.", "",
+        "teleports (`own`): fewest runs that diverge, then the least median loss. `same` takes the plain run's rate. Losses below",
+        "1e-12 count as equal, and so do losses within 1 %.", "",
         "## What was found", "", _verdict(own), "", *_rows(rows), "",
         "*better/worse*: seeds that end at a lower/higher loss than the plain run. *sooner*: seeds that reach the plain run's last",
         "loss in fewer steps. *faster*: in less wall-clock time, teleports included. A verdict needs 9 of 10 seeds (0.011 by chance);",
@@ -59,6 +60,12 @@ def page(run: Run, problems: list[Problem], rows: list[dict[str, Any]], walks: l
         *_remarks(rows), "![losses](teleport.png)", "", "## The published action is not a symmetry", "", *_published(published, orders), "",
         f"## Checks\n\n{run.checks_markdown()}", "",
         f"Everything but the seconds is the same at every run with seed {run.seed}; {len(walks)} teleports are listed in teleports.csv."])
+
+
+def _few(jumps: tuple[int, ...]) -> str:
+    if len(jumps) > 3:
+        return f"steps {jumps[0]}, {jumps[1]}, ..., {jumps[-1]}"
+    return f"step{'s' * (len(jumps) > 1)} {', '.join(map(str, jumps))}"
 
 
 def _verdict(own: list[dict[str, Any]]) -> str:
@@ -71,8 +78,9 @@ def _verdict(own: list[dict[str, Any]]) -> str:
             lines.append(f"- {count[verdict]} of {len(own)}: **{verdict}** ({where})")
     nets = [r for r in own if r["problem"] in ("regression", "digits")]
     total = {k: sum(r[k] for r in nets) for k in ("better", "worse", "faster", "seeds")}
-    lines.append(f"- on the two networks together: {total['better']} of {total['seeds']} runs end better, {total['worse']} worse, "
-                 f"{total['faster']} are faster")
+    if nets:
+        lines.append(f"- on the two networks together: {total['better']} of {total['seeds']} runs end better, {total['worse']} worse, "
+                     f"{total['faster']} are faster")
     return "\n".join(lines)
 
 

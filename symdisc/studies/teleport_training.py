@@ -93,8 +93,10 @@ def final(problem: Problem, optimiser: str, rate: float, jumps: tuple[int, ...],
 
 
 def chosen(problem: Problem, optimiser: str, jumps: tuple[int, ...], seeds: list[int]) -> dict[str, Any]:
-    """The learning rate of least median last loss over ``seeds``, and whether it stands at an end of the list."""
+    """The learning rate of fewest diverging runs and then of least median last loss over ``seeds``; whether it ends the list."""
     rates = problem.rates[optimiser]
-    medians = [float(np.median([final(problem, optimiser, r, jumps, s) for s in seeds])) for r in rates]
+    ends = np.array([[final(problem, optimiser, r, jumps, s) for s in seeds] for r in rates])
+    lost = np.isinf(ends).sum(1)
+    medians = np.where(lost == lost.min(), np.median(ends, axis=1), np.inf)
     best = int(np.argmin(medians))
-    return {"rate": rates[best], "medians": medians, "at_end": best in (0, len(rates) - 1)}
+    return {"rate": rates[best], "lost": lost.tolist(), "at_end": best in (0, len(rates) - 1)}
