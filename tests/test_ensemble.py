@@ -89,7 +89,7 @@ def test_convolutions_and_gates(make: Callable[[], nn.Module], shape: tuple[int,
         torch.manual_seed(0)
         model, x, far = make().double().eval(), torch.randn(3, *shape).double(), torch.randn(20, *shape).double()
     pair = next(p for p in find_pairs(capture(model, (x,)).graph) if p.writer.weight == f"{which}.weight")
-    made = build(model, x, 4, scale=0.5, pair=pair)
+    made = build(model, x, 4, scale=0.5, site=Site(model, x, pair))
     assert (made.logits(x) - model(x)).abs().max() < 1e-9
     assert (made.logits(far) - model(far)).abs().max() > 1e-3
     separate = torch.stack([functional_call(model, made.member(k), (far,)) for k in range(4)])

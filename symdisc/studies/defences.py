@@ -46,12 +46,12 @@ class Setting:
 
 def _exact(scale: float) -> Callable[[Setting], Ensemble]:
     """As published: each copy exact on a private batch of h samples."""
-    return lambda s: build(s.model, s.clean.x, s.copies, scale, s.seed, pair=s.site.pair)
+    return lambda s: build(s.model, s.clean.x, s.copies, scale, s.seed, site=s.site)
 
 
 def _fitted(scale: float) -> Callable[[Setting], Ensemble]:
     """Each copy fitted by least squares to a private batch of 4 h samples."""
-    return lambda s: build(s.model, s.clean.x, s.copies, scale, s.seed, samples=4 * s.site.pair.width, completion="lstsq", pair=s.site.pair)
+    return lambda s: build(s.model, s.clean.x, s.copies, scale, s.seed, samples=4 * s.site.pair.width, completion="lstsq", site=s.site)
 
 
 def _permuted(s: Setting) -> Ensemble:
@@ -67,7 +67,7 @@ def _permuted(s: Setting) -> Ensemble:
 def _chosen(diversity: float, lipschitz: float) -> Callable[[Setting], Ensemble]:
     def make(s: Setting) -> Ensemble:
         g = choose_elements(s, diversity, lipschitz)
-        return build(s.model, s.clean.x, s.copies, seed=s.seed, completion="lstsq", pair=s.site.pair, g=g)
+        return build(s.model, s.clean.x, s.copies, seed=s.seed, completion="lstsq", site=s.site, g=g)
 
     return make
 

@@ -164,13 +164,14 @@ def random_elements(copies: int, width: int, scale: float, seed: int = 0, dtype:
 
 
 def build(model: nn.Module, x: Tensor, copies: int, scale: float = 0.1, seed: int = 0, *, samples: int | None = None,
-          completion: str = "orthogonal", pair: Pair | None = None, g: Tensor | None = None) -> Ensemble:
-    """K copies of a trained ``model`` along the orbit of its last pair (or of ``pair``), without training.
+          completion: str = "orthogonal", site: Site | None = None, g: Tensor | None = None) -> Ensemble:
+    """K copies of a trained ``model`` along the orbit of its last pair, without training.
 
     ``x`` [n, ...] are clean inputs. Each copy draws ``samples`` of them (by default as many as the pair allows to be kept
     exactly; for dense layers h, the width) and agrees with ``model`` there; with ``completion='lstsq'`` and more samples it agrees
-    as well as it can, on all. ``g`` [K, h, h] replaces the random elements exp(scale T). Computed in float64, rounded once. Raises
-    BadInput for sizes that do not fit and NotExact when the activations on the samples are of deficient rank.
+    as well as it can, on all. ``g`` [K, h, h] replaces the random elements exp(scale T), ``site`` (a
+    pair captured on the same ``x``) the last pair. Computed in float64, rounded once. Raises BadInput for sizes that do not fit
+    and NotExact when the activations on the samples are of deficient rank.
     """
     if copies < 1:
         raise BadInput(f"an ensemble needs at least one copy, got {copies}")
@@ -178,7 +179,7 @@ def build(model: nn.Module, x: Tensor, copies: int, scale: float = 0.1, seed: in
         raise BadInput(f"scale must not be negative, got {scale}")
     if completion not in COMPLETIONS:
         raise BadInput(f"completion {completion!r} is unknown; take one of {', '.join(COMPLETIONS)}")
-    site = Site(model, x, pair)
+    site = site or Site(model, x)
     if samples is None:
         samples = len(x) if completion == "lstsq" else site.default_count()
     elements = random_elements(copies, site.pair.width, scale, seed) if g is None else g.double()
