@@ -56,11 +56,11 @@ LINEAR = "keep one linear factor in place of the product"
 # What folding writes beside units that may not be mixed or scaled.
 WORDS = {
     "product": Obstacle("aten.mul", "each unit is multiplied by another activation", LINEAR, ("product", "")),
-    "constant factor per unit": Obstacle("aten.mul", "each unit is multiplied by constants of its own", "give all units the same factors"),
-    "running statistics": Obstacle("running statistics", "each unit is divided by its own running deviation", "leave the BatchNorm out"),
+    "constant factor per unit": Obstacle("aten.mul", "each unit is multiplied by constants of its own"),
+    "running statistics": Obstacle("running statistics", "each unit is divided by its own running deviation"),
     "constant added": Obstacle("aten.add", "a constant is added", "leave the constant out"),
     "constant bias": Obstacle("constant bias", "a constant is added", "leave the constant out"),
-    "mean subtracted": Obstacle("aten.sub", "the mean over the units is subtracted", "leave the mean in"),
+    "mean subtracted": Obstacle("aten.sub", "the mean over the units is subtracted"),
     "computed factor": Obstacle("computed factor", "a factor is computed from parameters"),
     "computed shift": Obstacle("computed shift", "a shift is computed from parameters"),
     "computed bias": Obstacle("computed bias", "a bias is computed from parameters"),
@@ -99,7 +99,7 @@ class Obstacles:
 
     def admits(self, sides: Sequence[tuple[str, int]], kind: str, units: int) -> bool:
         """A symmetry of this kind, or a change of basis, moves all units of the space that these weights hold."""
-        for wanted in (kind, "gl"):
+        for wanted in (kind, "gl", *(["scale"] if kind == "common scale" else [])):
             moved = [self.acting[side][wanted] for side in sides if wanted in self.acting.get(side, {})]
             if moved and all(len(m) >= units for m in moved):
                 return True
@@ -159,13 +159,15 @@ class Obstacles:
             return
         n, all_ = len(place.members), self.tied(place.members)
         norms = [x for x in self.facts.norms if np.isin(self.classes(x.ins), all_).any()]
-        mixing = [*self.killed(all_), *self.ties(all_)]
-        if n > 1:
-            yield from self.told(place, "gl", f"change of basis GL({n})",
-                                 [TURNED] if family == "complex" else mixing + self.only_rotations(norms))
-        if norms and n > 1 and family != "o":
-            yield from self.told(place, "o", f"rotation SO({n})", self.centring(norms) if family == "o1" else mixing)
         own = [x for x in norms if np.isin(self.classes(x.ins), place.members).any()]
+        mixing = [*self.killed(all_), *self.ties(all_)]
+        units = 2 * n if family == "complex" else n  # the two units of a rotary plane are one class
+        block = min([units, *self.heads(place), *(len(x.ins) for x in own)])
+        if block > 1:
+            yield from self.told(place, "gl", f"change of basis GL({block})" + (" of each head" if block < units else ""),
+                                 [TURNED] if family == "complex" else mixing + self.only_rotations(norms))
+        if norms and n > 1 and block == n and family != "o":
+            yield from self.told(place, "o", f"rotation SO({n})", self.centring(norms) if family == "o1" else mixing)
         if own and "common scale" not in acting:
             yield from self.told(place, "common scale", "common scale R_{>0}", self.eps(norms))
         if not norms and "scale" not in acting and family != "complex":
@@ -174,6 +176,12 @@ class Obstacles:
             yield from self.told(place, "sign", f"sign flips (Z_2)^{n}", self.signs(place.members))
         if not family and "permutation" not in acting and n > 1:
             yield from self.told(place, "permutation", f"permutations S_{n}", self.rigid(place.members))
+
+    def heads(self, place: _Place) -> Iterator[int]:
+        """Sizes of the blocks in which the space is contracted with another one (queries with keys)."""
+        for dual in self.facts.duals:
+            if any(np.isin(self.classes(side), place.members).any() for side in (dual.left, dual.right)):
+                yield dual.left.shape[-1]
 
     def told(self, place: _Place, kind: str, family: str, found: Iterable[Obstacle]) -> Iterator[Refusal]:
         """All obstacles in one record; nothing is said where none was found."""

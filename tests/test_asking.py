@@ -24,6 +24,8 @@ from symdisc.report import difference as differ
 from symdisc.report.explain import Motion, explain, lines
 from symdisc.report.features import features
 from symdisc.symmetry import Broken
+from symdisc.torchside.capture import capture
+from symdisc.torchside.whynot import why_not
 from symdisc.zoo import Attention, Block, Decoder, RMSNorm, SwiGLU, build
 
 TOKENS = (torch.arange(12).reshape(2, 6) % 7,)
@@ -118,11 +120,6 @@ def test_a_record_with_refusals_reads_back() -> None:
 
 
 # --- features of a graph ------------------------------------------------------------------------------------------------------
-def value(cat: Catalog, name: str) -> str:
-    assert cat.graph is not None
-    return {f.name: f.value for f in features(cat.graph)}[name]
-
-
 @pytest.mark.parametrize("name, expected", [
     ("llama-tiny", {"rotary positions": "all", "norms": "5 × RMSNorm", "eps of norms": "5 × 0", "gates (products of activations)": "2",
                     "attention": "2 × attention with 2 heads on 1 key/value heads", "biases of linear maps": "none"}),
@@ -133,7 +130,8 @@ def value(cat: Catalog, name: str) -> str:
     ("moe-tiny", {"attention": "none", "norms": "none", "activations": "relu"}),
 ])
 def test_features_come_from_the_graph(name: str, expected: dict[str, str]) -> None:
-    assert {n: value(catalog(name), n) for n in expected} == expected
+    found = {f.name: f.value for f in features(capture(*build(name)).graph)}
+    assert {n: found[n] for n in expected} == expected
 
 
 class Normed(nn.Module):
@@ -152,8 +150,6 @@ class Normed(nn.Module):
 
 @pytest.mark.parametrize("normed", [True, False])
 def test_attention_written_out_and_its_norms(normed: bool) -> None:
-    from symdisc.torchside.capture import capture
-
     found = {f.name: f.value for f in features(capture(Normed(normed), (torch.randn(2, 3, 4),)).graph)}
     assert found["norm of queries and keys"] == ("all" if normed else "none")
     assert found["attention"] == "attention with 2 heads" and found["rotary positions"] == "none"
@@ -255,7 +251,7 @@ def test_each_edit_of_a_gated_decoder_restores_what_it_says() -> None:
     assert found[("change of basis GL(3)", up)] == ("aten.mul", "keep one linear factor in place of the product")
     assert found[("scales of units R_{>0}^3", gate)] == ("aten.silu", "use relu in place of aten.silu")
     assert found[("change of basis GL(3)", gate)] == ("aten.silu", ""), "the product would still stand in the way"
-    rotary = found[("change of basis GL(2)", "blocks.0.attention.q_proj.weight")]
+    rotary = found[("change of basis GL(2) of each head", "blocks.0.attention.q_proj.weight")]
     assert rotary == ("rotary positions", "leave the rotary positions out")
     assert found[("change of basis GL(4)", "embed.weight")] == ("norm written out (aten.pow)", "leave the norms out")
     assert not [f for f, _ in found if f.startswith(("common scale", "rotation"))], "eps is 0 and the stream turns already"
@@ -289,11 +285,11 @@ def test_activations_trade_scales_for_signs() -> None:
     assert relu[("sign flips (Z_2)^6", "0.weight")] == ("aten.relu", "use tanh in place of aten.relu")
     assert tanh[("scales of units R_{>0}^6", "0.weight")] == ("aten.tanh", "use relu in place of aten.tanh")
     assert relu[("change of basis GL(6)", "0.weight")] == ("aten.relu", "leave aten.relu out")
-    assert catalog("mlp-linear").why_not == (), "a linear network lacks nothing"
+    assert why_not(capture(*build("mlp-linear"))) == (), "a linear network lacks nothing"
 
 
 def test_no_edit_is_told_where_none_helps() -> None:
-    lstm = catalog("lstm-tiny").why_not
+    lstm = why_not(capture(*build("lstm-tiny")))
     assert {b.breaker for b in lstm} == {"aten.sigmoid, aten.tanh", "aten.mul"} and not any(b.remedy for b in lstm)
     with pytest.raises(BadInput, match="no operator graph"):
         _ = Catalog.from_json(catalog("mlp-relu").to_json()).why_not

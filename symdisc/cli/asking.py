@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from symdisc.cli.opened import catalog_of
-from symdisc.cli.terminal import document, out
+from symdisc.cli.terminal import document, out, progress
+
+if TYPE_CHECKING:
+    from symdisc.catalog import Catalog
+    from symdisc.symmetry import Broken
 
 __all__ = ["register"]
 
@@ -25,12 +31,23 @@ def explain(source: str = typer.Argument(..., metavar="CATALOG|SOURCE", help="A 
     from symdisc.report import explain as report
 
     cat = catalog_of(source, mode, as_json)
-    found = report.explain(cat, parameter, () if cat.captured is None else cat.why_not)
+    name = report.canonical(cat, parameter)
+    found = report.explain(cat, name, _refused(cat, name, as_json))
     if as_json:
         document(found.to_dict())
         return
     for line in report.lines(found):
         out().print(line, markup=False, soft_wrap=True)
+
+
+def _refused(cat: Catalog, name: str, quiet: bool) -> tuple[Broken, ...]:
+    """What the spaces of one tensor do not admit; a catalog from a file holds its own refusals only."""
+    if cat.captured is None:
+        return ()
+    from symdisc.torchside.whynot import why_not
+
+    with progress("trying edits", quiet):
+        return tuple(why_not(cat.captured, name))
 
 
 def diff(first: str = typer.Argument(..., metavar="A", help="A catalog.json, or a model."),

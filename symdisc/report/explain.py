@@ -20,7 +20,7 @@ from symdisc.symmetry import Broken, Discrete, Symmetry
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
 
-__all__ = ["Conserved", "Explanation", "Motion", "explain", "lines"]
+__all__ = ["Conserved", "Explanation", "Motion", "canonical", "explain", "lines"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def explain(cat: Catalog, parameter: str, obstacles: Sequence[Broken] = ()) -> E
     ``obstacles`` are further refusals (``Catalog.why_not``), of which those about this tensor are told.
     Raises BadInput for an unknown name, with the closest known ones.
     """
-    name = _canonical(cat, parameter)
+    name = canonical(cat, parameter)
     continuous = [s for s in cat.symmetries if name in _moved(s)]
     discrete = [d for d in cat.discrete if name in _moved(d)]
     factors: list[Symmetry | Discrete] = [*cat.symmetries, *cat.discrete]
@@ -90,7 +90,8 @@ def explain(cat: Catalog, parameter: str, obstacles: Sequence[Broken] = ()) -> E
         tuple(b for b in (*cat.broken, *obstacles) if _concerns(b, name, cat.graph)))
 
 
-def _canonical(cat: Catalog, parameter: str) -> str:
+def canonical(cat: Catalog, parameter: str) -> str:
+    """The first name of a tensor; raises BadInput for an unknown one."""
     known = [*cat.parameters, *cat.buffers, *cat.aliases]
     if parameter in known:
         return cat.aliases.get(parameter, parameter)

@@ -24,14 +24,14 @@ CHECKED = 2_000_000  # parameters up to which an edited graph is also run: beyon
 Swaps = tuple[tuple[str, str], ...]
 
 
-def why_not(captured: Capture) -> tuple[Broken, ...]:
+def why_not(captured: Capture, parameter: str | None = None) -> tuple[Broken, ...]:
     """For each feature space the families that it lacks, the operators that broke them, and the edit that restores them.
 
     An edit that exchanges or drops operators (an activation, a product, a fused norm, eps) is told only if the edited graph has the
     family, checked by running it where weights have values. One that unties, drops positions or a written-out norm is not tried,
-    and is told only where it is the single obstacle.
+    and is told only where it is the single obstacle. With ``parameter`` (canonical name) only the spaces that it holds are told.
     """
-    refusals = _derived(captured).refusals()
+    refusals = [r for r in _derived(captured).refusals() if parameter is None or parameter in r.broken.parameters]
     tried = {swaps: [_derived(replace(captured, graph=swapped(captured.graph, swaps, side)), check=True)
                      for side in ((0, 1) if ("product", "") in swaps else (0,))]
              for swaps in dict.fromkeys(r.swaps for r in refusals if r.swaps)}
