@@ -209,3 +209,24 @@ def test_round_trip(tmp_path: Path) -> None:
     cat.save(tmp_path / "catalog.json")
     assert symdisc.load(tmp_path / "catalog.json").discrete == cat.discrete
     assert "S_{3}" in cat.to_latex()
+
+
+@pytest.mark.parametrize("activation, flips", [
+    (nn.ReLU6(), "reflections"), (nn.Hardtanh(0.0, 1.0), "reflections"), (nn.Hardtanh(-2.0, 2.0), "sign flips"), (nn.Hardtanh(), "sign flips"),
+    (nn.LeakyReLU(0.3), None), (nn.Softplus(2.0), None)])
+def test_numbers_of_a_call_decide_its_flips(activation: nn.Module, flips: str | None) -> None:
+    """On the meta device nothing is run that could refuse: hardtanh between 0 and 6 must not pass for an odd function."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 2))
+    cat = symdisc.discover(model, (torch.empty(5, 3, device="meta"),))
+    assert [d.name for d in cat.discrete if "permutation" not in d.name] == ([f"{flips} of units"] if flips else [])
+
+
+@pytest.mark.parametrize("factor", [30.0, 2.5, -0.37])
+def test_periods_count_what_multiplies_the_input(factor: float) -> None:
+    class Wave(nn.Module):
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return torch.sin(factor * x)
+
+    cat = symdisc.discover(nn.Sequential(nn.Linear(3, 4), Wave(), nn.Linear(4, 2)).double(), (torch.randn(5, 3).double(),))
+    assert "Z^4" in [d.group for d in cat.discrete] and not cat.broken

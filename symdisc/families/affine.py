@@ -88,8 +88,20 @@ def _plain(classes: Classes, roles: Counter[tuple[str, int]], i: np.ndarray, o: 
         roles[k, c] for k in ("written", "into", "shifted", "other")) for c in o.tolist())
 
 
+def _constant_factor(classes: Classes, name: str) -> float:
+    """What the entries of the operator's input were multiplied by since they were written: sin(30 x) has shifts pi / 30."""
+    graph, factor = classes.graph, 1.0
+    op = graph.by_name.get(graph.by_name[name].inputs[0])
+    while op is not None and len(op.inputs) == 1 and op.packet in ("aten.mul", "aten.div", "aten.neg", "aten.view", "aten.clone"):
+        number = op.args[1] if op.packet in ("aten.mul", "aten.div") and len(op.args) > 1 else -1.0 if op.packet == "aten.neg" else 1.0
+        factor *= 1.0 / float(number) if op.packet == "aten.div" else float(number)
+        op = graph.by_name.get(op.inputs[0])
+    return factor
+
+
 def _factor(classes: Classes, translations: Translations, op: str, i: np.ndarray, o: np.ndarray, one: Element) -> Discrete | None:
     c, t, b, s = (float(one.value(k)) for k in ("c", "t", "b", "s"))
+    t /= _constant_factor(classes, op) or 1.0
     if abs(b) != 1 or (c == 1 and b == -1 and s):
         return None
     moves = _inputs(classes, i, c, t)

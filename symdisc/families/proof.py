@@ -7,6 +7,7 @@ witnessed: they were run on the network, not derived from a formula.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from symdisc.errors import SymdiscError
 from symdisc.families.classes import Classes
 from symdisc.moves import Move
 from symdisc.opgraph import Op
-from symdisc.rulebook import rulebook
+from symdisc.rulebook import Rule, rulebook
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
 from symdisc.symmetry import Discrete, Symmetry
 
@@ -29,6 +30,7 @@ __all__ = ["Judge", "operator_equivariance"]
 
 Claim = TypeVar("Claim", Symmetry, Discrete)
 
+SOFTPLUS_LINEAR = 20.0  # where torch's softplus goes over to the identity, its formula is the identity to 1e-9
 EVEN = 4  # the size at which vector operators are solved and proved; rotary heads need an even one
 
 
@@ -66,11 +68,33 @@ def _of_rule(target: str, numbers: tuple[float, ...], approximate: object) -> Eq
         name = {"gelu_tanh"}
     if not name:
         return None
-    rule = name.pop()
+    rule = rulebook().get(name.pop())
+    assert rule is not None
     try:
-        return equivariance(rule) if rulebook().get(rule).elementwise else equivariance(rule, size=EVEN)  # type: ignore[union-attr]
+        if not rule.elementwise:
+            return equivariance(rule.name, size=EVEN)
+        formula = _at(rule, numbers)
+        return None if formula is None else equivariance(formula)
     except SymdiscError:
         return None
+
+
+def _at(rule: Rule, numbers: tuple[float, ...]) -> str | None:
+    """The rule with the numbers of this call: hardtanh between 0 and 6 is not odd, between -1 and 1 it is.
+
+    None where the call has numbers that the formula does not know.
+    """
+    if not rule.symbols or not numbers:
+        return rule.name
+    if rule.name == "softplus" and len(numbers) == 2 and numbers[1] >= SOFTPLUS_LINEAR:
+        numbers = numbers[:1]
+    if len(numbers) > len(rule.symbols):
+        return None
+    formula = rule.formula
+    for k, (symbol, usual) in enumerate(rule.symbols):
+        value = repr(float(numbers[k])) if k < len(numbers) else str(usual)
+        formula = re.sub(rf"\b{re.escape(symbol)}\b", f"({value})", formula)
+    return formula
 
 
 def _proved(op: Op, power: float | None) -> bool:

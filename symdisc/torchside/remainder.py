@@ -72,14 +72,17 @@ def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry]) -> 
     if outside > 1e-5:
         notes.append(f"a named family leaves the fibre by {outside:.1e} at these weights: the example inputs may be too few")
     known = _span(rows).shape[1]
-    if known < fibre_here.dimension:
-        more = [s for s in linear_families(captured, algebra, rows) if _keeps(algebra, s)]
-        symmetries = [*symmetries, *more]
-        rows = np.concatenate([rows, tangents(more, float64_state(captured), layout)])
-        known = _span(rows).shape[1]
-    if known < fibre_here.dimension:
-        rest, told = _rest(algebra, rows, known)
-        symmetries, known, notes = [*symmetries, *rest], known + sum(s.dimension for s in rest), notes + told
+    try:
+        if known < fibre_here.dimension:
+            more = [s for s in linear_families(captured, algebra, rows) if _keeps(algebra, s)]
+            symmetries = [*symmetries, *more]
+            rows = np.concatenate([rows, tangents(more, float64_state(captured), layout)])
+            known = _span(rows).shape[1]
+        if known < fibre_here.dimension:
+            rest, told = _rest(algebra, rows, known)
+            symmetries, known, notes = [*symmetries, *rest], known + sum(s.dimension for s in rest), notes + told
+    except Undecided as error:
+        notes.append(f"{fibre_here.dimension - known} more directions at these weights are not decided: {error}")
     return symmetries, known, notes
 
 
