@@ -18,7 +18,7 @@ __all__ = ["paired", "report"]
 Row = dict[str, Any]
 ORIGINAL, DECISION = "trained network", "vote"
 COLOURS = ("#000000", "#0072b2", "#56b4e9", "#999999", "#d55e00", "#009e73")  # told apart in every common colour blindness
-LEVEL = 0.01  # two-sided, of Student's t: a page has 15 verdicts, and with 5 seeds two standard errors are passed by chance once in nine
+LEVEL = 0.01  # two-sided, of Student's t: with 5 seeds two standard errors are passed by chance once in nine
 
 
 def report(run: Run, rows: Sequence[Row], settings: Mapping[str, str]) -> None:
@@ -129,18 +129,22 @@ def _table(rows: Sequence[Row], gains: Sequence[Row]) -> str:
 
 
 def _findings(rows: Sequence[Row], gains: Sequence[Row]) -> list[str]:
-    """One sentence per defence, from its numbers at the strongest PGD at which the trained network still beats a constant."""
+    """A sentence per defence, at every radius of PGD at which the trained network still beats a constant: none is picked."""
     constant = _mean(rows, "constant", "none", DECISION)
     radii = [r for r in _radii(rows) if _mean(rows, ORIGINAL, "PGD worst", DECISION, r) > constant]
     if not radii:
         return [f"- At every radius PGD brings the trained network below a constant predictor ({constant:.3f}): gains there mean nothing."]
-    radius = radii[-1]
-    lines = [f"Under PGD of radius {radius} (the largest at which the trained network still beats a constant predictor):", ""]
-    for d in _defences(rows):
-        mine = {g["attack"]: g for g in gains if g["defence"] == d and g["radius"] in (0.0, radius)}
-        lines.append(f"- {d}: clean {_signed(mine['none'])}, transfer {_signed(mine['PGD transfer'])}, adaptive "
-                     f"{_signed(mine['PGD adaptive'])}, worst of all {_signed(mine['PGD worst'])}. {_verdict(mine)}")
-    return lines
+    lines = []
+    for radius in radii:
+        left = _mean(rows, ORIGINAL, "PGD worst", DECISION, radius)
+        lines += [f"PGD of radius {radius}, under which the trained network keeps {left:.3f}:", ""]
+        for d in _defences(rows):
+            mine = {g["attack"]: g for g in gains if g["defence"] == d and g["radius"] in (0.0, radius)}
+            lines.append(f"- {d}: clean {_signed(mine['none'])}, transfer {_signed(mine['PGD transfer'])}, adaptive "
+                         f"{_signed(mine['PGD adaptive'])}, worst of all {_signed(mine['PGD worst'])}. {_verdict(mine)}")
+        lines.append("")
+    count = len(radii) * len(_defences(rows))
+    return [*lines, f"These are {count} verdicts at the {LEVEL:.0%} level: about {count * LEVEL:.2g} would pass it by chance."]
 
 
 def _signed(g: Row) -> str:
@@ -158,14 +162,21 @@ def _clear(g: Row) -> bool:
 
 def _verdict(mine: dict[str, Row]) -> str:
     """Less, more or no change; never *more* where the attack on the ensemble itself is the weaker one, as then none has been strong."""
-    worst, adaptive, transfer = mine["PGD worst"], mine["PGD adaptive"], mine["PGD transfer"]
-    surplus = adaptive["change"] - transfer["change"]
+    worst, adaptive, transfer, members = (mine[f"PGD {name}"] for name in ("worst", "adaptive", "transfer", "members"))
+    told = ("" if not _exceeds(members, worst) else f" The members' loss alone would have shown {members['change']:+.3f}: that is gradient "
+            "masking, which the other attacks undo.")
     if _clear(worst) and worst["change"] < 0:
-        return "**Less robust**."
-    if surplus > _limit(worst) * (adaptive["error"] ** 2 + transfer["error"] ** 2) ** 0.5:
+        return f"**Less robust**.{told}"
+    if _exceeds(adaptive, transfer):
+        surplus = adaptive["change"] - transfer["change"]
         return (f"**Gradients are masked**: transferred images defeat it more often than its own attack does (by {surplus:.3f}), so what "
                 "is left under the worst of all is an upper limit, not robustness.")
-    return "More robust under the attacks tried." if _clear(worst) else "No change of robustness is established."
+    return f"{'More robust under the attacks tried.' if _clear(worst) else 'No change of robustness is established.'}{told}"
+
+
+def _exceeds(a: Row, b: Row) -> bool:
+    """Whether the gain ``a`` is clearly the larger one."""
+    return bool(a["change"] - b["change"] > _limit(a) * (a["error"] ** 2 + b["error"] ** 2) ** 0.5)
 
 
 # --- figures --------------------------------------------------------------------------------------------------------------
