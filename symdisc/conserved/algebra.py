@@ -105,7 +105,8 @@ def project(part: str, mu, zero_sum: bool = False):  # type: ignore[no-untyped-d
     """The moment ``mu`` (numpy or torch, [blocks, size, size] for matrix families) seen by a part of the algebra.
 
     "all", "complex", "symmetric" and "skew" give the projected matrices, "diagonal" their diagonals [blocks, size],
-    "scalar" the traces [blocks], "shear" (1 l^T) sums of columns, "multiples of 11" sums of all, "entries" the array itself (mean removed for zero-sum families).
+    "scalar" the traces [blocks], "shear" (1 l^T) sums of columns, "multiples of 11" sums of all, "entries" the array itself (mean
+    removed for zero-sum families).
     """
     if part == "entries":
         return mu - mu.mean() if zero_sum else mu
