@@ -146,3 +146,72 @@ def test_change_of_basis_behind_batchnorm(mode: str, expected: int) -> None:
         gradient = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         laws = [q for q in cat.conserved if q.symmetry in found]
         assert laws and all(float(q.residual(model.state_dict(), gradient).abs().max()) < 1e-9 for q in laws)
+
+
+@pytest.mark.parametrize("name", ["vit", "vit_relu", "attn_relative"])
+def test_tables_that_are_added(name: str) -> None:
+    """Class token and patches against the position table; a constant per head of a table of scores."""
+    model, maker, row = ready(name)
+    cat = symdisc.discover(model, maker(0), solve=False)
+    assert (cat.group_dimension, cat.broken) == (row["fibre"], ())
+    assert all(s.status == "proved" for s in cat.symmetries)
+    assert symdisc.Catalog.from_json(cat.to_json()) == cat
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+
+
+class Tables(nn.Module):
+    """A class token before patches with a table added; scores with a table of their own. ``mode`` spoils one of them."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.patch, self.token, self.place = nn.Linear(3, 4), nn.Parameter(torch.randn(1, 1, 4)), nn.Parameter(torch.randn(1, 4, 4))
+        self.query, self.key, self.scores, self.mode = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.randn(4, 4)), mode
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), self.patch(x)], 1)
+        seen = torch.sin(x) if self.mode == "seen" else x
+        x = torch.sin(seen * self.place if self.mode == "product" else torch.cat([seen, seen[:, :1]], 1)[:, 1:] + self.place
+                      if self.mode == "turned" else x + self.place[:, :1] if self.mode == "one row" else seen + self.place)
+        s = self.query(x) @ self.key(x).transpose(1, 2) + self.scores
+        s = torch.sigmoid(s) if self.mode == "sigmoid" else s.softmax(1) if self.mode == "columns" else s.softmax(-1)
+        return self.head(torch.sin(s @ x))
+
+
+@pytest.mark.parametrize("mode, trades, constants", [
+    ("plain", 8, 1), ("seen", 0, 1), ("product", 0, 1), ("turned", 8, 1), ("one row", 0, 1), ("sigmoid", 8, 0), ("columns", 8, 0)])
+def test_tables_that_something_else_sees(mode: str, trades: int, constants: int) -> None:
+    torch.manual_seed(0)
+    cat = symdisc.discover(Tables(mode).double(), (torch.randn(2, 3, 3, dtype=torch.float64),), solve=False)
+    found = [s for s in cat.symmetries if "place" in s.parameters and len(s.parameters) == 2 and s.family == "translation"]
+    softmax = [s for s in cat.symmetries if s.name == "constant that softmax does not see"]
+    assert (sum(s.dimension for s in found), sum(s.dimension for s in softmax)) == (trades, constants)
+    assert not any("constant" in b.family for b in cat.broken)
+
+
+class Masked(nn.Module):
+    """Heads with a table of distances behind a causal mask that writes ``low``, as T5 has them."""
+
+    def __init__(self, low: float) -> None:
+        super().__init__()
+        self.low, self.table = low, nn.Embedding(6, 2)
+        self.q, self.k, self.v, self.o = (nn.Linear(4, 4, bias=False) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = torch.arange(3)
+        bias = self.table((place[:, None] - place).clamp(min=0)).permute(2, 0, 1)[None]
+        bias = torch.where(place[:, None] >= place, bias, self.low)
+        q, k, v = (f(x).unflatten(-1, (2, 2)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        return self.o(nn.functional.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("low, constants", [(-1e30, 2), (-1.0, 0)])
+def test_table_of_distances_behind_a_mask(low: float, constants: int) -> None:
+    torch.manual_seed(0)
+    model = Masked(low).double()
+    cat = symdisc.discover(model, (torch.randn(2, 3, 4, dtype=torch.float64),), solve=False)
+    found = [s for s in cat.symmetries if s.parameters == ("table.weight",)]
+    assert {s.name: s.dimension for s in found}.get("constant that softmax does not see", 0) == constants
+    assert sum(s.dimension for s in found) == (8 if constants else 0)  # rows of distances that no pair has
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+    assert not any("constant" in b.family for b in cat.broken)

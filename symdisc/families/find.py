@@ -13,6 +13,7 @@ from symdisc.families.emit import emit_dense, emit_torus
 from symdisc.families.invisible import Invisible
 from symdisc.families.links import Links
 from symdisc.families.shear import find_shears
+from symdisc.families.tables import constants_of_scores, table_trades
 from symdisc.families.torus import solve_torus
 from symdisc.families.translations import Translations
 from symdisc.opgraph import OpGraph
@@ -36,7 +37,9 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     invisible = Invisible(classes)
     writers = invisible.writers()
     along_one = {p: s.dimension for s in writers for p in s.parameters}
-    found += Translations(classes).find(along_one)
+    trades = table_trades(classes, along_one)
+    found += trades + Translations(classes).find(along_one, {s.parameters[0] for s in trades})
+    found += constants_of_scores(classes)
     found += duplicate_biases(classes)
     found += writers
     found += invisible.readers(along_one)

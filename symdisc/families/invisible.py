@@ -51,8 +51,14 @@ class Invisible:
             names = [a.name for a in op.args[:2] if isinstance(a, Ref)]
             return (op.shape or ())[-1:] == shape[-1:] and names.count(value) == 1 and self.unseen(op.name)
         if op.packet == "aten.mean":
+            dims = op.args[1] if len(op.args) > 1 else dict(op.kwargs).get("dim")
+            dims = dims if isinstance(dims, tuple) else (dims,)
+            if None not in dims and dims and all(d % len(shape) != len(shape) - 1 for d in dims):
+                return self.unseen(op.name)  # over places, for each feature
             users = self.graph.users.get(op.name, ())
             return bool(users) and all(u.packet == "aten.sub" and self._centres(u, value) for u in users)
+        if op.packet == "aten.cat" and op.inputs.count(value) == 1 and len(op.args) > 1 and op.args[1] % len(shape) != len(shape) - 1:
+            return self.unseen(op.name)  # places beside other places
         if op.packet in MOVES and op.inputs == (value,):
             kept = (op.shape or ())[-1:] == shape[-1:] and self._same_vector(value, op.name)
             return kept and self.unseen(op.name)
@@ -94,7 +100,19 @@ class Invisible:
     def _whole(self, value: str, size: int) -> bool:
         shape = self.graph.shape(value) or ()
         op = self.graph.by_name[value]
-        return shape[-1:] == (size,) and size > 1 and "conv" not in op.packet and self.unseen(value)
+        if "conv" in op.packet:
+            return size > 1 and self._channels_unseen(value, size)
+        return shape[-1:] == (size,) and size > 1 and self.unseen(value)
+
+    def _channels_unseen(self, value: str, size: int) -> bool:
+        """The same for a vector along another axis: layout moves it to the last one before anything sees it."""
+        labels = self.facts.labels.get(value)
+        if value in self.graph.outputs or not isinstance(labels, np.ndarray):
+            return False
+        if labels.shape[-1] == size and len(np.unique(labels.reshape(-1, size), axis=0)) == 1 and len(np.unique(labels)) == size:
+            return self.unseen(value)
+        users = [op for op in self.graph.users.get(value, ()) if op.name in self.graph.live]
+        return all(op.packet in MOVES and op.inputs == (value,) and self._channels_unseen(op.name, size) for op in users)
 
     @staticmethod
     def _rows(elements: np.ndarray, shape: tuple[int, ...], axis: int) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ from symdisc.symmetry import Symmetry
 __all__ = ["Translations"]
 
 Current = dict[int, int]  # class -> index into the translation vector at this point
+LOW = -1e4  # masks write less than this
 KEEPS = frozenset(f"aten.{n}" for n in (
     "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",
     "_to_copy", "to", "type_as", "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "contiguous", "flatten",
@@ -48,11 +50,11 @@ class Translations:
         return len(self.classes.uses.get(parameter, ())) == 1
 
     # --- origins ------------------------------------------------------------------------------------------------------
-    def find(self, invisible: dict[str, int]) -> list[Symmetry]:
-        """One symmetry per origin; ``invisible`` names parameters whose shift along 1 is free by itself already."""
+    def find(self, invisible: dict[str, int], done: Collection[str] = ()) -> list[Symmetry]:
+        """One symmetry per origin but those ``done``; ``invisible`` names parameters whose shift along 1 is free by itself already."""
         found: list[Symmetry | None] = []
         for shift in self.facts.shifts:
-            if shift.buffer or not self.single(shift.parameter) or shift.op not in self.order:
+            if shift.buffer or shift.parameter in done or not self.single(shift.parameter) or shift.op not in self.order:
                 continue
             origin = self._as_writer(shift)
             if origin is None:
@@ -281,7 +283,7 @@ class Translations:
         left, right = (a.name if isinstance(a, Ref) else "" for a in op.args[:2])
         if value == right and value != left:
             if any(d.op == op.name for d in self.facts.duals):
-                return [] if self._ends_in_softmax(op.name) else None
+                return [] if self.ends_in_softmax(op.name) else None
             after = self._renamed(right, op.name, current)
             return self.push(op.name, after, chain) if self._is_softmax(left) and after is not None else None
         return None
@@ -302,19 +304,32 @@ class Translations:
 
     _bmm = _matmul
 
-    def _ends_in_softmax(self, value: str) -> bool:
+    def ends_in_softmax(self, value: str) -> bool:
         """Every user passes scores on (scaled, masked) to a softmax over the last axis."""
         for op in self.graph.users.get(value, ()):
             if op.packet in ("aten.softmax", "aten._softmax"):
                 rank = len(op.shape or ())
                 if op.args[1] % rank != rank - 1:
                     return False
+            elif op.packet == "aten.scaled_dot_product_attention":
+                if [i for i, a in enumerate(op.args) if isinstance(a, Ref) and a.name == value] != [3]:
+                    return False  # as a query, a key or a value
+            elif op.packet == "aten.where" and self._masked(op, value):
+                if not self.ends_in_softmax(op.name):
+                    return False
             elif op.packet in ("aten.mul", "aten.div", "aten.add", "aten.clone", "aten._to_copy", "aten.to") and op.inputs[0] == value:
-                if any(self.graph.is_activation(n) for n in op.inputs if n != value) or not self._ends_in_softmax(op.name):
+                if any(self.graph.is_activation(n) for n in op.inputs if n != value) or not self.ends_in_softmax(op.name):
                     return False
             else:
                 return False
         return value not in self.graph.outputs
+
+    @staticmethod
+    def _masked(op: Op, value: str) -> bool:
+        """Where the mask does not keep the value stands a number so low that softmax makes it zero."""
+        others = [a for a in op.args[1:] if not (isinstance(a, Ref) and a.name == value)]
+        low = len(others) == 1 and isinstance(others[0], (int, float)) and others[0] < LOW
+        return low and not (isinstance(op.args[0], Ref) and op.args[0].name == value)
 
     def _is_softmax(self, value: str) -> bool:
         op = self.graph.by_name.get(value)

@@ -35,6 +35,7 @@ SAME_PLACES = frozenset(f"aten.{n}" for n in (
     "clone", "alias", "detach", "_to_copy", "to", "type_as", "contiguous", "neg", "masked_fill", "positive", "dropout"))
 ENTRYWISE = frozenset(f"aten.{n}" for n in (
     "add", "sub", "rsub", "mul", "div", "neg", "sqrt", "rsqrt", "reciprocal", "pow", "exp", "log", "abs", "clamp", "clamp_min"))
+LOW = -1e4  # masks of scores write less than this
 SHAPED = frozenset(f"aten.{n}" for n in (  # constants that take the shape of a value and nothing else
     "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"))
 LOOKUPS = frozenset(f"aten.{n}" for n in ("index", "index_select", "gather"))
@@ -72,8 +73,9 @@ class Folder:
         self.facts.labels = {k: v.numpy() for k, v in self.labels.items() if isinstance(v, Tensor)}
 
     def _is_state(self, op: Op) -> bool:
-        """What a layer makes of a constant (the zero state of a recurrent layer) carries that layer's units."""
-        found = self.graph.varies(op.name) and (any(n in self.facts.constant for n in op.inputs) or (
+        """What a layer makes of a constant (the zero state of a recurrent layer) carries that layer's units; so does a masked table."""
+        masked = op.packet == "aten.where" and any(isinstance(a, (int, float)) and a < LOW for a in op.args[1:])
+        found = self.graph.varies(op.name) and (masked or any(n in self.facts.constant for n in op.inputs) or (
             op.packet == "aten.linear" and not self.graph.roles[op.inputs[0]]))
         if found:
             self.facts.constant.add(op.name)
@@ -246,13 +248,17 @@ class Folder:
             if graph.roles[op.name] or op.name not in graph.live:
                 continue
             known = self.values
-            if op.packet in SHAPED:
-                known = {n: torch.zeros(graph.shape(n) or ()) for n in op.inputs}
+            if op.packet in SHAPED and op.inputs[0] not in known:
+                like = torch.zeros((), dtype=getattr(torch, self._dtype(op.inputs[0])))
+                known = {**known, op.inputs[0]: like.expand(graph.shape(op.inputs[0]) or ())}
             if all(n in known for n in op.inputs):
                 try:
                     self.values[op.name] = call(op, known)
                 except (RuntimeError, TypeError, ValueError):
                     continue  # a constant that cannot be evaluated here is treated as unknown
+
+    def _dtype(self, name: str) -> str:
+        return self.graph.dtypes.get(name) or (self.graph.by_name[name].dtype if name in self.graph.by_name else "") or "float32"
 
     # --- facts ----------------------------------------------------------------------------------------------------
     @staticmethod
