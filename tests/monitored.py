@@ -70,20 +70,6 @@ def errors(monitor: symdisc.Monitor) -> list[float]:
     return [r["error"] for r in monitor.records if r["error"] is not None]
 
 
-class WrongRelu(torch.autograd.Function):
-    """ReLU whose backward lets a little through where nothing passes."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.relu()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return grads[0] * (x > 0) + 0.05 * grads[0]
-
-
 def with_forward(forward: Callable[[nn.Sequential, Tensor], Tensor]) -> nn.Module:
     model = fresh(mlp)
     object.__setattr__(model, "forward", lambda x: forward(model, x))  # type: ignore[arg-type]

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from monitored import WrongRelu, batches, catalog, fresh, mlp, monitored, with_forward
+from monitored import batches, catalog, fresh, mlp, monitored, with_forward
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import symdisc
+from symdisc.examples.wrong_backward import LeakyBackward
 
 
 # --- wrong backward passes ----------------------------------------------------------------------------------------------
@@ -29,7 +30,7 @@ class WrongLinear(torch.autograd.Function):
 
 
 def test_wrong_activation_backward() -> None:
-    model = with_forward(lambda m, x: m[3](m[2](WrongRelu.apply(m[0](x)))))
+    model = with_forward(lambda m, x: m[3](m[2](LeakyBackward.apply(m[0](x)))))
     found = monitored(mlp, model, 3).suspects()
     assert [s.symmetry for s in found] == ["scaling of hidden units"]
     assert set(found[0].parameters) == {"0.weight", "0.bias", "2.weight"}  # the layers on both sides of the activation
@@ -45,7 +46,7 @@ def test_wrong_weight_gradient_names_the_layer() -> None:
 
 
 def test_right_custom_backward_is_not_flagged() -> None:
-    class Right(WrongRelu):
+    class Right(LeakyBackward):
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> Tensor:
             return grads[0] * (ctx.saved_tensors[0] > 0)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from monitored import WrongRelu, batch_norm, batches, catalog, errors, fresh, mlp, monitored, train, with_forward
+from monitored import batch_norm, batches, catalog, errors, fresh, mlp, monitored, train, with_forward
 from torch import Tensor, nn
 
 import symdisc
 from symdisc.errors import BadInput, StateMismatch
+from symdisc.examples.wrong_backward import LeakyBackward
 
 
 # --- logs, resuming, refusals -------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def test_parameter_groups_are_predicted(settings: dict[str, Any]) -> None:
 
 def test_a_parameter_group_that_lies_is_found() -> None:
     """The false twin: the first parameter's pull comes from the symmetry, so a wrong gradient shows with groups as well."""
-    model = with_forward(lambda m, x: m[3](m[2](WrongRelu.apply(m[0](x)))))
+    model = with_forward(lambda m, x: m[3](m[2](LeakyBackward.apply(m[0](x)))))
     optimizer = torch.optim.SGD([{"params": [model[0].weight]}, {"params": [p for n, p in model.named_parameters() if n != "0.weight"],
                                  "lr": 0.01}], lr=0.02)
     monitor = symdisc.Monitor(catalog(mlp), model, optimizer, every=1)
@@ -156,7 +157,7 @@ def test_frozen_parameters_are_not_watched() -> None:
 def test_other_optimizers_are_watched_and_not_predicted(kind: Any, why: str) -> None:
     """Under Adam no Q is predicted; orthogonality holds as ever, and a wrong backward pass is found as ever."""
     for wrong in (False, True):
-        model = with_forward(lambda m, x: m[3](m[2](WrongRelu.apply(m[0](x))))) if wrong else fresh(mlp)
+        model = with_forward(lambda m, x: m[3](m[2](LeakyBackward.apply(m[0](x))))) if wrong else fresh(mlp)
         optimizer = kind(model.parameters(), lr=0.01)
         monitor = symdisc.Monitor(catalog(mlp), model, optimizer, every=1)
         train(model, optimizer, batches(mlp, 6))

@@ -98,6 +98,14 @@ def test_a_large_model_without_a_config_is_certified_on_its_graph_run_small(mode
     assert c.miniature and c.D < 1500 and c.complete and c.found > 0 and "small sizes" in c.note
 
 
+def test_a_small_graph_does_not_hide_what_has_no_name() -> None:
+    """Weight norm has no named family: the certificate counts what is missing and says where."""
+    normed = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(normed(nn.Linear(120, 80)), nn.ReLU(), normed(nn.Linear(80, 90)))
+    c = symdisc.certify(symdisc.discover(model, (torch.randn(4, 120),)))
+    assert c.miniature and not c.complete and c.found < c.fibre and "parametrizations.weight.original" in c.note
+
+
 def test_what_cannot_shrink_is_said() -> None:
     class Deep(nn.Module):
         def __init__(self) -> None:

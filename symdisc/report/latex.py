@@ -13,12 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 # Parameters of whole layers stand in one formula: lines are set ragged and may be stretched rather than run over.
-PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
-\usepackage[utf8]{inputenc}
-\usepackage{amsmath,amssymb}
-\usepackage{array,booktabs,longtable}
-\usepackage[margin=22mm]{geometry}
-\setlength{\parindent}{0pt}
+LINES = r"""\setlength{\parindent}{0pt}
 \setlength{\parskip}{3pt plus 1pt}
 \setlength{\emergencystretch}{4em}
 \setlength{\tabcolsep}{4pt}
@@ -28,28 +23,25 @@ PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
 \hbadness=10000
 \relpenalty=100
 \binoppenalty=200
-\newcolumntype{L}[1]{>{\raggedright\arraybackslash}p{#1}}
-\newcommand{\term}[1]{\textbf{#1}\quad}
 """
 
+PREAMBLE = (r"""\documentclass[10pt,a4paper]{article}
+\usepackage[utf8]{inputenc}
+\usepackage{amsmath,amssymb}
+\usepackage{array,booktabs,longtable}
+\usepackage[margin=22mm]{geometry}
+""" + LINES + r"""\newcolumntype{L}[1]{>{\raggedright\arraybackslash}p{#1}}
+\newcommand{\term}[1]{\textbf{#1}\quad}
+""")
+
 # What a fragment needs beside packages: defined where the including document has not done so, changed inside a group only.
-FRAGMENT = r"""% include with \input; needs \usepackage{amsmath,amssymb,array,booktabs,longtable}
+FRAGMENT = (r"""% include with \input; needs \usepackage{amsmath,amssymb,array,booktabs,longtable}
 \begingroup
 \makeatletter
 \@ifundefined{NC@find@L}{\newcolumntype{L}[1]{>{\raggedright\arraybackslash}p{#1}}}{}
 \makeatother
 \providecommand{\term}[1]{\textbf{#1}\quad}
-\setlength{\parindent}{0pt}
-\setlength{\parskip}{3pt plus 1pt}
-\setlength{\emergencystretch}{4em}
-\setlength{\tabcolsep}{4pt}
-\setlength{\LTleft}{0pt}
-\setlength{\LTpre}{2pt}
-\setlength{\LTpost}{2pt}
-\hbadness=10000
-\relpenalty=100
-\binoppenalty=200
-"""
+""" + LINES)
 
 
 def render(cat: Catalog, fragment: bool = False) -> str:
