@@ -24,7 +24,7 @@ FLOORS = (
     {"certificate", "lower"},
     {"catalog"},
     {"torchside", "report"},
-    {"session", "zoo"},
+    {"session", "zoo", "architectures"},
     {"build_catalog", "demo", "studies", "coverage", "examples"},
     {"cli"},
 )
@@ -34,7 +34,7 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 DOORS = {
     ("catalog", "torchside"), ("catalog", "report"), ("equivariance", "torchside"), ("laws", "session"), ("torchside", "report"),
 }
-TORCH_ROOMS = {"torchside", "zoo", "studies", "coverage", "examples"}
+TORCH_ROOMS = {"torchside", "zoo", "architectures", "studies", "coverage", "examples"}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50
 
 

@@ -1,0 +1,11 @@
+"""The architectures of the catalog, each in symbolic sizes: ``ARCHITECTURES["llama"].build({"d": 4, ...})``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from symdisc.architectures.base import Architecture, Source
+
+__all__ = ["ARCHITECTURES", "Architecture", "Source"]
+
+ARCHITECTURES: Mapping[str, Architecture] = {}
