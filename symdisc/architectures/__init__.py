@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from symdisc.architectures import convolutional, kan, perceptrons
+from symdisc.architectures import convolutional, decoders, encoders, graphs, kan, perceptrons, pictures, recurrent, sequences
 from symdisc.architectures.base import Architecture, Source
 
 __all__ = ["ARCHITECTURES", "Architecture", "Source"]
 
-ARCHITECTURES: Mapping[str, Architecture] = {
-    a.name: a for table in (perceptrons, kan, convolutional) for a in table.ENTRIES}
+TABLES = (perceptrons, kan, convolutional, encoders, pictures, decoders, sequences, recurrent, graphs)
+ARCHITECTURES: Mapping[str, Architecture] = {a.name: a for table in TABLES for a in table.ENTRIES}

@@ -7,37 +7,15 @@ from typing import Any
 
 import torch
 
+from symdisc.architectures.hf import NO_TOKENS
+from symdisc.architectures.hf import configured as _config
+from symdisc.architectures.hf import made as _model
 from symdisc.coverage.builders import Built
 
 __all__ = ["MODELS"]
 
 VOCABULARY, WIDTH, HEADS, INNER, LENGTH, TARGET = 13, 8, 2, 6, 5, 3
 MANY = 40  # where an MLP reads the embedding itself, beside the attention: at fewer tokens it is seen at too few points
-NO_TOKENS: dict[str, Any] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
-
-
-def _config(kind: str, settings: Mapping[str, Any]) -> Any:
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    config = getattr(transformers, kind)(**settings)
-    config.use_cache = False
-    return config
-
-
-def _model(name: str, config: Any) -> Any:
-    import transformers
-
-    if any(hasattr(config, key) for key in ("num_experts", "num_local_experts", "n_routed_experts")):
-        _without_grouped_kernel()
-    return getattr(transformers, name)(config)
-
-
-def _without_grouped_kernel() -> None:
-    """torch's grouped product takes no float64; transformers' own loop over experts, which export sees anyway, does."""
-    from transformers.integrations import moe
-
-    moe._can_use_grouped_mm = lambda *_, **__: False
 
 
 def _ids(length: int = LENGTH, low: int = 3) -> torch.Tensor:
