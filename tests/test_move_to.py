@@ -105,6 +105,43 @@ def test_heads_planes_gates_and_translations_of_real_networks(zoo: str) -> None:
     assert moved >= 3
 
 
+@pytest.mark.parametrize("zoo", ["gpt2-tiny", "encoder-post"])
+def test_whole_transformers_are_balanced(zoo: str) -> None:
+    """Heads, gains, biases and the shear along 1, all at once; every Q vanishes, and no step along the orbit is shorter."""
+    model, example = build(zoo)
+    model = model.double()
+    cat = symdisc.discover(model, example)
+    state = model.state_dict()
+    new = cat.move_to(state, Q="balanced")
+    moved = [q for q in cat.conserved if q.form]
+    assert len({q.symmetry.family for q in moved}) >= 3
+    assert max(float(abs(q.evaluate(new)).max()) for q in moved) < 1e-9 < max(float(abs(q.evaluate(state)).max()) for q in moved)
+    with torch.no_grad():
+        change = torch.func.functional_call(model, new, example) - model(*example)
+    assert float(change.abs().max()) < 1e-9
+
+    def length(s: dict[str, Tensor]) -> float:
+        return sum(float(s[n].square().sum()) for n in cat.parameters)
+
+    assert length(new) < length(state)
+    with_charge = {i for i, s in enumerate(cat.symmetries) if any(q.symmetry == s for q in moved)}
+    for seed in range(3):
+        g = cat.sample(seed=seed, scale=0.05, discrete=False)
+        near = type(g)(tuple(f for f in g.factors if f.which in with_charge and f.kind == "continuous"))
+        assert near.factors and length(cat.apply(new, near)) > length(new)
+
+
+def test_a_bias_that_goes_to_zero_ends_there() -> None:
+    """Its size shrinks with its Q: compared with itself it would never arrive."""
+    key = nn.MultiheadAttention(4, 2, batch_first=True).double()
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    cat = symdisc.discover(key, (x, x, x))
+    index = next(i for i, q in enumerate(cat.conserved) if q.symmetry.name == "bias without effect")
+    state = {n: t + 0.3 for n, t in key.state_dict().items()}
+    new = cat.move_to(state, Q={index: "balanced"})
+    assert float(new["in_proj_bias"][4:8].abs().max()) < 1e-12 and float(new["in_proj_bias"][:4].abs().min()) > 0.1
+
+
 # --- the theorem on reachable values ----------------------------------------------------------------------------------
 SHAPES = [(3, 4, 4, None, None), (50, 10, 5, None, None), (5, 3, 4, None, None), (5, 7, 2, None, None), (4, 6, 6, 2, 3), (6, 6, 6, 4, 4)]
 

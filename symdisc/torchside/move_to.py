@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,13 +48,21 @@ class _Goal:
     which: int
     quantity: ConservedQuantity
     target: np.ndarray
+    start: float  # length of the parameters concerned before anything moved
 
     def value(self, state: State) -> np.ndarray:
         return np.asarray(self.quantity.evaluate(state).numpy())
 
+    @property
+    def affine(self) -> bool:
+        """Translations: Q is linear in the parameters, and the movement adds to them what does not depend on them."""
+        q = self.quantity
+        return q.form == "moment" and all(t.move.kind in ("add", "outer") and not t.move.through for t in q.terms)
+
     def size(self, state: State) -> float:
+        """What |Q - target| is compared with. A bias on its way to 0 shrinks with its Q, so a linear Q has the size it began with."""
         squares = sum(float(state[n].square().sum()) for n in self.quantity.parameters)
-        return max(squares / 2, float(np.abs(self.target).max(initial=0.0)), 1e-300)
+        return max(self.start if self.affine else squares / 2, float(np.abs(self.target).max(initial=0.0)), 1e-300)
 
     def miss(self, state: State) -> float:
         return float(np.abs(self.value(state) - self.target).max(initial=0.0)) / self.size(state)
@@ -67,17 +76,17 @@ def move_to(cat: Catalog, state: Mapping[str, Tensor], targets: Mapping[str | in
 def element_to(cat: Catalog, state: Mapping[str, Tensor], targets: Mapping[str | int, Target] | Target) -> Element:
     """The group element that leads to the targets, factors in the order in which they act. Raises as Catalog.move_to does."""
     check_state(cat, state)
-    goals = _goals(cat, targets)
     back = {c: state[a] for a, c in cat.aliases.items() if a in state}
     work = {n: t.detach().double().cpu() for n, t in {**back, **state}.items() if t.is_floating_point()}
+    goals = _goals(cat, targets, work)
     factors = _turns(cat, goals, work)
-    if any(g.miss(work) > TOLERANCE for g in goals):
+    if not all(g.miss(work) <= TOLERANCE for g in goals):
         factors += _newton(cat, goals, work)
     return Element(tuple(factors))
 
 
 # --- what was asked for -----------------------------------------------------------------------------------------------
-def _goals(cat: Catalog, targets: Mapping[str | int, Target] | Target) -> list[_Goal]:
+def _goals(cat: Catalog, targets: Mapping[str | int, Target] | Target, state: State) -> list[_Goal]:
     quantities = {cat.symmetries.index(q.symmetry): q for q in reversed(cat.conserved)}
     movable = {i: q for i, q in sorted(quantities.items()) if q.form in ("moment", "linear")}
     if not isinstance(targets, Mapping):
@@ -96,7 +105,8 @@ def _goals(cat: Catalog, targets: Mapping[str | int, Target] | Target) -> list[_
                 q = quantities[i]
                 raise BadInput(f"{q.name} ({q.symmetry.group}) cannot be moved to a value: "
                                + (q.reason if not q.form else "its orbit is compact and no charge increases along it"))
-            goals.append(_Goal(i, movable[i], _shaped(cat, movable[i], target, len(found))))
+            start = sum(float(state[n].square().sum()) for n in movable[i].parameters) ** 0.5 or 1.0
+            goals.append(_Goal(i, movable[i], _shaped(cat, movable[i], target, len(found)), start))
     return goals
 
 
@@ -124,7 +134,7 @@ def _shaped(cat: Catalog, q: ConservedQuantity, target: Target, sharing: int) ->
 # --- closed forms in turn ---------------------------------------------------------------------------------------------
 def _turns(cat: Catalog, goals: list[_Goal], work: State) -> list[Factor]:
     """Closed forms, one symmetry after the other, until all values hold or nothing gets better; ``work`` moves along."""
-    known = [(g, form) for g in goals if (form := _closed_form(g)) is not None]
+    known = [(g, form) for g in goals if (form := _closed_form(cat, g)) is not None]
     factors: list[Factor] = []
     for _ in range(TURNS if len(known) > 1 else 1):
         for g, form in known:
@@ -141,15 +151,30 @@ def _turns(cat: Catalog, goals: list[_Goal], work: State) -> list[Factor]:
     return factors
 
 
-def _closed_form(g: _Goal) -> Callable[[_Goal, State], np.ndarray] | None:
+def _closed_form(cat: Catalog, g: _Goal) -> Callable[[_Goal, State], np.ndarray] | None:
     q = g.quantity
+    if g.affine:
+        return partial(_affine, cat)
     plain = q.form == "moment" and all(t.move.gain is None and t.weight == 1.0 and not t.potential for t in q.terms)
     kinds = {t.move.kind for t in q.terms}
     if plain and kinds == {"matmul"} and q.part == "symmetric":
         return _gl
-    if plain and kinds == {"matmul"} and q.part == "scalar":
-        return _scalar
+    if plain and kinds == {"matmul"} and q.part in ("scalar", "multiples of 11"):
+        return _scalar if q.part == "scalar" else _along_ones
     return _scale if plain and kinds == {"scale"} and not q.zero_sum else None
+
+
+def _affine(cat: Catalog, g: _Goal, work: State) -> np.ndarray:
+    """Translations: Q moves by G a for a constant Gram matrix G, seen as what a movement adds to Q; solved by conjugate gradients."""
+    here = g.value(work)
+
+    def added(a: np.ndarray) -> np.ndarray:
+        size = g.start / max(float(np.abs(a).max()), 1e-300)  # a movement far below the parameters would be lost in rounding
+        moved = {**work, **act(cat.symmetries[g.which], size * a.reshape(here.shape), work)}
+        return (g.value(moved) - here).ravel() / size
+
+    gram = LinearOperator((here.size, here.size), matvec=added, dtype=np.float64)
+    return np.asarray(cg(gram, (g.target - here).ravel(), rtol=1e-10, maxiter=4 * here.size)[0]).reshape(here.shape)
 
 
 def _gl(g: _Goal, work: State) -> np.ndarray:
@@ -168,6 +193,13 @@ def _scalar(g: _Goal, work: State) -> np.ndarray:
     squares = {p: np.square(_columns(g, work, rep)).sum((-1, -2)) for p, rep in ((1.0, "g"), (-1.0, "g^-T"))}
     s = scale_element(squares, g.target)
     return s[:, None, None] * np.eye(g.quantity.symmetry.shape[-1])
+
+
+def _along_ones(g: _Goal, work: State) -> np.ndarray:
+    """Multiples of 11^T: their exponentials scale the component along 1 and leave the rest."""
+    squares = {p: np.square(_columns(g, work, rep).sum(-2)).sum(-1) for p, rep in ((1.0, "g"), (-1.0, "g^-T"))}
+    n = g.quantity.symmetry.shape[-1]
+    return np.eye(n) + (scale_element(squares, g.target)[:, None, None] - 1.0) * np.ones((n, n)) / n
 
 
 def _scale(g: _Goal, work: State) -> np.ndarray:
@@ -197,7 +229,7 @@ def _newton(cat: Catalog, goals: list[_Goal], work: State) -> list[Factor]:
         work.update(new)
         factors += made
     worst = max(goals, key=lambda g: g.miss(work))
-    if worst.miss(work) > TOLERANCE:
+    if not worst.miss(work) <= TOLERANCE:
         raise Undecided(f"{worst.quantity.name} was not brought to its target: |Q - target| stays at {worst.miss(work):.1e} of the size of "
                         "the parameters. The value lies outside what the orbit reaches, or contradicts the other targets")
     return factors
@@ -236,5 +268,5 @@ def _exponential(q: ConservedQuantity, a: np.ndarray) -> np.ndarray:
         return np.exp(a) if q.symmetry.family == "scale" else a
     n = q.symmetry.shape[-1]
     full = {"symmetric": lambda: a, "diagonal": lambda: a[..., None] * np.eye(n),
-            "scalar": lambda: a[..., None, None] * np.eye(n)}[q.part]()
+            "scalar": lambda: a[..., None, None] * np.eye(n), "multiples of 11": lambda: a[..., None, None] * np.ones((n, n))}[q.part]()
     return np.stack([expm(x) for x in full])
