@@ -78,8 +78,10 @@ def _clip(s: Sizes) -> Built:
     return made("CLIPModel", config).eval(), (tokens(s["v"], s["n"]), torch.randn(2, 3, side, side))
 
 
-BERT_SMALL = ({"h": 2, "k": 2, "L": 1, "f": 3, "v": 9, "n": 5}, {"h": 1, "k": 3, "L": 2, "f": 4, "v": 8, "n": 4},
-              {"h": 2, "k": 3, "L": 1, "f": 5, "v": 11, "n": 4})
+BERT_SMALL = ({"h": 2, "k": 2, "L": 1, "f": 5, "v": 9, "n": 3}, {"h": 1, "k": 3, "L": 2, "f": 4, "v": 8, "n": 2},
+              {"h": 2, "k": 3, "L": 1, "f": 7, "v": 11, "n": 4})
+ALBERT_SMALL = ({"h": 2, "k": 2, "L": 1, "f": 5, "e": 3, "v": 9, "n": 4}, {"h": 1, "k": 4, "L": 2, "f": 5, "e": 3, "v": 8, "n": 5},
+                {"h": 2, "k": 3, "L": 1, "f": 7, "e": 4, "v": 11, "n": 5})
 STAGES = {f"c{i}": f"channels of stage {i}" for i in range(1, 5)}
 
 ENTRIES = (
@@ -88,29 +90,29 @@ ENTRIES = (
                  (sources.defines("Devlin, Chang, Lee, Toutanova, BERT, NAACL 2019, arXiv:1810.04805"), sources.KEY_BIAS),
                  (GENERIC, EPS, "without the head of masked language modelling; with the pooler")),
     Architecture("albert", "ALBERT (layers shared, narrow embeddings)", {**BLOCK, "e": "embedding width", **WORDS, **PLACES}, _albert,
-                 tuple(s | {"e": 3, "L": 2} for s in BERT_SMALL[:1]) + tuple(s | {"e": 4} for s in BERT_SMALL[1:]),
+                 ALBERT_SMALL,
                  ("ALBERT-base v2", {"h": 12, "k": 64, "L": 12, "f": 3072, "e": 128, "v": 30000, "n": 512}),
                  (sources.defines("Lan et al., ALBERT, ICLR 2020, arXiv:1909.11942"), sources.KEY_BIAS),
                  (GENERIC, EPS, "without the head of masked language modelling; with the pooler")),
     Architecture("t5", "T5", {"d": "model width", **BLOCK, **WORDS, "r": "buckets of distances"}, _t5,
-                 ({"d": 4, "h": 2, "k": 2, "L": 1, "f": 3, "v": 9, "r": 4}, {"d": 5, "h": 1, "k": 3, "L": 1, "f": 4, "v": 11, "r": 6},
-                  {"d": 3, "h": 1, "k": 2, "L": 2, "f": 3, "v": 8, "r": 4}),
+                 ({"d": 4, "h": 2, "k": 2, "L": 1, "f": 5, "v": 9, "r": 4}, {"d": 5, "h": 1, "k": 3, "L": 1, "f": 6, "v": 11, "r": 6},
+                  {"d": 3, "h": 1, "k": 2, "L": 2, "f": 4, "v": 8, "r": 4}),
                  ("T5-small", {"d": 512, "h": 8, "k": 64, "L": 6, "f": 2048, "v": 32128, "r": 32}),
                  (sources.defines("Raffel et al., Exploring the limits of transfer learning, JMLR 21, 2020, arXiv:1910.10683"),
                   sources.KEY_BIAS), (GENERIC, EPS, "embeddings and head are tied", "sequences long enough to meet every bucket")),
     Architecture("whisper", "Whisper", {**BLOCK, **WORDS, "m": "bands of the spectrogram", "n": "positions of the encoder",
                                         "t": "positions of the decoder"}, _whisper,
-                 ({"h": 1, "k": 4, "L": 1, "f": 3, "v": 9, "m": 2, "n": 4, "t": 3}, {"h": 2, "k": 2, "L": 1, "f": 2, "v": 8, "m": 3,
-                  "n": 5, "t": 4},
-                  {"h": 1, "k": 4, "L": 1, "f": 4, "v": 7, "m": 1, "n": 3, "t": 5}),
+                 ({"h": 1, "k": 4, "L": 1, "f": 5, "v": 9, "m": 2, "n": 5, "t": 5},
+                  {"h": 2, "k": 2, "L": 1, "f": 6, "v": 8, "m": 3, "n": 6, "t": 5},
+                  {"h": 1, "k": 4, "L": 1, "f": 5, "v": 7, "m": 1, "n": 5, "t": 6}),
                  ("Whisper tiny", {"h": 6, "k": 64, "L": 4, "f": 1536, "v": 51865, "m": 80, "n": 1500, "t": 448}),
                  (sources.defines("Radford et al., Robust speech recognition via large-scale weak supervision, ICML 2023, "
                                   "arXiv:2212.04356"),
                   sources.KEY_BIAS), (GENERIC, EPS, "an even width; positions of the encoder count as parameters",
                   "embeddings and head are tied")),
     Architecture("vit", "Vision transformer", {**BLOCK, **IMAGE, "v": "classes"}, _vit,
-                 ({"h": 2, "k": 2, "L": 1, "f": 3, "p": 2, "s": 2, "v": 5}, {"h": 1, "k": 3, "L": 2, "f": 4, "p": 2, "s": 2, "v": 4},
-                  {"h": 2, "k": 3, "L": 1, "f": 3, "p": 2, "s": 2, "v": 7}),
+                 ({"h": 2, "k": 3, "L": 1, "f": 7, "p": 2, "s": 2, "v": 7}, {"h": 1, "k": 3, "L": 2, "f": 4, "p": 2, "s": 1, "v": 4},
+                  {"h": 3, "k": 2, "L": 1, "f": 8, "p": 2, "s": 2, "v": 8}),
                  ("ViT-B/16", {"h": 12, "k": 64, "L": 12, "f": 3072, "p": 16, "s": 14, "v": 1000}),
                  (sources.defines("Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021, arXiv:2010.11929"), sources.KEY_BIAS,
                   sources.STREAM), (GENERIC, EPS)),
@@ -124,9 +126,9 @@ ENTRIES = (
     Architecture("clip", "CLIP", {"h": "heads of the text tower", "g": "heads of the image tower", **SIZE, **LAYERS,
                                   "f": "feed-forward width of the text tower", "u": "feed-forward width of the image tower", **IMAGE,
                                   "e": "width of the common space", **WORDS, **PLACES}, _clip,
-                 ({"h": 1, "g": 1, "k": 3, "L": 1, "f": 2, "u": 3, "p": 2, "s": 2, "e": 3, "v": 8, "n": 4},
-                  {"h": 1, "g": 1, "k": 4, "L": 1, "f": 3, "u": 2, "p": 2, "s": 2, "e": 3, "v": 9, "n": 3},
-                  {"h": 2, "g": 1, "k": 3, "L": 1, "f": 2, "u": 2, "p": 2, "s": 2, "e": 2, "v": 11, "n": 3}),
+                 ({"h": 1, "g": 2, "k": 3, "L": 1, "f": 4, "u": 7, "p": 2, "s": 2, "e": 3, "v": 8, "n": 2},
+                  {"h": 1, "g": 2, "k": 3, "L": 1, "f": 5, "u": 8, "p": 2, "s": 2, "e": 4, "v": 9, "n": 2},
+                  {"h": 1, "g": 1, "k": 4, "L": 1, "f": 5, "u": 6, "p": 2, "s": 1, "e": 4, "v": 7, "n": 3}),
                  ("CLIP ViT-B/32", {"h": 8, "g": 12, "k": 64, "L": 12, "f": 2048, "u": 3072, "p": 32, "s": 7, "e": 512, "v": 49408,
                  "n": 77}),
                  (sources.defines("Radford et al., Learning transferable visual models from natural language supervision, ICML 2021, "

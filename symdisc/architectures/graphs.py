@@ -84,12 +84,12 @@ FIXED = "the graph is the same for all inputs; its nodes are data, not parameter
 
 ENTRIES = (
     Architecture("gcn", "Graph convolutional network", {"n": "features of a node", "d": "hidden units", "v": "classes"}, _gcn,
-                 ({"n": 3, "d": 4, "v": 3}, {"n": 4, "d": 3, "v": 5}, {"n": 2, "d": 5, "v": 4}),
+                 ({"n": 6, "d": 4, "v": 3}, {"n": 5, "d": 4, "v": 2}, {"n": 7, "d": 5, "v": 3}),
                  ("GCN for Cora", {"n": 1433, "d": 16, "v": 7}),
                  (sources.defines("Kipf, Welling, Semi-supervised classification with graph convolutional networks, ICLR 2017, "
                                   "arXiv:1609.02907"), sources.POSITIVE_SCALES), (FIXED, "ReLU units switch on the data")),
     Architecture("gat", "Graph attention network", {"n": "features of a node", "h": "heads", "k": "size of a head", "v": "classes"}, _gat,
-                 ({"n": 3, "h": 2, "k": 2, "v": 3}, {"n": 4, "h": 1, "k": 3, "v": 4}, {"n": 3, "h": 2, "k": 3, "v": 2}),
+                 ({"n": 5, "h": 2, "k": 2, "v": 3}, {"n": 5, "h": 1, "k": 4, "v": 3}, {"n": 7, "h": 2, "k": 3, "v": 4}),
                  ("GAT for Cora", {"n": 1433, "h": 8, "k": 8, "v": 7}),
                  (sources.defines("Velickovic et al., Graph attention networks, ICLR 2018, arXiv:1710.10903"),), (FIXED,)),
 )

@@ -48,7 +48,7 @@ def _kan(s: Sizes) -> Built:
 ENTRIES = (
     Architecture("kan", "Kolmogorov-Arnold network (cubic splines)",
                  {"n0": "inputs", "n1": "hidden units", "n2": "outputs", "g": "intervals of the grid"}, _kan,
-                 ({"n0": 2, "n1": 3, "n2": 2, "g": 3}, {"n0": 3, "n1": 2, "n2": 2, "g": 4}, {"n0": 2, "n1": 4, "n2": 3, "g": 2}),
+                 ({"n0": 2, "n1": 3, "n2": 1, "g": 3}, {"n0": 2, "n1": 4, "n2": 2, "g": 4}, {"n0": 3, "n1": 4, "n2": 1, "g": 2}),
                  ("the [2, 5, 1] network of the paper's first example", {"n0": 2, "n1": 5, "n2": 1, "g": 5}),
                  (sources.defines("Liu et al., KAN: Kolmogorov-Arnold networks, ICLR 2025, arXiv:2404.19756"),),
                  ("the grid is fixed: re-gridding is only approximate", "inputs reach beyond the grid, where the splines vanish")),

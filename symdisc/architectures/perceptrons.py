@@ -17,7 +17,7 @@ Activation = Callable[[], nn.Module]
 
 WIDTHS = {"n0": "inputs", "n1": "units of the first hidden layer", "n2": "units of the second hidden layer", "n3": "outputs"}
 LENET = {"n0": 784, "n1": 300, "n2": 100, "n3": 10}
-SMALL = tuple(dict(zip(WIDTHS, w, strict=True)) for w in ((3, 4, 3, 5), (4, 3, 5, 6), (2, 5, 4, 6)))
+SMALL = tuple(dict(zip(WIDTHS, w, strict=True)) for w in ((5, 4, 3, 2), (6, 4, 3, 2), (7, 5, 4, 3)))
 NAMED_WIDTHS = "the widths of LeNet-300-100"
 
 
@@ -135,8 +135,9 @@ ENTRIES = (
                  ({"n0": 3, "n1": 4, "n2": 2}, {"n0": 2, "n1": 5, "n2": 3}, {"n0": 4, "n1": 3, "n2": 4}), None,
                  (sources.defines("Broomhead, Lowe, Multivariable functional interpolation and adaptive networks, Complex Systems 2, 1988",
                                   "the architecture"),)),
-    Architecture("mlp-maxout", "Maxout network", WIDTHS | {"k": "pieces of a unit"}, _maxout, tuple(
-        s | {"k": k} for s, k in zip(SMALL, (2, 3, 2), strict=True)),
+    Architecture("mlp-maxout", "Maxout network", WIDTHS | {"k": "pieces of a unit"}, _maxout, (
+        {"n0": 4, "n1": 3, "n2": 3, "n3": 2, "k": 2}, {"n0": 5, "n1": 4, "n2": 3, "n3": 2, "k": 3}, {"n0": 5, "n1": 3, "n2": 4,
+        "n3": 2, "k": 2}),
         ("permutation-invariant MNIST network of the pylearn2 release", {"n0": 784, "n1": 240, "n2": 240, "n3": 10, "k": 5}),
         (sources.defines("Goodfellow, Warde-Farley, Mirza, Courville, Bengio, Maxout networks, ICML 2013, arXiv:1302.4389"),)),
     Architecture("mlp-residual", "Residual perceptron", {"n": "inputs", "d": "width of the stream", "f": "hidden units of a block",

@@ -102,8 +102,8 @@ ENTRIES = (
       for name, title, cell, text, published in CELLS),
     Architecture("lru", "Linear recurrent unit (diagonal state space)",
                  {"i": "inputs", "d": "model width", "n": "complex states", "L": "layers", "o": "outputs"}, _lru,
-                 ({"i": 4, "d": 3, "n": 2, "L": 1, "o": 4}, {"i": 5, "d": 4, "n": 3, "L": 1, "o": 5}, {"i": 4, "d": 3, "n": 2,
-                 "L": 2, "o": 4}),
+                 ({"i": 2, "d": 4, "n": 3, "L": 1, "o": 3}, {"i": 2, "d": 3, "n": 2, "L": 2, "o": 2}, {"i": 3, "d": 5, "n": 3, "L": 1,
+                 "o": 4}),
                  ("the network of the paper for sequential CIFAR-10", {"i": 3, "d": 512, "n": 384, "L": 6, "o": 10}),
                  (sources.defines("Orvieto et al., Resurrecting recurrent neural networks for long sequences, ICML 2023, arXiv:2303.06349"),
                   sources.defines("Gu, Gupta, Goel, Re, On the parameterization and initialization of diagonal state space models, "

@@ -48,7 +48,7 @@ def _rwkv(s: Sizes) -> Built:
 
 D = {"d": "model width"}
 MAMBA_SMALL = ({"d": 3, "n": 2, "r": 1, "L": 1, "v": 7}, {"d": 4, "n": 3, "r": 2, "L": 1, "v": 9}, {"d": 3, "n": 2, "r": 2, "L": 2, "v": 8})
-RWKV_SMALL = ({"d": 3, "f": 2, "L": 2, "v": 9}, {"d": 3, "f": 4, "L": 3, "v": 8}, {"d": 4, "f": 3, "L": 2, "v": 11})
+RWKV_SMALL = ({"d": 3, "f": 4, "L": 2, "v": 7}, {"d": 3, "f": 5, "L": 3, "v": 8}, {"d": 4, "f": 5, "L": 2, "v": 9})
 
 ENTRIES = (
     Architecture("llama-lora", "Llama with LoRA on queries and values", LLAMA | {"r": "rank of an update"}, _wrapped,
