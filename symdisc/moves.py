@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Index", "Move", "Through"]
+__all__ = ["Chart", "Index", "Move", "Through", "parameters_of"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Through:
 
     ``kind`` is "dense" (contract ``axis`` of the weight at ``index`` with the translation, keep ``keep``, sum the other
     axes), "gain" (multiply by the flat parameter at ``index``, plus ``offset``), "rsqrt" (multiply by
-    ``(parameter[index] + offset) ** -1/2``), "scale" (multiply by ``offset``) or "flip" (a sign a to ``offset (1 - a) / 2``).
+    ``(parameter[index] + offset) ** -1/2``), "scale" (multiply by ``offset``), "flip" (a sign a to ``offset (1 - a) / 2``), "total"
+    (multiply by the sum of ``parameter / (gain + offset)``: what an "outer" with that gain does to a constant) or "spread" (a number
+    becomes that number times ``1 / (parameter + offset)``; both are brought to size by the gain's least entry).
     """
 
     kind: str
@@ -72,15 +74,48 @@ class Through:
     keep: int = 0
     index: Index | None = None
     offset: float = 0.0
+    gain: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Parameters whose values the map is made of."""
+        return tuple(n for n in (self.parameter, self.gain) if n)
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "parameter": self.parameter, "axis": self.axis, "keep": self.keep,
-                "index": None if self.index is None else self.index.to_dict(), "offset": self.offset}
+                "index": None if self.index is None else self.index.to_dict(), "offset": self.offset,
+                **({"gain": self.gain} if self.gain else {})}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Through:
         index = None if d["index"] is None else Index.from_dict(d["index"])
-        return cls(d["kind"], d["parameter"], d["axis"], d["keep"], index, d["offset"])
+        return cls(d["kind"], d["parameter"], d["axis"], d["keep"], index, d["offset"], d.get("gain"))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """How the network makes a ``weight`` (a name of our own) from stored tensors, before anything reads it.
+
+    kind "norm": ``size * direction / |direction|`` with norms over all axes but ``dim`` (over all, if None); its image is every
+    weight without a zero slice. kind "map": some function of ``direction`` alone that commutes with permutations along each axis.
+    """
+
+    kind: str
+    weight: str
+    direction: str
+    size: str = ""
+    dim: int | None = None
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        return (self.direction, self.size) if self.size else (self.direction,)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Chart:
+        return cls(**d)
 
 
 @dataclass(frozen=True)
@@ -104,6 +139,9 @@ class Move:
     kind "permute": units at ``index`` are permuted.
     kind "parity": entries at ``index`` change sign where the integer of their unit is odd.
     kind "exchange": whole tensors ``extra`` change places; this one is number ``index.start`` among them.
+    kind "charted": the moves ``inner`` act on the weights that ``charts`` make. A direction then points along the new weight and keeps
+    its length, a size takes the new length and keeps its sign; any other parameter is moved by ``inner``, which may read the weights.
+    ``extra`` names what is read besides.
     ``rows`` = (first, last + 1) restricts a move to some positions of axis 0 (one group of a grouped kernel).
     """
 
@@ -119,18 +157,22 @@ class Move:
     through: tuple[Through, ...] = ()
     rows: tuple[int, int] | None = None
     extra: tuple[str, ...] = ()
+    inner: tuple[Move, ...] = ()
+    charts: tuple[Chart, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        through_charts = {"inner": [m.to_dict() for m in self.inner], "charts": [c.to_dict() for c in self.charts]} if self.charts else {}
         return {"kind": self.kind, "parameter": self.parameter, "axis": self.axis, "index": self.index.to_dict(),
                 "rep": self.rep, "power": self.power, "gain": self.gain, "gain_power": self.gain_power,
                 "offset": self.offset, "through": [t.to_dict() for t in self.through],
-                "rows": None if self.rows is None else list(self.rows), "extra": list(self.extra)}
+                "rows": None if self.rows is None else list(self.rows), "extra": list(self.extra), **through_charts}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Move:
         return cls(d["kind"], d["parameter"], d["axis"], Index.from_dict(d["index"]), d["rep"], d["power"], d["gain"],
                    d["gain_power"], d["offset"], tuple(Through.from_dict(t) for t in d["through"]),
-                   None if d["rows"] is None else tuple(d["rows"]), tuple(d["extra"]))
+                   None if d["rows"] is None else tuple(d["rows"]), tuple(d["extra"]),
+                   tuple(Move.from_dict(m) for m in d.get("inner", ())), tuple(Chart.from_dict(c) for c in d.get("charts", ())))
 
 
 def parameters_of(moves: Sequence[Move]) -> tuple[str, ...]:

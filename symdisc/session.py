@@ -13,6 +13,7 @@ from symdisc.errors import BadInput
 from symdisc.symmetry import Broken, Discrete, Symmetry
 
 if TYPE_CHECKING:
+    from symdisc.spaces import Facts
     from symdisc.torchside.capture import Capture
 
 __all__ = ["certify", "discover"]
@@ -50,24 +51,12 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
 def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool | None = None) -> Catalog:
     """The pipeline after capture."""
     from symdisc import archgraph
-    from symdisc.families.affine import find_affine
-    from symdisc.families.blocks import find_blocks
-    from symdisc.families.discrete import find_discrete
-    from symdisc.families.find import find_families
-    from symdisc.families.proof import Judge
-    from symdisc.families.signs import find_signs
     from symdisc.torchside.check import Checker, can_run
-    from symdisc.torchside.fold import fold
 
     graph = captured.graph
     with clock("cut"):
         arch = archgraph.build(graph)
-    with clock("fold"):
-        facts = fold(captured)
-    with clock("families"):
-        proposed, classes, spaces = find_families(graph, facts)
-        discrete = find_discrete(classes, spaces)
-        discrete += find_blocks(classes, classes.links, discrete) + find_signs(classes, spaces) + find_affine(classes)
+    proposed, discrete, facts, notes = _derived(captured, clock)
     checker = None
     broken = [Broken(packet, "all", packet, why) for packet, why in dict.fromkeys(facts.opaque)]
     if can_run(captured):
@@ -76,11 +65,8 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
             proposed, refused = _keep(proposed, checker.judge(proposed))
             discrete, refused_discrete = _keep(discrete, checker.judge_discrete(discrete, trials=6 if captured.size < LARGE else 2))
             broken += refused + refused_discrete
-    with clock("prove"):
-        judge = Judge(classes)
-        proposed, discrete = judge(proposed), judge(discrete)
-    notes = [] if checker else ["weights without values (meta device): families were derived, not run"]
-    notes += classes.notes
+    else:
+        notes.insert(0, "weights without values (meta device): families were derived, not run")
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
     symmetries = list(proposed)
     orbit = sum(s.dimension for s in symmetries if s.counts)
@@ -95,6 +81,33 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
     buffers = {n: graph.shapes[v] for v, n in graph.buffers.items()}
     return Catalog(name, tuple(symmetries), tuple(discrete), tuple(broken), parameters, buffers, dict(graph.aliases), orbit,
                    graph.training, None, tuple(notes), graph, dict(clock.seconds))
+
+
+def _derived(captured: Capture, clock: _Clock) -> tuple[list[Symmetry], list[Discrete], Facts, list[str]]:
+    """Fold, families and proofs: (continuous and discrete factors, not yet run; the facts; notes)."""
+    from symdisc.families.affine import find_affine
+    from symdisc.families.blocks import find_blocks
+    from symdisc.families.charts import freeze, lift, reflections
+    from symdisc.families.discrete import find_discrete
+    from symdisc.families.find import find_families
+    from symdisc.families.proof import Judge
+    from symdisc.families.signs import find_signs
+    from symdisc.torchside.charts import unfolded
+    from symdisc.torchside.fold import fold
+
+    with clock("fold"):
+        plain, charts, silent = unfolded(captured)
+        facts = fold(plain)
+        freeze(facts, charts)
+    with clock("families"):
+        proposed, classes, spaces = find_families(plain.graph, facts)
+        discrete = find_discrete(classes, spaces)
+        discrete += find_blocks(classes, classes.links, discrete) + find_signs(classes, spaces) + find_affine(classes)
+    with clock("prove"):
+        judge, shapes = Judge(classes), {n: tuple(t.shape) for n, t in captured.parameters.items()}
+        proposed = [*lift(judge(proposed), charts), *silent]
+        discrete = [*lift(judge(discrete), charts), *reflections(charts, shapes)]
+    return proposed, discrete, facts, list(classes.notes)
 
 
 def _keep(families: Sequence[Family], changes: Sequence[float]) -> tuple[list[Family], list[Broken]]:

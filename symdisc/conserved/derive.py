@@ -94,6 +94,8 @@ class Deriver:
             return [self.none("its action on the parameters is not recorded as moves")]
         if self.untrained:
             return [self.none(reasons.untrained(self.untrained))]
+        if any(m.charts for m in self.symmetry.moves):
+            return [self.none(reasons.CHARTED, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a")]
         kinds = {w.kind for w in self.local.values()}
         if len({(w.inertia, w.friction) for w in self.local.values()}) > 1 or len(kinds) > 1:
             return [self.none("its parameters follow flows with different inertia or friction")]

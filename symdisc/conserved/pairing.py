@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from symdisc.errors import BadInput
-from symdisc.moves import Index, Move, Through
+from symdisc.moves import Chart, Index, Move, Through
 
 __all__ = ["depends_on", "pairing"]
 
@@ -25,7 +25,7 @@ Array = Any
 
 def depends_on(move: Move) -> tuple[str, ...]:
     """Other parameters and buffers whose values the generator of a move reads."""
-    names = [move.gain, *(t.parameter for t in move.through), *move.extra]
+    names = [move.gain, *(n for t in move.through for n in t.reads), *move.extra]
     return tuple(dict.fromkeys(n for n in names if n))
 
 
@@ -170,6 +170,10 @@ def _transpose(step: Through, u: Array, state: Mapping[str, Array]) -> Array:
     """The transpose of what a translation passes through."""
     if step.kind == "scale":
         return u * _number(step.offset)
+    if step.kind == "total":
+        return u * (state[step.parameter].reshape(-1) / (state[step.gain].reshape(-1) + step.offset if step.gain else 1)).sum()
+    if step.kind == "spread":
+        return (u / (state[step.parameter].reshape(-1) + step.offset)).sum().reshape(1)
     assert isinstance(step.index, Index)
     p = step.index.positions()[:, 0, :]
     weight = state[step.parameter]
@@ -195,17 +199,40 @@ def _outer(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
 
 def _outer_bias(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     shift = state[move.extra[0]].reshape(-1)
-    total = shift.sum() if move.gain is None else (shift / state[move.gain].reshape(-1)).sum()
+    total = shift.sum() if move.gain is None else (shift / (state[move.gain].reshape(-1) + move.offset)).sum()
     return x.reshape(-1) * total * _number(move.power)
 
 
 def _centred(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     """X = -(y t) (1/gamma)^T / sum(beta/gamma), contracted along the axis."""
     beta = state[move.extra[0]].reshape(-1)
-    gain = beta * 0 + 1 if move.gain is None else state[move.gain].reshape(-1)
+    gain = beta * 0 + 1 if move.gain is None else state[move.gain].reshape(-1) + move.offset
     seen = (x * _like(1 / gain, move, x)).sum(move.axis)
     rows = lay_out(move, y)
     return -(rows @ seen.reshape(-1)) / (beta / gain).sum()
+
+
+def _slices(chart: Chart, x: Array) -> Array:
+    """Sums over all axes but ``dim``, shaped to broadcast over ``x``."""
+    axes = tuple(a for a in range(len(x.shape)) if a != chart.dim)
+    return x.sum(axis=axes, keepdims=True) if axes else x
+
+
+def _charted(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """The covector pulled back to the weights W = g v/|v|: dv = |v|/g (dW - n <n, dW>) and dg = <n, dW> with n = v/|v|."""
+    state, made = {**state, move.parameter: y}, {}
+    for c in move.charts:
+        v, g = state[c.direction], state[c.size]
+        length = _slices(c, v * v) ** 0.5
+        made[c.weight] = (v / length, length, g.reshape(length.shape))
+    state.update({name: n * g for name, (n, _, g) in made.items()})
+    chart = next((c for c in move.charts if move.parameter in c.stored), None)
+    if chart is not None:
+        n, length, g = made[chart.weight]
+        x = x.reshape(g.shape) * n if move.parameter == chart.size else length / g * (x - n * _slices(chart, n * x))
+        y = state[chart.weight]
+    parts = [_RULES[m.kind](m, x, y, state).reshape(-1) for m in move.inner]
+    return sum(parts[1:], parts[0])
 
 
 def _number(value: float) -> float | int:
@@ -216,4 +243,5 @@ def _number(value: float) -> float | int:
 _RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = {
     "matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
     "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
+    "charted": _charted,
 }

@@ -31,6 +31,10 @@ SINGLE_PLANE = (
     "angle"
 )
 GAINS = "off-diagonal elements are conjugated by constant gains, D a D^-1, and give no symmetric matrix"
+CHARTED = (
+    "the action goes through a normalised weight g v/|v|, so the generator depends on g and v; whether its one-form has a potential "
+    "is not derived, only the differential constraint holds"
+)
 SPAN = "antisymmetric, but it turns fewer columns than dimensions: the flow stays in their span"
 FACTOR = "not a gradient field, but an integrating factor exists in two variables"
 DRIVEN = "inertia: the symmetric charge obeys a driven equation, exact at every time"

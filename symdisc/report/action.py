@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from symdisc.generators import Generator, Part
-from symdisc.moves import Move, Through
+from symdisc.moves import Chart, Move, Through
 from symdisc.symmetry import Discrete, Symmetry
 
 __all__ = ["Step", "element", "steps"]
@@ -73,6 +73,8 @@ def _letters(move: Move) -> str:
         found.append(rf"\gamma = {offset}{_name(move.gain)}")
         if move.kind.startswith("outer"):
             found.append(r"m = \min |\gamma|")
+    for c in move.charts:
+        found.append(rf"{_letter(c)} = {_name(c.size)}\, {_name(c.direction)} / |{_name(c.direction)}|")
     if move.kind in ("outer_bias", "centred"):
         found.append(rf"\beta = {_name(move.extra[0])}")
     if move.kind == "bn_matmul":
@@ -124,7 +126,7 @@ def _part(move: Move, shape: tuple[int, ...] | None) -> str:
     """Which positions of the axis move: empty when all do (or the shape is not known)."""
     if move.rows is not None:
         return f"[{move.rows[0]}:{move.rows[1]}]"
-    if shape is None or move.kind in ("outer_bias", "centred", "bn_shift"):
+    if shape is None or move.kind in ("outer_bias", "centred", "bn_shift", "charted"):
         return ""
     size = 1
     for s in shape:
@@ -145,6 +147,8 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
     """The new value of theta."""
     if move.kind == "matmul":
         return _matrix(move)
+    if move.kind == "charted":
+        return _charted(move, single, shapes)
     if move.kind == "permute":
         return {0: r"P \theta", -1: r"P \theta", 1: r"\theta P^{\top}"}.get(
             move.axis, rf"P \cdot_{{{move.axis}}} \theta"
@@ -165,6 +169,25 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
         return (rf"D_d^{{-1}} g\, D_d \cdot_{{{move.axis}}} \theta,\; {d}" if move.kind == "bn_matmul"
                 else rf"g\,(\theta + c) - c,\; c = {constant},\; {d}")
     return _shifted(move, shapes)
+
+
+def _letter(chart: Chart) -> str:
+    return rf"W_{{{_name(chart.weight)}}}"
+
+
+def _charted(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What follows a weight: its direction, its size, or a parameter whose map reads the weight."""
+    chart = next((c for c in move.charts if move.parameter in c.stored), None)
+    images = [_image(m, single, shapes) for m in move.inner]
+    if chart is None:
+        return images[0]
+    image = images[0]
+    for later in images[1:]:
+        image = later.replace(r"\theta", f"({image})")
+    image = image.replace(r"\theta", _letter(chart))
+    if move.parameter == chart.size:
+        return rf"\operatorname{{sgn}}(\theta)\, |W'|,\; W' = {image}"
+    return rf"\operatorname{{sgn}}({_name(chart.size)})\, |\theta|\, W' / |W'|,\; W' = {image}"
 
 
 def _matrix(move: Move) -> str:
@@ -225,6 +248,12 @@ def _through(step: Through, shapes: Mapping[str, tuple[int, ...]]) -> str:
         return _number(step.offset)
     if step.kind == "flip":
         return rf"{_number(step.offset)} \, \tfrac{{1 - \cdot}}{{2}}"
+    if step.kind == "spread":
+        return rf"\frac{{m}}{{{_name(step.parameter)}{f' + {_number(step.offset)}' if step.offset else ''}}}"
+    if step.kind == "total":
+        more = f" + {_number(step.offset)}" if step.offset else ""
+        below = f" / ({_name(step.gain)}{more})" if step.gain else ""
+        return rf"\textstyle\sum {'m ' if below else ''}{_name(step.parameter)}{below}"
     name = _name(step.parameter)
     if step.kind == "dense":
         if len(shapes.get(step.parameter, ())) > 2:

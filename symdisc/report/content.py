@@ -144,8 +144,8 @@ def place(s: Symmetry | Discrete) -> Place:
     """Two symmetries are alike when all but layer numbers agree: the moves too, names aside."""
     names = list(s.parameters)
     acting: list[Hashable] = []
-    for m in s.moves:
-        others = [*(t.parameter for t in m.through), *([m.gain] if m.gain else []), *m.extra]
+    for m in (part for move in s.moves for part in (move, *move.inner)):
+        others = [*(n for t in m.through for n in t.reads), *([m.gain] if m.gain else []), *m.extra]
         names += [m.parameter, *others]
         acting.append((m.kind, m.axis, m.index, m.rep, m.power, m.gain_power, m.offset, m.rows, len(others)))
     for part in (p for g in s.generators for p in g.parts) if isinstance(s, Symmetry) else ():

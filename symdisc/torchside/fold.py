@@ -76,7 +76,7 @@ class Folder:
         """What a layer makes of a constant (the zero state of a recurrent layer) carries that layer's units; so does a masked table."""
         masked = op.packet == "aten.where" and any(isinstance(a, (int, float)) and a < LOW for a in op.args[1:])
         found = self.graph.varies(op.name) and (masked or any(n in self.facts.constant for n in op.inputs) or (
-            op.packet == "aten.linear" and not self.graph.roles[op.inputs[0]]))
+            op.packet == "aten.linear" and (not self.graph.roles[op.inputs[0]] or self.elements(op.inputs[0]) is not None)))
         if found:
             self.facts.constant.add(op.name)
         return found

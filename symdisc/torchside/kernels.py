@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from symdisc.moves import Move, Through
+from symdisc.moves import Chart, Move, Through
 
 __all__ = ["inverse_array", "run_moves"]
 
@@ -143,6 +143,11 @@ def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         return t * step.offset
     if step.kind == "flip":
         return (1.0 - t) * (0.5 * step.offset)
+    if step.kind == "total":
+        shift = state[step.parameter].double().reshape(-1)
+        return t.reshape(-1) * (shift if step.gain is None else shift * _inverse_gain(step, state)).sum().to(t.dtype)
+    if step.kind == "spread":
+        return t.reshape(-1) * _inverse_gain(replace(step, gain=step.parameter), state).to(t.dtype)
     weight = _compute(state[step.parameter]).to(t.dtype)
     assert step.index is not None
     index = torch.as_tensor(step.index.positions(), device=t.device)[:, 0, :]
@@ -177,7 +182,7 @@ def _outer(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, T
     return x + t
 
 
-def _inverse_gain(move: Move, state: Mapping[str, Tensor]) -> Tensor:
+def _inverse_gain(move: Move | Through, state: Mapping[str, Tensor]) -> Tensor:
     """min|gamma| / gamma in float64, largest entry 1: trained gains come as small as 1e-33, and 1 / gamma would drown the weight."""
     assert move.gain is not None
     gain = state[move.gain].double().reshape(-1) + move.offset
@@ -195,7 +200,7 @@ def _centred(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
     """W - (W t) (1/gamma)^T / sum((beta + t)/gamma): keeps W beta although beta moved by t, for a centred input."""
     t = _tensor(_wide(array), x)
     beta = _compute(state[move.extra[0]]).to(x.dtype).reshape(-1)
-    gain = torch.ones_like(beta) if move.gain is None else _compute(state[move.gain]).to(x.dtype).reshape(-1)
+    gain = torch.ones_like(beta) if move.gain is None else _compute(state[move.gain]).to(x.dtype).reshape(-1) + move.offset
     total = ((beta + t) / gain).sum()
     image = (x * _along(t, x, axis)).sum(axis, keepdim=True)
     return x - image / total * _along(1.0 / gain, x, axis)
@@ -216,10 +221,39 @@ def _exchange(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str
     return _compute(state[source]).to(x.dtype).reshape(x.shape)
 
 
+def _length(weight: Tensor, dim: int | None) -> Tensor:
+    """Norms of the slices along ``dim``, or of the whole, shaped to broadcast over the weight."""
+    axes = [a for a in range(weight.dim()) if a != dim]
+    return torch.linalg.vector_norm(weight, dim=axes, keepdim=True) if axes else weight.abs()
+
+
+def _weight(chart: Chart, state: Mapping[str, Tensor]) -> Tensor:
+    """size * direction / |direction|"""
+    v, g = _compute(state[chart.direction]), _compute(state[chart.size])
+    length = _length(v, chart.dim)
+    return v * (g.reshape(length.shape) / length)
+
+
+def _charted(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    """See ``Move``: the sign of the size and the length of the direction stay, so that elements compose as on the weight."""
+    new = run_moves(move.inner, array, {**state, **{c.weight: _weight(c, state) for c in move.charts}})
+    chart = next((c for c in move.charts if move.parameter in c.stored), None)
+    if chart is None:
+        return new[move.parameter].to(x.dtype).reshape(x.shape)
+    weight, size = new[chart.weight].to(x.dtype), _compute(state[chart.size]).to(x.dtype)
+    length = _length(weight, chart.dim)
+    sign = torch.where(size < 0, -1.0, 1.0).to(x.dtype)
+    if move.parameter == chart.size:
+        return sign.reshape(x.shape) * length.reshape(x.shape)
+    v = x.reshape(weight.shape)
+    turned = weight * (sign.reshape(length.shape) * _length(v, chart.dim) / torch.where(length > 0, length, 1.0))
+    return torch.where(length > 0, turned, v).reshape(x.shape)
+
+
 _KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
             "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
-            "permute": _permute, "exchange": _exchange, "parity": _parity}
+            "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}
 
 
 def inverse_array(family: str, array: np.ndarray) -> np.ndarray:

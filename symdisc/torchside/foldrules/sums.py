@@ -174,10 +174,10 @@ def _gain(f: Folder, op: Op, act: str, other: str, labels: Tensor, divide: bool)
     found = f.elements(other)
     index = None if found is None else found[1].expand(op.shape or ())
     if found is None or divide or index is None:
-        f.labels[op.name] = labels  # exp(temperature) and the like: passes on what acts equally on all units
+        f.labels[op.name] = labels  # exp(temperature) and the like: scales pass, and what acts equally on all units
         f.kill(labels, "computed factor")
         if not f.uniform(labels, other):
-            f.freeze(labels, "computed factor")
+            f.facts.rigid.append(f.units(labels))
         return
     (labels, index), shape = shrink(labels, index)
     distinct, inverse = distinct_pairs(labels, index)

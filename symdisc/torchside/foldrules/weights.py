@@ -70,8 +70,10 @@ def dense(f: Folder, op: Op, x: str | None, weight: str | None, bias: Any, trans
         f.facts.void.add((graph.parameters[stored], op.name))  # a zero state: the weight does nothing here
         return
     if stored is None:
-        f.freeze(torch.from_numpy(ins), "computed weight")
-        f.freeze(torch.from_numpy(outs), "computed weight")
+        seen = [f.labels[weight]] if isinstance(f.labels.get(weight), torch.Tensor) else []
+        for units in (torch.from_numpy(ins), torch.from_numpy(outs), *seen):
+            f.freeze(units, "computed weight")
+            f.facts.rigid.append(f.units(units))
         return
     out_axis, in_axis = (1, 0) if transposed != flipped else (0, 1)
     f.facts.dense.append(DenseUse(graph.parameters[stored], op.name, op.module, out_axis, outs, in_axis, ins, op.name,
