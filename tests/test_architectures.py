@@ -1,0 +1,92 @@
+"""The architectures of the catalog: built as they say, of the official size where one is published, and certified at miniatures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from symdisc.architectures import ARCHITECTURES, Architecture
+
+ASKED = """mlp-linear mlp-relu mlp-leaky-relu mlp-tanh mlp-sigmoid mlp-gelu mlp-softplus mlp-sine mlp-squared-relu mlp-polynomial mlp-rbf
+mlp-maxout mlp-radial mlp-residual vgg-bn resnet-18 mobilenet-v2 densenet efficientnet convnext u-net vit swin mlp-mixer bert albert t5
+whisper clip gpt2 gpt2-untied gpt-neox bloom llama llama-gqa qwen2 qwen3 gemma2 phi3 mixtral deepseek-v3 mamba rwkv lru rnn gru lstm gcn
+gat llama-lora mlp-weight-norm kan dit""".split()
+
+# parameters of the released models, from their model cards or papers' code; ties counted once
+OFFICIAL = {
+    "vgg-bn": 132_868_840, "resnet-18": 11_689_512, "mobilenet-v2": 3_504_872, "efficientnet": 5_288_548, "densenet": 7_978_856,
+    "bert": 109_482_240, "albert": 11_683_584, "t5": 60_506_624, "whisper": 37_760_640, "vit": 86_567_656, "convnext": 28_589_128,
+    "clip": 151_277_313, "mlp-mixer": 59_880_472, "swin": 28_288_354, "gpt2": 124_439_808, "gpt-neox": 20_554_567_680,
+    "bloom": 176_247_271_424, "llama": 6_738_415_616, "llama-gqa": 8_030_261_248, "qwen2": 7_615_616_512, "qwen3": 8_190_735_360,
+    "gemma2": 9_241_705_984, "phi3": 3_821_079_552, "mixtral": 46_702_792_704, "mamba": 129_135_360, "rwkv": 169_342_464,
+    "dit": 675_129_632 - 256 * 1152,  # the release counts its fixed positions
+    "deepseek-v3": 671_026_419_200 - 58 * 256,  # the release counts the corrections of the routers, which are buffers here
+}
+MOST = 1600  # parameters of a miniature
+
+
+def _size(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _built(architecture: Architecture, sizes: Mapping[str, int], device: str = "cpu") -> tuple[torch.nn.Module, tuple[Any, ...]]:
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device(device):
+        warnings.simplefilter("ignore")  # advice of transformers about its own configs
+        torch.manual_seed(0)
+        return architecture.build(sizes)
+
+
+def test_all_that_the_catalog_promises_are_there() -> None:
+    assert sorted(set(ASKED) - set(ARCHITECTURES)) == []
+    assert all(name == a.name for name, a in ARCHITECTURES.items())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_smallest_miniature_runs(name: str) -> None:
+    """In eval mode, on its own inputs, to a finite output; deterministic; of the size that the others exceed."""
+    architecture = ARCHITECTURES[name]
+    model, example = _built(architecture, architecture.miniatures[0])
+    assert not model.training and 0 < _size(model) <= MOST
+    with torch.no_grad():
+        first, again = (_floats(model(*example)) for _ in range(2))
+    assert first and all(bool(x.isfinite().all()) for x in first)
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+
+
+def _floats(output: Any) -> list[torch.Tensor]:
+    values = output.to_tuple() if hasattr(output, "to_tuple") else output
+    return [x for x in torch.utils._pytree.tree_leaves(values) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_symbol_counts(name: str) -> None:
+    """Sizes are given for the symbols and nothing else; three miniatures differ."""
+    architecture = ARCHITECTURES[name]
+    known = set(architecture.symbols)
+    given = [*architecture.miniatures, *([architecture.published[1]] if architecture.published else [])]
+    assert all(set(sizes) == known for sizes in given)
+    assert len({tuple(sorted(s.items())) for s in architecture.miniatures}) >= 3
+    assert architecture.sources and architecture.title
+
+
+@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.published])
+def test_published_sizes(name: str) -> None:
+    """On the meta device, without a number; where the released model is known, with its number of parameters."""
+    architecture = ARCHITECTURES[name]
+    assert architecture.published is not None
+    model, example = _built(architecture, architecture.published[1], "meta")
+    assert all(p.is_meta for p in model.parameters())
+    assert all(x.is_meta for x in example if isinstance(x, torch.Tensor))
+    assert _size(model) == OFFICIAL.get(name, _size(model))
+
+
+def test_the_official_counts_tell_wrong_sizes_apart() -> None:
+    """One head fewer, one layer more: not the released model."""
+    architecture = ARCHITECTURES["qwen2"]
+    assert architecture.published is not None
+    for change in ({"g": 8}, {"L": 29}, {"f": 18943}):
+        assert _size(_built(architecture, {**architecture.published[1], **change}, "meta")[0]) != OFFICIAL["qwen2"]
