@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Catalog": "catalog", "Symmetry": "symmetry", "Element": "symmetry", "Certificate": "certificate", "load": "catalog",
     "discover": "session", "certify": "session", "equivariance": "equivariance", "count_laws": "laws",
-    "Monitor": "torchside.monitor", "SymdiscError": "errors",
+    "Monitor": "torchside.monitor", "exportable": "torchside.exportable", "SymdiscError": "errors",
 }
 
 __all__ = ["__version__", *_HOMES]

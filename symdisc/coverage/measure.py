@@ -20,14 +20,11 @@ from torch import nn
 
 from symdisc.catalog import Catalog
 from symdisc.coverage.builders import Built, NotImportable, build, group_of
-from symdisc.errors import CaptureError, SymdiscError
+from symdisc.coverage.certificate import certified
+from symdisc.errors import CaptureError, SymdiscError, Undecided
 
 __all__ = ["measure", "randomised"]
 
-RANK_LIMIT = 1500  # parameters up to which ranks are taken: a dense singular value decomposition of this order takes minutes
-AGAIN_LIMIT = 400  # up to which a surplus is looked at at other weights
-SOLVE_LIMIT = 320  # up to which symmetries without a name are solved for
-TRIALS = 3
 EPSILONS, EPSILON = ("eps", "epsilon", "variance_epsilon", "layer_norm_epsilon", "norm_eps"), 0.05
 SCALE = 0.3
 Record = dict[str, Any]
@@ -95,53 +92,20 @@ def _stages(name: str, seed: int, stage: Any) -> None:
     stage("build")
     built = randomised(build(name, seed), seed)
     stage("capture", D=sum(p.numel() for p in built.model.parameters()))
-    captured = capture(built.model, built.args, built.kwargs)
-    stage("discover", captured=True)
-    cat = discover_captured(captured, name, _Clock(None), solve=False)
+    clock = _Clock(None)
+    with clock("export"):
+        captured = capture(built.model, built.args, built.kwargs)
+    stage("discover", captured=True, D=captured.size)
+    cat = discover_captured(captured, name, clock, solve=False)
     cat = cat.replace(model=built.model, example=built.args, kwargs=built.kwargs, captured=captured)
-    stage("verify", **_described(cat))
+    stage("verify", **_described(cat), stages={k: round(v, 3) for k, v in clock.seconds.items()})
     with Wide():
         witness = cat.verify(built.model, cat.sample(seed, SCALE))
     stage("certify", kept=witness.passed, change=_bound(witness.max_relative_change), moved=round(witness.weights_changed, 3))
-    if captured.size > RANK_LIMIT:
-        return stage("done", reason=f"{captured.size:,} parameters: ranks are taken up to {RANK_LIMIT:,}")
-    stage("done", **_certified(cat, built, seed))
-
-
-def _certified(cat: Catalog, built: Built, seed: int) -> Record:
-    """Found and fibre dimension at the weights; where they differ, at other weights, then with the linear symmetries."""
-    from symdisc.torchside.miniature import randomise
-    from symdisc.torchside.remainder import module_fibre, surplus
-
-    best: Record = {}
-    for trial in range(TRIALS):
-        if trial:  # more than at other weights is local: units that never switch
-            randomise(built.model, seed + trial)
-        space, network = module_fibre(cat, seed)
-        found, carried = surplus(cat, space, network)
-        if not best or space.dimension < best["fibre"]:
-            best = {"found": found, "fibre": space.dimension, "complete": found == space.dimension, "surplus": sorted(carried),
-                    "gap": f"above 1e{math.floor(math.log10(space.gap))}" if math.isfinite(space.gap) else "infinite"}
-        if best["complete"] or network.size > AGAIN_LIMIT:
-            break
-    if not best["complete"] and network.size <= SOLVE_LIMIT and best["found"] < best["fibre"]:
-        best.update(_linear(cat, best))
-    return {**best, "D": network.size}
-
-
-def _linear(cat: Catalog, best: Record) -> Record:
-    """The linear symmetries that no family names, and what is then left."""
-    from symdisc import archgraph
-    from symdisc.torchside.remainder import complete
-
-    symmetries, orbit, notes = complete(cat.captured, archgraph.build(cat.captured.graph), list(cat.symmetries))
-    flow = [s for s in symmetries if s.family == "flow"]
-    found = orbit - sum(s.dimension for s in flow)
-    if found <= best["found"]:
-        return {"notes": notes}
-    whole = found == best["fibre"]
-    return {"found": found, "linear": found - best["found"], "complete": whole, "notes": notes,
-            "surplus": [] if whole else sorted({p for s in flow for p in s.parameters}) or best["surplus"]}
+    try:
+        stage("done", **certified(cat, built, seed))
+    except Undecided as error:
+        stage("done", reason=str(error))
 
 
 def _described(cat: Catalog) -> Record:

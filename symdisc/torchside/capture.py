@@ -16,6 +16,8 @@ from torch import nn
 from symdisc.errors import CaptureError
 from symdisc.opgraph import Literal, Op, OpGraph, Ref
 from symdisc.torchside.decompose import TABLE
+from symdisc.torchside.experts import declare_experts
+from symdisc.torchside.exportable import substituted
 
 __all__ = ["Capture", "capture", "tie_groups"]
 
@@ -97,11 +99,14 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     noise = io.StringIO()  # a guard failure prints the partial graph
+    declare_experts(model)
     try:
-        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stderr(noise):
+        with substituted(model, args, kwargs), torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stderr(noise):
             warnings.simplefilter("ignore")
             program = torch.export.export(model, args, kwargs, strict=False)
             return program.run_decompositions(dict(TABLE))
+    except CaptureError:
+        raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CaptureError(

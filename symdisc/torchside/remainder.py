@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from symdisc.catalog import Catalog
     from symdisc.torchside.capture import Capture
 
-__all__ = ["certify_model", "certify_named", "complete", "module_fibre", "surplus", "tangents"]
+__all__ = ["certify_model", "certify_named", "complete", "linear_remainder", "module_fibre", "row_span", "surplus", "tangents"]
 
 MOST_CARRIERS = 4  # parameters named in a note
 STEP = 1e-4  # of the central difference; its error is below 1e-8 relative, far under the rank cut of 1e-6
@@ -66,24 +66,29 @@ def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry]) -> 
     try:
         fibre_here = algebra.outputs[0]
     except Undecided as error:
-        return symmetries, _span(rows).shape[1], [f"completeness is not decided: {error}"]
+        return symmetries, row_span(rows).shape[1], [f"completeness is not decided: {error}"]
     notes = []
     _, outside = independent_part(rows, fibre_here.basis)
     if outside > 1e-5:
         notes.append(f"a named family leaves the fibre by {outside:.1e} at these weights: the example inputs may be too few")
-    known = _span(rows).shape[1]
+    known = row_span(rows).shape[1]
     try:
         if known < fibre_here.dimension:
-            more = [s for s in linear_families(captured, algebra, rows) if _keeps(algebra, s)]
+            more, rows = linear_remainder(captured, algebra, rows)
             symmetries = [*symmetries, *more]
-            rows = np.concatenate([rows, tangents(more, float64_state(captured), layout)])
-            known = _span(rows).shape[1]
+            known = row_span(rows).shape[1]
         if known < fibre_here.dimension:
             rest, told = _rest(algebra, rows, known)
             symmetries, known, notes = [*symmetries, *rest], known + sum(s.dimension for s in rest), notes + told
     except Undecided as error:
         notes.append(f"{fibre_here.dimension - known} more directions at these weights are not decided: {error}")
     return symmetries, known, notes
+
+
+def linear_remainder(captured: Capture, algebra: Algebra, rows: np.ndarray) -> tuple[list[Symmetry], np.ndarray]:
+    """Linear symmetries beyond the generators ``rows`` [count, D] of the named ones, and all generators together."""
+    more = [s for s in linear_families(captured, algebra, rows) if _keeps(algebra, s)]
+    return more, np.concatenate([rows, tangents(more, float64_state(captured), list(algebra.network.layout))])
 
 
 def _rest(algebra: Algebra, rows: np.ndarray, known: int) -> tuple[list[Symmetry], list[str]]:
@@ -99,8 +104,15 @@ def _rest(algebra: Algebra, rows: np.ndarray, known: int) -> tuple[list[Symmetry
     if generic == known:
         return [], notes
     rest = _beyond(algebra.outputs[0].basis, rows)
-    affine = _span(np.concatenate([rows, algebra.tangents.T])).shape[1] - known
-    return [_remainder(rest, algebra.network, generic - known, affine)], notes
+    return [_remainder(rest, algebra.network, generic - known, _affine_part(algebra, rows, known))], notes
+
+
+def _affine_part(algebra: Algebra, rows: np.ndarray, known: int) -> int | None:
+    """How many directions beyond the ``known`` ones move all features affinely; None where the features decide no number."""
+    try:
+        return row_span(np.concatenate([rows, algebra.tangents.T])).shape[1] - known
+    except Undecided:
+        return None
 
 
 def _keeps(algebra: Algebra, symmetry: Symmetry, tolerance: float = 1e-7) -> bool:
@@ -113,7 +125,7 @@ def _keeps(algebra: Algebra, symmetry: Symmetry, tolerance: float = 1e-7) -> boo
     return bool(np.abs(after - before).max() <= tolerance * max(float(before.std()), 1e-300))
 
 
-def _span(rows: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
+def row_span(rows: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
     """Orthonormal basis [D, k] of the span of rows at unit length."""
     size = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = (rows / np.where(size > 0, size, 1.0))[size[:, 0] > 0]
@@ -125,22 +137,23 @@ def _span(rows: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
 
 def _beyond(span: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The part of ``span`` orthogonal to ``rows``, [D, r]."""
-    named = _span(rows)
+    named = row_span(rows)
     rest = span - named @ (named.T @ span)
     u, s, _ = np.linalg.svd(rest, full_matrices=False)
     return np.asarray(u[:, :span.shape[1] - named.shape[1]]) if s.size else rest
 
 
-def _remainder(rest: np.ndarray, network: Network, r: int, affine: int) -> Symmetry:
+def _remainder(rest: np.ndarray, network: Network, r: int, affine: int | None) -> Symmetry:
     """The record of ``r`` directions with no closed form, of which ``affine`` move the features of every node affinely."""
     names = _carriers(rest, network)
+    told = "" if affine is None else f"; {min(affine, r)} of {r} move the features of every node affinely"
     return Symmetry(
         "remainder without a name", f"R^{r} locally", "flow", "network", names, r, "witnessed", (network.size,), (),
         group_latex=rf"\mathbb{{R}}^{{{r}}}",
         condition=r"J_{\mathrm{out}}(\theta)\,\dot\theta = 0",
         formula=r"\dot\theta = P_{T(\theta)}\,v",
         assumptions=("generic weights: the dimension is constant along the flow",),
-        note=f"acts by its flow; {min(affine, r)} of {r} move the features of every node affinely")
+        note=f"acts by its flow{told}")
 
 
 def certify_model(cat: Catalog, seed: int) -> Certificate:
@@ -190,7 +203,7 @@ def module_fibre(cat: Catalog, seed: int) -> tuple[NullSpace, Network]:
 def surplus(cat: Catalog, space: NullSpace, network: Network) -> tuple[int, tuple[str, ...]]:
     """(orbit dimension of the named families at the weights, parameters that carry the directions of ``space`` beyond them)."""
     rows = tangents([s for s in cat.symmetries if s.counts], float64_state(cat.captured), list(network.layout))
-    named = _span(rows)
+    named = row_span(rows)
     rest = space.basis - named @ (named.T @ space.basis)
     return named.shape[1], _carriers(rest, network)
 
