@@ -11,8 +11,8 @@ from symdisc.architectures.base import Architecture, Built, Sizes
 
 __all__ = ["ENTRIES", "SplineLayer"]
 
-ORDER = 3  # cubic
-LOW, HIGH = -2.0, 2.0  # the grid's ends
+END = 2.0  # of the grid, on both sides
+FOURTH_DIFFERENCE = (1.0, -4.0, 6.0, -4.0, 1.0)  # of truncated cubes: a cubic B-spline is a sum of five of them, over 6
 
 
 class SplineLayer(nn.Module):
@@ -20,20 +20,17 @@ class SplineLayer(nn.Module):
 
     def __init__(self, n: int, m: int, g: int) -> None:
         super().__init__()
-        step = (HIGH - LOW) / g
-        self.register_buffer("knots", torch.arange(-ORDER, g + ORDER + 1) * step + LOW)
+        self.step = 2 * END / g
+        self.register_buffer("knots", torch.arange(-3, g + 4) - g / 2)
+        apart = torch.arange(g + 7)[:, None] - torch.arange(g + 3)
+        self.register_buffer("differences", sum(c * (apart == k) for k, c in enumerate(FOURTH_DIFFERENCE)))
         self.base, self.scale = nn.Parameter(torch.randn(m, n) / n), nn.Parameter(torch.ones(m, n))
-        self.spline = nn.Parameter(0.1 * torch.randn(m, n, g + ORDER))
+        self.spline = nn.Parameter(0.1 * torch.randn(m, n, g + 3))
 
     def bumps(self, x: Tensor) -> Tensor:
-        """B-splines at x [..., n] by the recursion of Cox and de Boor, [..., n, g + 3]."""
-        x, t = x.unsqueeze(-1), self.get_buffer("knots")
-        b = ((x >= t[:-1]) & (x < t[1:])).to(x.dtype)
-        for k in range(1, ORDER + 1):
-            left = (x - t[:-k - 1]) / (t[k:-1] - t[:-k - 1])
-            right = (t[k + 1:] - x) / (t[k + 1:] - t[1:-k])
-            b = left * b[..., :-1] + right * b[..., 1:]
-        return b
+        """B-splines at x [..., n] by truncated cubes, [..., n, g + 3]."""
+        cubes = F.relu(x.unsqueeze(-1) / self.step - self.get_buffer("knots")).pow(3)
+        return cubes @ self.get_buffer("differences") / 6
 
     def forward(self, x: Tensor) -> Tensor:
         weights = (self.scale.unsqueeze(-1) * self.spline).flatten(1)
@@ -42,7 +39,7 @@ class SplineLayer(nn.Module):
 
 def _kan(s: Sizes) -> Built:
     model = nn.Sequential(SplineLayer(s["n0"], s["n1"], s["g"]), SplineLayer(s["n1"], s["n2"], s["g"]))
-    return model.eval(), (torch.randn(6, s["n0"]),)
+    return model.eval(), (3 * torch.randn(6, s["n0"]),)
 
 
 ENTRIES = (

@@ -208,4 +208,4 @@ class DiffusionTransformer(nn.Module):
         shift, scale = self.modulation(F.silu(condition)).chunk(2, 1)
         x = self.linear(_modulate(self.norm(x), shift, scale))
         x = x.view(-1, self.s, self.s, self.p, self.p, 2 * self.c)
-        return torch.einsum("nhwpqc->nchpwq", x).reshape(-1, 2 * self.c, self.s * self.p, self.s * self.p)
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, 2 * self.c, self.s * self.p, self.s * self.p)

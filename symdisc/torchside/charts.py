@@ -218,8 +218,8 @@ class Made:
         found = []
         for value, name in self.graph.parameters.items():
             ends = sorted(self.ends[name])
-            if not ends or value in ends or not any(self._bent(self.graph.by_name[e]) for e in ends):
-                continue
+            if not ends or set(ends) & set(self.graph.parameters) or not any(self._bent(self.graph.by_name[e]) for e in ends):
+                continue  # read as it is, perhaps under the other name of a tied tensor: any scale shows
             before, shape = self.run(ends), self.graph.shapes[value]
             if before is None:
                 continue

@@ -25,7 +25,7 @@ DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_laye
          "num_decoder_layers")
 INNERS = ("intermediate_size", "n_inner", "hidden_dim", "ffn_dim", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim")
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx")
-EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps")
+EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps", "eps", "epsilon", "variance_epsilon")  # of configs, modules
 EPSILON = 0.05  # of BERT's 1e-12 no rank in float64 could tell that it breaks the scale of a stream
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id", "sep_token_id", "cls_token_id", "pad_token_id")
 
