@@ -15,18 +15,20 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
+import sympy as sp
 
 from symdisc.archgraph import known_linear
 from symdisc.equivariance import Equivariance, equivariance
 from symdisc.errors import SymdiscError
 from symdisc.families.classes import Classes
+from symdisc.formula import parse
 from symdisc.moves import Move
 from symdisc.opgraph import Op
 from symdisc.rulebook import Rule, rulebook
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
 from symdisc.symmetry import Discrete, Symmetry
 
-__all__ = ["Judge", "operator_equivariance"]
+__all__ = ["Judge", "operator_equivariance", "operator_formula"]
 
 Claim = TypeVar("Claim", Symmetry, Discrete)
 
@@ -55,21 +57,43 @@ class Judge:
 
 def operator_equivariance(op: Op) -> Equivariance | None:
     """The solved algebra of the operator's rule, or None where there is no rule for it."""
+    return _of_rule(*_called(op))
+
+
+def operator_formula(op: Op) -> sp.Expr | None:
+    """What an elementwise operator computes, with the numbers of this call; None where no rule says it."""
+    target, numbers, approximate = _called(op)
+    if target == "aten.pow.Tensor_Scalar":
+        return parse(_power(numbers[0]))
+    rule = _rule(target, approximate)
+    text = None if rule is None or not rule.elementwise else _at(rule, numbers)
+    if rule is None or text is None:
+        return None
+    return rule.expression() if text == rule.name else parse(text)
+
+
+def _called(op: Op) -> tuple[str, tuple[float, ...], object]:
     numbers = tuple(a for a in op.args if isinstance(a, (int, float)) and not isinstance(a, bool))
-    return _of_rule(op.target, numbers, dict(op.kwargs).get("approximate", "none"))
+    return op.target, numbers, dict(op.kwargs).get("approximate", "none")
+
+
+def _power(exponent: float) -> str:
+    return f"x**{int(exponent) if float(exponent).is_integer() else exponent}"
+
+
+def _rule(target: str, approximate: object) -> Rule | None:
+    if target == "aten.gelu.default" and approximate == "tanh":
+        return rulebook().get("gelu_tanh")
+    return next((r for r in rulebook() if target in r.torch), None)
 
 
 @lru_cache(maxsize=256)
 def _of_rule(target: str, numbers: tuple[float, ...], approximate: object) -> Equivariance | None:
-    name = {r.name for r in rulebook() if target in r.torch}
     if target == "aten.pow.Tensor_Scalar":
-        return equivariance(f"x**{int(numbers[0]) if float(numbers[0]).is_integer() else numbers[0]}")
-    if target == "aten.gelu.default" and approximate == "tanh":
-        name = {"gelu_tanh"}
-    if not name:
+        return equivariance(_power(numbers[0]))
+    rule = _rule(target, approximate)
+    if rule is None:
         return None
-    rule = rulebook().get(name.pop())
-    assert rule is not None
     try:
         if not rule.elementwise:
             return equivariance(rule.name, size=EVEN)

@@ -114,7 +114,7 @@ def transport(source: Tensor, target: Tensor, completion: str = "orthogonal", *,
         h, k = source.shape[-2:]
         if k > h and completion != "lstsq":
             raise NotExact(f"a batch of {k} is larger than the width {h}: no linear map sends sigma(Z) to sigma(gZ) in general; take "
-                           f"at most {h} samples (positions count), or completion='lstsq', which is not exact")
+                           f"at most {h} samples (positions count), or least squares, which is not exact")
         with torch.no_grad():
             _check_rank(source, "activations sigma(Z)", max_condition)
             _check_rank(target, "activations sigma(Z)", max_condition)

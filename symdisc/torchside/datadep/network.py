@@ -16,6 +16,7 @@ from torch.func import jvp
 
 from symdisc.errors import BadInput, NotExact
 from symdisc.torchside.capture import Capture
+from symdisc.torchside.datadep import pointwise
 from symdisc.torchside.datadep.batch import MAX_CONDITION, transport
 from symdisc.torchside.datadep.segments import Pair, find_pairs
 from symdisc.torchside.interpret import ancestors, evaluate
@@ -25,9 +26,18 @@ from symdisc.torchside.witness import varied
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
 
-__all__ = ["DataDependent", "Moved", "act_layers", "data_dependent", "generators", "move", "run", "sized"]
+__all__ = ["FORMS", "DataDependent", "Moved", "act_layers", "data_dependent", "generators", "move", "run", "sized"]
 
 State = dict[str, Tensor]
+# form -> what is true of it; the pointwise ones act at a single sample and position
+FORMS: dict[str, str] = {
+    "batch": "pi = R_gZ R_Z^-1 with R_Z = [sigma(Z) | N(Z)] for up to h samples; an action, analytic where no v has Q v = -E v "
+             "(Q, E: orthonormal bases of the columns of sigma(Z) and of the first unit vectors)",
+    **{name: f"pi = R_s(gz) R_s(z)^-1 at one sample; an action, and {said}" for name, said in pointwise.JUMPS.items()},
+    "pseudo-inverse": "pi = sigma(gZ) sigma(Z)^+ for up to h samples; exact on them but no action: at g = 1 a projector for fewer than h",
+    "least-squares": "pi = sigma(gZ) sigma(Z)^+ for any number of samples; not exact beyond h",
+}
+_BATCHED = {"batch": "orthogonal", "pseudo-inverse": "pinv", "least-squares": "lstsq"}
 ON_BATCH = 1e-9  # change of the outputs on the batch, relative to their size, that rounding may cause in an exact action
 
 
@@ -60,13 +70,22 @@ class DataDependent:
         t = torch.randn(self.width, self.width, generator=gen, dtype=torch.float64)
         return torch.linalg.matrix_exp(scale * t / self.width**0.5)
 
-    def apply(self, state: Mapping[str, Tensor], g: Tensor, inputs: Sequence[Any] | None = None, completion: str = "orthogonal",
+    def apply(self, state: Mapping[str, Tensor], g: Tensor, inputs: Sequence[Any] | None = None, form: str = "batch",
               max_condition: float = MAX_CONDITION) -> Moved:
-        """New weights with the outputs of the old ones on ``inputs`` (the example by default). Raises as ``act_layers``."""
-        return act_layers(self.captured, [(self.pair, g)], state, inputs, completion, max_condition)
+        """New weights with the outputs of the old ones on ``inputs`` (the example by default), U moved by one of FORMS.
+
+        Raises as ``act_layers``.
+        """
+        return act_layers(self.captured, [(self.pair, g)], state, inputs, form, max_condition)
+
+    @property
+    def forms(self) -> dict[str, str]:
+        """The forms that this pair admits, with what is true of each: is it an action, and where is it discontinuous?"""
+        continuous = self.pair.features in (1, 2, 4, 8)
+        return {name: said for name, said in FORMS.items() if continuous or name != "multiplication"}
 
     def latex(self) -> str:
-        """The action and its generators, as formulas."""
+        """The action and its generators in the batch form, as formulas."""
         return (r"\pi(g,Z)\,\sigma(Z)=\sigma(gZ),\quad R_Z=[\sigma(Z)\,|\,N(Z)],\quad \pi(g,Z)=R_{gZ}R_Z^{-1}\\"
                 r"(U,V,b)\mapsto\bigl(U\,\pi(g,Z)^{-1},\,gV,\,gb\bigr),\quad Z=VX+b\mathbf 1^{\top}\\"
                 r"g=e^{tM}:\quad \dot V=MV,\quad \dot b=Mb,\quad \dot U=-U\,\dot R_Z R_Z^{-1},\quad "
@@ -82,24 +101,27 @@ def data_dependent(cat: Catalog) -> tuple[DataDependent, ...]:
 
 
 def act_layers(captured: Capture, elements: Sequence[tuple[Pair, Tensor]], state: Mapping[str, Tensor],
-               inputs: Sequence[Any] | None = None, completion: str = "orthogonal", max_condition: float = MAX_CONDITION) -> Moved:
+               inputs: Sequence[Any] | None = None, form: str = "batch", max_condition: float = MAX_CONDITION) -> Moved:
     """New weights under one g [h, h] per pair, in the order of ``elements``; the given state is left as it is.
 
-    Arithmetic in float64; the result has the dtypes of ``state``. Raises NotExact with the reason when the batch allows no
-    exact action, or when the outputs on the batch, always compared, change by more than rounding (not for 'lstsq').
+    ``form`` is one of FORMS. Arithmetic in float64; the result has the dtypes of ``state``. Raises NotExact with the reason when the
+    batch allows no exact action, or when the outputs on the batch, always compared, change by more than rounding (not for
+    'least-squares'), and BadInput for an unknown form.
     """
+    if form not in FORMS:
+        raise BadInput(f"form {form!r} is unknown; take one of {', '.join(FORMS)}")
     network, batch = Network(captured, state), batch_of(captured, inputs)
     now = dict(network.parameters)
     for pair, g in elements:
         if g.shape != (pair.width, pair.width):
             raise BadInput(f"g {list(g.shape)} must be [{pair.width}, {pair.width}] for {pair.name}")
         try:
-            now = move(network, now, pair, g.double(), batch, completion, max_condition=max_condition)
+            now = move(network, now, pair, g.double(), batch, form, max_condition=max_condition)
         except NotExact as error:
             raise NotExact(f"{pair.name}: {error}") from error
     before, after = (network.output(p, [batch]) for p in (network.parameters, now))
     change = float(abs(after - before).max() / max(float(abs(before).max()), 1e-300))
-    if completion != "lstsq" and not change <= ON_BATCH:
+    if form != "least-squares" and not change <= ON_BATCH:
         raise NotExact(f"the outputs on the batch change by {change:.1e}, more than rounding may: lower max_condition or take a g nearer 1")
     return Moved({n: now[n].to(t.dtype) if n in now else t for n, t in _all_names(captured, state).items()}, change)
 
@@ -141,7 +163,7 @@ def run(network: Network, parameters: Mapping[str, Tensor], wanted: Sequence[str
         return evaluate(ancestors(network.graph, wanted), env, wanted, torch.float64)
 
 
-def move(network: Network, parameters: State, pair: Pair, g: Tensor, batch: Sequence[Any], completion: str = "orthogonal", *,
+def move(network: Network, parameters: State, pair: Pair, g: Tensor, batch: Sequence[Any], form: str = "batch", *,
          check: bool = True, max_condition: float = MAX_CONDITION) -> State:
     """Parameters after g on one pair: differentiable in g, all tensors float64. Raises as ``batch.pi``."""
     writer, reader = pair.writer, pair.readers[0]
@@ -150,10 +172,19 @@ def move(network: Network, parameters: State, pair: Pair, g: Tensor, batch: Sequ
     if writer.bias is not None:
         new[writer.bias] = g @ parameters[writer.bias]
     before, after = (reader.columns(run(network, p, [pair.a], batch)[pair.a]) for p in (parameters, new))
-    back = transport(after, before, completion, check=check, max_condition=max_condition)
+    back = _back(before, after, form, check, max_condition)
     for r in pair.readers:
         new[r.weight] = r.weight_of(r.matrix(parameters[r.weight]) @ back, parameters[r.weight])
     return new
+
+
+def _back(before: Tensor, after: Tensor, form: str, check: bool, max_condition: float) -> Tensor:
+    """What U is multiplied by: the matrix of this form that sends the activations ``after`` to those ``before``, [f, k] both."""
+    if form in _BATCHED:
+        return transport(after, before, _BATCHED[form], check=check, max_condition=max_condition)
+    if before.shape[1] != 1:
+        raise NotExact(f"the {form} form acts at one sample and position, and the batch has {before.shape[1]}: take one, or form='batch'")
+    return pointwise.at_one_sample(after[:, 0], before[:, 0], form)
 
 
 def generators(network: Network, pair: Pair, batch: Sequence[Any]) -> Tensor:

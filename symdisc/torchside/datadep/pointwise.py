@@ -18,7 +18,7 @@ from torch import Tensor
 
 from symdisc.errors import BadInput, NotExact
 
-__all__ = ["FORMS", "householder", "multiplication", "pi_at", "spherical"]
+__all__ = ["FORMS", "JUMPS", "at_one_sample", "householder", "multiplication", "pi_at", "spherical"]
 
 
 def householder(z: Tensor) -> Tensor:
@@ -84,16 +84,29 @@ def _conjugate(x: Tensor) -> Tensor:
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {"householder": householder, "spherical": spherical, "multiplication": multiplication}
 
 
+# where R_s jumps, s = sigma(z): there nearby samples and nearby g get weights far apart, though each keeps its output
+JUMPS: dict[str, str] = {
+    "householder": "R_s is continuous outside of the ray s = -|s| e_1",
+    "spherical": "R_s is continuous outside of the points where s_i, ..., s_h all vanish for some i >= 2",
+    "multiplication": "R_s is linear in s, continuous everywhere: such a choice exists for h = 1, 2, 4, 8 only",
+}
+
+
 def pi_at(g: Tensor, z: Tensor, sigma: Callable[[Tensor], Tensor], form: str = "householder") -> Tensor:
     """pi(g, z) [h, h] at one sample z [h], with ``pi sigma(z) = sigma(gz)``.
 
     Raises NotExact where sigma(z) or sigma(gz) is zero, and BadInput for an unknown form.
     """
+    return at_one_sample(sigma(z), sigma(g @ z), form)
+
+
+def at_one_sample(source: Tensor, target: Tensor, form: str) -> Tensor:
+    """R_target R_source^-1 [h, h] for activations [h] at one sample. Raises as ``pi_at``."""
     if form not in FORMS:
         raise BadInput(f"form {form!r} is unknown; take one of {', '.join(FORMS)}")
-    R = FORMS[form](sigma(z))
+    R = FORMS[form](source)
     # R is |s| times an orthogonal matrix: its inverse is its transpose over |s|^2
-    return FORMS[form](sigma(g @ z)) @ R.T / R[:, 0].square().sum()
+    return FORMS[form](target) @ R.T / R[:, 0].square().sum()
 
 
 def _size(z: Tensor) -> Tensor:
