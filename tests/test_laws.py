@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from networks import ready
+from torch import Tensor, nn
 
 import symdisc
+from symdisc.cli import main
 from symdisc.errors import BadInput, NotProved, Undecided
 from symdisc.laws import CountProblem, Evidence, Law, LawCount, Term, count_laws, problem_of
 from symdisc.laws.lie import lie_span, random_state
@@ -195,7 +198,65 @@ def test_a_false_symmetry_is_refused() -> None:
 
 
 def test_a_model_as_it_is() -> None:
-    assert count_laws(ready("mlp_relu")[0]).laws == 5
+    """What was taken for its inputs is said, for a model and for a catalog."""
+    count = count_laws(ready("mlp_relu")[0])
+    assert count.laws == 5 and "that the model takes" in count.evidence.note
+    assert count_laws(catalog("mlp_relu")).evidence.note.startswith("inputs as in the catalog: [")
+
+
+class Backwards(nn.Module):
+    """The first parameter is not the one that reads the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first = nn.Linear(5, 2), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x)))
+
+
+class Lead(Backwards):
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        return (torch.randn(7, 3),)
+
+
+class Two(Backwards):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x + y)
+
+
+class Any2(nn.Module):
+    """Broadcasts: any width runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.v = nn.Parameter(torch.ones(4, 1)), nn.Parameter(torch.ones(3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(-1, keepdim=True) @ self.w.T
+
+
+def test_inputs_are_inferred_from_what_the_model_takes() -> None:
+    count = count_laws(Backwards())
+    assert (count.laws, count.complete) == (5, True)
+    assert count.evidence.note == "x taken as [2, 3], the only width of 5, 2, 3 that the model takes"
+    assert count_laws(Lead()).evidence.note == "inputs from the model's own example_inputs()"
+
+
+@pytest.mark.parametrize("model, message", [
+    (Two(), "whose forward takes x, y: give count_laws the catalog"),
+    (Any2(), "tensors of the widths 1, 4, 3; give count_laws"),
+    (nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3)), "no matrix to read a width from"),
+    (nn.Sequential(nn.Flatten(0), nn.Linear(3, 2)), "no .* tensor of width 3, 2; give"),
+], ids=["two inputs", "any width", "no matrix", "none fits"])
+def test_inputs_that_are_not_determined_are_refused(model: nn.Module, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        count_laws(model)
+
+
+def test_the_command_counts_at_the_inputs_of_the_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["laws", "zoo:mlp-relu"]) == 0
+    assert "inputs as in the catalog" in capsys.readouterr().out
 
 
 def test_maps_that_are_not_polynomial_are_refused_by_name() -> None:

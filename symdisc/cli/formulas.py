@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from symdisc.cli.opened import opened
+from symdisc.cli.opened import discovered, opened
 from symdisc.cli.terminal import document, out, progress
 from symdisc.errors import BadInput
 
@@ -76,7 +76,7 @@ def laws(shape: str = typer.Argument(..., metavar="SHAPE",
     from symdisc.laws import KINDS, count_laws
 
     parsed = parse_shape(shape, tuple(KINDS))
-    subject: Any = opened(shape, "asis", as_json, values=True).model if parsed is None else parsed
+    subject: Any = discovered(opened(shape, "asis", as_json, values=True), as_json) if parsed is None else parsed
     with progress(f"counting the laws of {shape}", as_json):
         count = count_laws(subject, seed=seed)
     if as_json:
@@ -85,6 +85,8 @@ def laws(shape: str = typer.Argument(..., metavar="SHAPE",
         verdict = "complete" if count.complete else "a lower bound of the closed forms; see the evidence"
         out().print(f"{count.laws} independent conservation laws of gradient flow on {shape} ({count.parameters} parameters); "
                     f"{count.found} in closed form: {verdict}", markup=False)
+        if count.evidence.note:
+            out().print(count.evidence.note, markup=False)
 
 
 def parse_shape(text: str, kinds: tuple[str, ...]) -> dict[str, Any] | None:

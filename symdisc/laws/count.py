@@ -34,7 +34,7 @@ class Evidence:
     ``lie_rank`` vectors of the Lie algebra, independent modulo ``primes[-1]``, were found from ``fields`` fields,
     brackets of up to ``depth`` fields and ``transports`` transports; ``upper_bound`` = states - rank of the laws'
     gradients. ``proof`` is "bounds meet", "single field" (its Lie algebra is itself) or "none" (the rank stopped
-    growing: a lower bound of dim Lie).
+    growing: a lower bound of dim Lie). ``note`` says which inputs a network was counted for, and how they were found.
     """
 
     problem: str
@@ -48,6 +48,7 @@ class Evidence:
     upper_bound: int
     proof: str
     formulas: tuple[str, ...]
+    note: str = ""
 
     @property
     def exact(self) -> bool:
@@ -108,6 +109,7 @@ def _(source: Mapping[str, Any]) -> CountProblem:
 def count_laws(source: object, *, seed: int = 0) -> LawCount:
     """The independent conservation laws of the flow on a shape, a catalog, a torch module or a CountProblem.
 
+    A module comes without inputs: they are inferred where the model takes one only width (``evidence.note`` says so), else refused.
     Exact on residues; a run whose bounds do not meet is repeated modulo a second prime and the larger rank is kept.
     Raises BadInput for a wrong shape, NotProved if a claimed law is not one, Undecided beyond MAX_STATES.
     """
@@ -134,6 +136,7 @@ def count_laws(source: object, *, seed: int = 0) -> LawCount:
         upper_bound=problem.states - found,
         proof=proof,
         formulas=tuple(law.text() for law in problem.laws),
+        note=problem.note,
     )
     return LawCount(laws, found, laws == found, problem.size, evidence)
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from symdisc.errors import BadInput, SymdiscError, Undecided
+from symdisc.errors import BadInput, Undecided
+from symdisc.laws.inputs import infer_inputs
 from symdisc.laws.jets import Node, Tape
 from symdisc.laws.problem import CountProblem
 from symdisc.opgraph import Op, OpGraph, Ref
@@ -89,24 +90,17 @@ def problem_of_catalog(cat: Any) -> CountProblem:
     laws = tuple(ChargeLaw(q) for q in cat.conserved if ChargeLaw.fits(q) and not q.zero_sum)
     parameters = tuple((n, tuple(cat.parameters[n]) or (1,)) for n in cat.parameters)
     return CountProblem(
-        f"{cat.architecture}, every activation pattern", parameters, reader.data(), reader.potential, laws
+        f"{cat.architecture}, every activation pattern", parameters, reader.data(), reader.potential, laws,
+        note=f"inputs as in the catalog: {', '.join(str(list(graph.shapes[n])) for n in graph.inputs)}",
     )
 
 
 def problem_of_model(model: Any) -> CountProblem:
-    """A torch module that maps vectors of the width of its first weight; raises BadInput where that does not run."""
+    """A torch module; its inputs are inferred and said in the note. Raises BadInput where they are not determined."""
     from symdisc.session import discover
 
-    first = next((p for p in model.parameters() if p.dim() == 2), None)
-    if first is None:
-        raise BadInput("count_laws cannot guess the inputs of this model: give it discover(model, example_inputs)")
-    try:
-        return problem_of_catalog(discover(model, (first.new_ones((2, first.shape[1])),)))
-    except Undecided:
-        raise
-    except (SymdiscError, RuntimeError, TypeError) as error:
-        raise BadInput(f"count_laws guessed an input of width {first.shape[1]} and the model did not take it: "
-                       "give count_laws the catalog discover(model, example_inputs)") from error
+    inputs, how = infer_inputs(model)
+    return replace(problem_of_catalog(discover(model, inputs)), note=how)
 
 
 class _Reader:
