@@ -46,6 +46,24 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Where singular values (relative to the largest) are cut: at ``rtol``, or at the widest gap that ends below it."""
+
+    rtol: float = RTOL
+    min_gap: float = MIN_GAP
+    widest: bool = False
+
+    def rank(self, relative: np.ndarray, floor: float) -> int:
+        """The number of values kept, of ``relative`` in falling order; nothing is measured below ``floor``."""
+        fixed = int(np.sum(relative > self.rtol))
+        if not self.widest:
+            return fixed
+        lower = np.maximum(np.append(relative[fixed:], 0.0), floor)
+        upper = np.maximum(relative[fixed - 1:], floor)
+        return fixed + int(np.argmax(upper / lower))
+
+
+@dataclass(frozen=True)
 class RankEvidence:
     """A rank and why to believe it.
 
@@ -111,31 +129,33 @@ def rank(matrix: Any, *, rtol: float = RTOL, min_gap: float = MIN_GAP, what: str
     a = _as_matrix(matrix)
     if a.dtype != np.float64:
         return _exact_evidence(_fmpz(a), a.shape)
-    return _evidence(_singular_values(a), a.shape, rtol, min_gap, what)
+    return _evidence(_singular_values(a), a.shape, Cut(rtol, min_gap), what)
 
 
-def null_space(matrix: Any, *, rtol: float = RTOL, min_gap: float = MIN_GAP, what: str = "matrix") -> NullSpace:
+def null_space(matrix: Any, *, rtol: float = RTOL, min_gap: float = MIN_GAP, widest: bool = False, what: str = "matrix") -> NullSpace:
     """All v with ``matrix @ v = 0`` for ``matrix`` [m, n], and the evidence of their number.
 
-    Integer or rational entries give an exact integer basis (object dtype); floats an orthonormal one. Raises Undecided when
-    the singular values show no clear gap at the cut ``rtol``.
+    Integer or rational entries give an exact integer basis (object dtype); floats an orthonormal one. The cut lies at ``rtol``;
+    with ``widest`` (entries good to rounding, so that small values count) at the widest gap whose lower side is below ``rtol``.
+    Raises Undecided when the singular values show no clear gap there.
     """
     a = _as_matrix(matrix)
+    cut = Cut(rtol, min_gap, widest)
     if a.dtype != np.float64:
         m = _fmpz(a)
         return NullSpace(_exact_kernel(m), _exact_evidence(m, a.shape))
     if min(a.shape) == 0:
-        return NullSpace(np.eye(a.shape[1]), _evidence(np.zeros(0), a.shape, rtol, min_gap, what))
+        return NullSpace(np.eye(a.shape[1]), _evidence(np.zeros(0), a.shape, cut, what))
     if a.shape[1] > DIRECT:
-        return _large_null_space(a, rtol, min_gap, what)
+        return _large_null_space(a, cut, what)
     # A tall matrix and its R factor have the same null space; a wide one needs the full right factor.
     square = _triangle(a) if a.shape[0] > a.shape[1] else a
     _, s, vh = np.linalg.svd(square, full_matrices=True)
-    evidence = _evidence(s, a.shape, rtol, min_gap, what)
+    evidence = _evidence(s, a.shape, cut, what)
     return NullSpace(vh[evidence.rank:].T.copy(), evidence)
 
 
-def _large_null_space(a: np.ndarray, rtol: float, min_gap: float, what: str) -> NullSpace:
+def _large_null_space(a: np.ndarray, cut: Cut, what: str) -> NullSpace:
     """The same for many columns: the low eigenvectors of the Gram matrix hold the null space, and inside their span singular
     values are taken of ``a`` itself, so that nothing is lost by the squaring. What lies outside is bounded from below."""
     gram = a.T @ a
@@ -148,10 +168,10 @@ def _large_null_space(a: np.ndarray, rtol: float, min_gap: float, what: str) -> 
     outside = np.full(a.shape[1] - low.shape[1], LOW)
     outside[:1] = 1.0
     if not low.shape[1]:
-        return NullSpace(low, _evidence(outside, a.shape, rtol, min_gap, what))
+        return NullSpace(low, _evidence(outside, a.shape, cut, what))
     _, s, vh = np.linalg.svd(_triangle(a @ low), full_matrices=True)
     inside = np.concatenate([s, np.zeros(low.shape[1] - len(s))]) / np.sqrt(top or 1.0)
-    evidence = _evidence(np.concatenate([outside, inside]), a.shape, rtol, min_gap, what)
+    evidence = _evidence(np.concatenate([outside, inside]), a.shape, cut, what)
     return NullSpace(low @ vh[evidence.rank - len(outside):].T, evidence)
 
 
@@ -237,18 +257,18 @@ def _singular_values(a: np.ndarray) -> np.ndarray:
     return np.linalg.svd(a, compute_uv=False)
 
 
-def _evidence(s: np.ndarray, shape: Sequence[int], rtol: float, min_gap: float, what: str) -> RankEvidence:
+def _evidence(s: np.ndarray, shape: Sequence[int], cut: Cut, what: str) -> RankEvidence:
     if s.size == 0 or s[0] == 0.0:
         return RankEvidence(0, (shape[0], shape[1]), False, "singular values", float("inf"))
     relative = s / s[0]
-    r = int(np.sum(relative > rtol))
     # nothing is measured below the rounding of the decomposition, so that is the least value on the lower side
     floor = _EPS * max(shape)
+    r = cut.rank(relative, floor)
     gap = float(relative[r - 1] / max(floor, relative[r] if r < len(relative) else 0.0))
     above = tuple(float(v) for v in relative[:r][::-1][:3])
     below = tuple(float(v) for v in relative[r:][:3])
-    if gap < min_gap:
-        raise Undecided(f"{what} [{shape[0]}, {shape[1]}]: singular values show no gap at {rtol:.0e} (above {above[0]:.1e}, below "
+    if gap < cut.min_gap:
+        raise Undecided(f"{what} [{shape[0]}, {shape[1]}]: singular values show no gap at {cut.rtol:.0e} (above {above[0]:.1e}, below "
                         f"{below[0] if below else floor:.1e}); take more or better spread samples, or exact entries")
     return RankEvidence(r, (shape[0], shape[1]), False, "singular values", gap, above, below)
 

@@ -52,7 +52,7 @@ def fibre_basis(rows: np.ndarray) -> NullSpace:
     """
     size = np.linalg.norm(rows, axis=0)
     scale = np.where(size > ZERO_COLUMN * size.max(initial=0.0), size, 1.0)
-    found = null_space(rows / scale, what="Jacobian of the outputs")
+    found = null_space(rows / scale, widest=True, what="Jacobian of the outputs")
     basis = found.basis / scale[:, None]
     return NullSpace(np.linalg.qr(basis)[0] if basis.shape[1] else basis, found.evidence)
 

@@ -42,6 +42,17 @@ def test_small_gap_is_refused():
         exact.null_space(np.diag([1.0, 2e-9, 0.5e-9]), what="node")
 
 
+def test_widest_gap_below_the_cut():
+    """True values may lie below the cut where entries are good to rounding; what keeps falling is still refused."""
+    low = np.diag([1.0, 1e-4, 4e-8, 3e-10, 1e-17])
+    assert exact.null_space(low, widest=True).rank == 4
+    assert exact.null_space(np.diag([1.0, 1e-4, 1e-14, 2e-15]), widest=True).rank == 2
+    with pytest.raises(Undecided, match="no gap"):
+        exact.null_space(low)
+    with pytest.raises(Undecided, match="no gap"):
+        exact.null_space(np.diag(10.0 ** -np.arange(0, 17, 2)), widest=True)
+
+
 def test_full_rank_and_empty():
     assert exact.rank(np.eye(4)).rank == 4
     assert exact.null_space(np.zeros((0, 3))).dimension == 3
