@@ -68,8 +68,9 @@ def _axes(moves: Sequence[Move], shapes: Shapes) -> dict[str, list[int]]:
             if step.parameter and step.kind == "dense":
                 note(step.parameter, step.axis)
                 note(step.parameter, step.keep)
-            elif step.parameter:
-                note(step.parameter, -1)
+            else:
+                for name in step.reads:
+                    note(name, -1)
     return {name: sorted(axes) for name, axes in used.items()}
 
 

@@ -11,9 +11,11 @@ from symdisc.families.dense import Space, find_spaces
 from symdisc.families.duplicates import duplicate_biases
 from symdisc.families.emit import emit_dense, emit_torus
 from symdisc.families.invisible import Invisible
+from symdisc.families.leaning import leaning_readers
 from symdisc.families.links import Links
 from symdisc.families.shear import find_shears
 from symdisc.families.tables import constants_of_scores, table_trades
+from symdisc.families.tied import tied_tables
 from symdisc.families.torus import solve_torus
 from symdisc.families.translations import Translations
 from symdisc.opgraph import OpGraph
@@ -38,7 +40,9 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     writers = invisible.writers()
     along_one = {p: s.dimension for s in writers for p in s.parameters}
     trades = table_trades(classes, along_one)
-    found += trades + Translations(classes).find(along_one, {s.parameters[0] for s in trades})
+    search = Translations(classes)
+    found += trades + search.find(along_one, {s.parameters[0] for s in trades})
+    found += leaning_readers(search, invisible, along_one) + tied_tables(search, invisible)
     found += constants_of_scores(classes)
     found += duplicate_biases(classes)
     found += writers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -10,14 +11,25 @@ from symdisc.families.classes import Classes
 from symdisc.families.naming import describe_affine
 from symdisc.moves import Index, Move, parameters_of
 from symdisc.opgraph import Op, Ref
-from symdisc.spaces import DenseUse
+from symdisc.spaces import DenseUse, GainUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
-__all__ = ["Invisible"]
+__all__ = ["Centred", "Invisible"]
 
 PASS = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout"))
 MOVES = frozenset(f"aten.{n}" for n in ("view", "_unsafe_view", "reshape", "transpose", "permute", "unsqueeze", "squeeze", "slice",
                                         "select", "expand", "flatten", "stack", "cat")) | PASS
+TURNS = frozenset(("aten.transpose", "aten.permute"))
+
+
+@dataclass(frozen=True)
+class Centred:
+    """``value`` = (gain + offset) * (a vector orthogonal to 1) + shift."""
+
+    value: str
+    gain: str | None = None
+    shift: str | None = None
+    offset: float = 0.0
 
 
 class Invisible:
@@ -142,53 +154,67 @@ class Invisible:
             if use.ins is None or use.rows is not None or not self.single(use.parameter) or "conv" in self.graph.by_name[use.op].packet:
                 continue
             chain = self.centred_source(use.source)
-            if chain is None or not self._aligned(use, chain[2]):
+            if chain is None or not self.aligned(use, chain.value):
                 continue
-            symmetry = self._reader(use, chain[0], chain[1], use.parameter in taken)
+            symmetry = self._reader(use, chain, use.parameter in taken)
             if symmetry is not None:
                 found.append(symmetry)
         return found
 
-    def _aligned(self, use: DenseUse, value: str) -> bool:
+    def aligned(self, use: DenseUse, value: str) -> bool:
+        """The weight reads the vector ``value`` as it stands."""
         labels = self.facts.labels.get(value)
         assert use.ins is not None
         return isinstance(labels, np.ndarray) and labels.shape[-1] == len(use.ins) and bool(
             (self.classes(labels.reshape(-1, labels.shape[-1])[0]) == self.classes(use.ins)).all())
 
-    def centred_source(self, value: str) -> tuple[str | None, str | None, str] | None:
-        """(gain, shift, value) when ``value`` = gain * centred + shift, each optional."""
-        start, gain, shift = value, None, None
+    @cached_property
+    def gain_at(self) -> dict[str, GainUse]:
+        """Operator -> the vector that it multiplies by, entry by entry."""
+        return {g.op: g for g in self.facts.gains if len(self.classes.shape(g.parameter)) == 1}
+
+    @cached_property
+    def shift_at(self) -> dict[str, ShiftUse]:
+        """Operator -> the vector that it adds."""
+        return {s.op: s for s in self.facts.shifts if not s.buffer and len(self.classes.shape(s.parameter)) == 1}
+
+    def centred_source(self, value: str) -> Centred | None:
+        """What ``value`` is made of when it is gain * centred + shift, each optional."""
+        found = Centred(value)
         while True:
             op = self.graph.by_name.get(value)
             if op is None:
                 return None
             if op.packet == "aten.layer_norm" and len(op.args[1]) == 1:
-                return gain, shift, start
+                return found
+            if op.packet == "aten.sub" and self._centres(op, op.inputs[0]):
+                return found
             acts = [n for n in op.inputs if "data" in self.graph.roles[n]]  # a norm may stand right behind raw data
-            others = [n for n in op.inputs if n not in acts]
-            if len(acts) != 1 or len(op.inputs) > 2:
+            if len(acts) == 2 and op.packet in ("aten.mul", "aten.div") and self.graph.shape(acts[1]) == (*(op.shape or ())[:-1], 1):
+                acts = acts[:1]  # one factor for each vector: a centred one stays centred
+            elif len(acts) != 1 or len(op.inputs) > 2:
                 return None
-            if op.packet == "aten.add" and others and others[0] in self.graph.parameters and shift is None and gain is None:
-                shift = self.graph.parameters[others[0]]
-            elif op.packet == "aten.mul" and others and others[0] in self.graph.parameters and gain is None:
-                gain = self.graph.parameters[others[0]]
-                if len(self.classes.shape(gain)) != 1:
-                    return None
-            elif op.packet not in MOVES:
-                return None
+            elif op.packet == "aten.add" and op.name in self.shift_at and found.shift is None and found.gain is None:
+                found = replace(found, shift=self.shift_at[op.name].parameter)
+            elif op.packet == "aten.mul" and op.name in self.gain_at and found.gain is None:
+                use = self.gain_at[op.name]
+                found = replace(found, gain=use.parameter, offset=use.offset)
+            elif op.packet not in MOVES or (op.packet in TURNS and not self._same_vector(acts[0], value)):
+                return None  # turned: the last axis is another one than the norm's
             value = acts[0]
 
-    def _reader(self, use: DenseUse, gain: str | None, shift: str | None, taken: bool) -> Symmetry | None:
+    def _reader(self, use: DenseUse, source: Centred, taken: bool) -> Symmetry | None:
+        gain, offset = source.gain, source.offset
         shape = self.classes.shape(use.parameter)
         cut = tuple(1 if a == use.in_axis else s for a, s in enumerate(shape))
         index = Index.of(np.arange(shape[use.in_axis])[None, None, :])
-        moves = [Move("outer", use.parameter, use.in_axis, index, gain=gain)]
-        if shift is not None:
+        moves = [Move("outer", use.parameter, use.in_axis, index, gain=gain, offset=offset)]
+        if source.shift is not None:
             bias = next((s for s in self.facts.shifts if s.op == use.op), None)
             if bias is None or not self.single(bias.parameter):
                 return None
             moves.append(Move("outer_bias", bias.parameter, 0, Index.of(np.arange(shape[use.out_axis])[None, None, :]),
-                              power=-1.0, gain=gain, extra=(shift,)))
+                              power=-1.0, gain=gain, offset=offset, extra=(source.shift,)))
         count = int(np.prod(cut)) - (1 if taken else 0)
         family = "outer0" if taken else "outer"
         return describe_affine("direction that a centred vector lacks", family, count, cut, tuple(moves), parameters_of(moves),

@@ -56,7 +56,7 @@ class Translations:
         for shift in self.facts.shifts:
             if shift.buffer or shift.parameter in done or not self.single(shift.parameter) or shift.op not in self.order:
                 continue
-            origin = self._as_writer(shift)
+            origin = self._as_writer(shift) or self._apart(shift)
             if origin is None:
                 continue
             whole = self._from(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible)
@@ -64,17 +64,19 @@ class Translations:
                 found.append(whole)
                 continue
             parts = [self._from(shift.parameter, shift.axis, origin[0][part], origin[1][part], shift.value, shift.module, invisible)
-                     for part in self._parts(origin[1])]  # a fused bias: queries, keys and values each have a fate of their own
+                     for part in self.parts(origin[1])]  # a fused bias: queries, keys and values each have a fate of their own
             if not any(parts) and shift.parameter not in invisible:
                 parts.append(self._from(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible, same=True))
             found += parts
         for use in self.facts.dense:
             if use.ins is None and use.outs is not None and self.single(use.parameter):
                 vec = self.classes(use.outs)
-                found.append(self._from(use.parameter, use.out_axis, np.arange(len(vec)), vec, use.value, use.module, invisible))
+                start = (use.parameter, use.out_axis, np.arange(len(vec)), vec, use.value, use.module, invisible)
+                whole = self._from(*start)
+                found.append(whole if whole is not None or use.parameter in invisible else self._from(*start, same=True))
         return [s for s in found if s is not None]
 
-    def _parts(self, vec: np.ndarray) -> list[np.ndarray]:
+    def parts(self, vec: np.ndarray) -> list[np.ndarray]:
         """Positions grouped by the kinds of vectors that the classes take part in."""
         groups: dict[frozenset[tuple[str, int]], list[int]] = defaultdict(list)
         for p, c in enumerate(vec.tolist()):
@@ -108,15 +110,21 @@ class Translations:
             return None
         return pairs[0], pairs[1]
 
+    def _apart(self, shift: ShiftUse) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same for those positions whose unit is written nowhere else: of a bias of rotary heads what is not rotated."""
+        where, vec = self.classes.coordinates(shift, shift.axis), self.classes(shift.units)
+        if len(self.classes.shape(shift.parameter)) != 1 or len(np.unique(where)) != len(where):
+            return None
+        alone = np.flatnonzero((np.bincount(vec)[vec] == 1) & (vec != self.classes.data))
+        return (where[alone], vec[alone]) if len(alone) else None
+
     def _from(self, parameter: str, axis: int, positions: np.ndarray, vec: np.ndarray, value: str, module: str,
               invisible: dict[str, int], same: bool = False) -> Symmetry | None:
         """The translation of one parameter undone by others; with ``same`` only the constant vector, which norms do not see."""
         current = {int(c): 0 if same else i for i, c in enumerate(vec)}
         if self.classes.data in current:
             return None
-        self.origin, self.start = parameter, self.order.get(value, -1)
-        self.depth = 0
-        moves = self.push(value, current, ())
+        moves = self.undone(parameter, value, current)
         if moves is None:
             return None
         if same and (not moves or len(vec) == 1):
@@ -135,6 +143,11 @@ class Translations:
                                r"f(x + t) = f(x)" if not moves else r"W (x + t) + (b - W t) = W x + b",
                                r",\; ".join(rf"\texttt{{{p.replace('_', chr(92) + '_')}}} \mapsto \cdot + L_{{{k}}} t"
                                             for k, p in enumerate(names)))
+
+    def undone(self, origin: str, value: str, current: Current) -> list[Move] | None:
+        """Moves of other parameters than ``origin`` that undo the translation ``current`` of ``value``, or None."""
+        self.origin, self.start, self.depth = origin, self.order.get(value, -1), 0
+        return self.push(value, current, ())
 
     # --- pushing forward ----------------------------------------------------------------------------------------------
     def push(self, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
@@ -160,6 +173,9 @@ class Translations:
 
     def _cross(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         if op.packet in KEEPS and list(op.inputs).count(value) == 1:
+            beside = [n for n in op.inputs if n != value] if op.packet in ("aten.cat", "aten.stack") else []
+            if any(isinstance(la := self.facts.labels.get(n), np.ndarray) and self._touched(la, current) for n in beside):
+                return None  # the same units at other places, where nothing was added (keys from elsewhere, a class token)
             return self.push(op.name, current, chain)
         rule = getattr(self, "_" + op.packet.removeprefix("aten."), None)
         return None if rule is None else rule(op, value, current, chain)
@@ -169,7 +185,8 @@ class Translations:
         if names.count(value) != 1 or op.kwargs or (op.packet == "aten.sub" and names[0] != value):
             return None
         for other in (*([n for n in names if n != value]), op.name):
-            move = self._absorbed_by(other, op, current, chain)
+            sign = (Through("scale", "", offset=-1.0),) if op.packet == "aten.sub" and other != op.name else ()
+            move = self._absorbed_by(other, op, current, (*chain, *sign))
             if move is not None:
                 return [move]
         return self.push(op.name, current, chain)
@@ -224,8 +241,8 @@ class Translations:
                 return None if taken is None else [taken]
         if not chain and self.single(use.parameter):
             source = self.centred(use.source)
-            if source is not None and source[1] == self.origin:
-                return [Move("centred", use.parameter, use.in_axis, index, gain=source[0], extra=(self.origin,))]
+            if source is not None and source.shift == self.origin:
+                return [Move("centred", use.parameter, use.in_axis, index, gain=source.gain, offset=source.offset, extra=(self.origin,))]
         return None if len(after) != len(use.outs) else self.push(op.name, after, longer)
 
     _addmm = _linear
@@ -280,7 +297,8 @@ class Translations:
     def _matmul(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         if self.dense.get(op.name):
             return self._linear(op, value, current, chain)
-        left, right = (a.name if isinstance(a, Ref) else "" for a in op.args[:2])
+        factors = op.args[1:3] if op.packet == "aten.baddbmm" else op.args[:2]
+        left, right = (a.name if isinstance(a, Ref) else "" for a in factors)
         if value == right and value != left:
             if any(d.op == op.name for d in self.facts.duals):
                 return [] if self.ends_in_softmax(op.name) else None
@@ -303,6 +321,7 @@ class Translations:
         return found if len(found) == sum(old in current for old, _ in pairs) else None
 
     _bmm = _matmul
+    _baddbmm = _matmul
 
     def ends_in_softmax(self, value: str) -> bool:
         """Every user passes scores on (scaled, masked) to a softmax over the last axis."""
@@ -317,6 +336,9 @@ class Translations:
             elif op.packet == "aten.where" and self._masked(op, value):
                 if not self.ends_in_softmax(op.name):
                     return False
+            elif op.packet in ("aten.view", "aten._unsafe_view", "aten.reshape"):
+                if (op.shape or ())[-1:] != (self.graph.shape(value) or ())[-1:] or not self.ends_in_softmax(op.name):
+                    return False  # rows of scores must stay rows
             elif op.packet in ("aten.mul", "aten.div", "aten.add", "aten.clone", "aten._to_copy", "aten.to") and op.inputs[0] == value:
                 if any(self.graph.is_activation(n) for n in op.inputs if n != value) or not self.ends_in_softmax(op.name):
                     return False
@@ -324,11 +346,10 @@ class Translations:
                 return False
         return value not in self.graph.outputs
 
-    @staticmethod
-    def _masked(op: Op, value: str) -> bool:
+    def _masked(self, op: Op, value: str) -> bool:
         """Where the mask does not keep the value stands a number so low that softmax makes it zero."""
         others = [a for a in op.args[1:] if not (isinstance(a, Ref) and a.name == value)]
-        low = len(others) == 1 and isinstance(others[0], (int, float)) and others[0] < LOW
+        low = len(others) == 1 and (others[0].name in self.facts.low if isinstance(others[0], Ref) else others[0] < LOW)
         return low and not (isinstance(op.args[0], Ref) and op.args[0].name == value)
 
     def _is_softmax(self, value: str) -> bool:
@@ -348,7 +369,7 @@ class Translations:
             return None
         if value != at.name and [u.name for u in self.graph.users.get(value, ()) if u.name in self.graph.live] != [at.name]:
             return None
-        if value in self.graph.outputs:
+        if value in self.graph.outputs and value != at.name:
             return None
         for shift in self.shift.get(op.name, []):
             if not shift.buffer and shift.parameter != self.origin and self.single(shift.parameter):

@@ -107,7 +107,7 @@ def _moved(s: Symmetry | Discrete) -> tuple[str, ...]:
 def _read(s: Symmetry | Discrete) -> tuple[str, ...]:
     """Tensors whose values the map needs."""
     return tuple(dict.fromkeys(
-        n for m in s.moves for n in (*(t.parameter for t in m.through), *([m.gain] if m.gain else []),
+        n for m in s.moves for n in (*(n for t in m.through for n in t.reads), *([m.gain] if m.gain else []),
                                      *(m.extra if m.kind != "exchange" else ())) if n))
 
 

@@ -63,6 +63,7 @@ class Folder:
     # --- running --------------------------------------------------------------------------------------------------
     def run(self) -> None:
         self._fixed_values()
+        self.facts.low = {n for n, v in self.values.items() if isinstance(v, Tensor) and v.dim() == 0 and float(v) < LOW}
         for op in self.graph.ops:
             if op.name in self.graph.live and (self.graph.is_activation(op.name) or self._is_state(op)):
                 self.step(op)

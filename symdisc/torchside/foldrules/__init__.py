@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from symdisc.opgraph import Op, Ref
-from symdisc.torchside.foldrules.attention import attention, group_norm, layer_norm, matmul, softmax
+from symdisc.torchside.foldrules.attention import attention, baddbmm, group_norm, layer_norm, matmul, softmax
 from symdisc.torchside.foldrules.einsum import einsum, stacked_matmul
 from symdisc.torchside.foldrules.elementwise import elementwise
 from symdisc.torchside.foldrules.layout import cat, maximum, pool, upsample, where
@@ -31,7 +31,8 @@ def _matmul(f: Any, op: Op) -> None:
 RULES: dict[str, Callable[..., None]] = {
     **_aten(linear, "linear"), **_aten(addmm, "addmm"), **_aten(embedding, "embedding"),
     **_aten(convolution, "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-    **_aten(add, "add", "sub", "rsub"), **_aten(mul, "mul", "div"), **_aten(_matmul, "matmul", "bmm", "mm"), **_aten(einsum, "einsum"),
+    **_aten(add, "add", "sub", "rsub"), **_aten(mul, "mul", "div"), **_aten(_matmul, "matmul", "bmm", "mm"), 
+    **_aten(einsum, "einsum"), **_aten(baddbmm, "baddbmm"),
     **_aten(reduce, "mean", "sum", "cumsum"), **_aten(cat, "cat", "stack"), **_aten(where, "where"),
     **_aten(pool, *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2, 3))),
     **_aten(upsample, "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,7 @@ from symdisc.torchside.foldrules.weights import constant_map, dense
 if TYPE_CHECKING:
     from symdisc.torchside.fold import Folder
 
-__all__ = ["attention", "group_norm", "layer_norm", "matmul", "softmax"]
+__all__ = ["attention", "baddbmm", "group_norm", "layer_norm", "matmul", "softmax"]
 
 
 def matmul(f: Folder, op: Op) -> None:
@@ -37,6 +38,18 @@ def matmul(f: Folder, op: Op) -> None:
     if acts == [False, False] and f.graph.varies(b) and len(f.graph.shape(b) or ()) == 2 and not f.graph.varies(a):
         return dense(f, op, a, b, None, transposed=True)
     opaque(f, op)
+
+
+def baddbmm(f: Folder, op: Op) -> None:
+    """beta c + alpha a b with a constant c: a bias of scores that sees no parameter."""
+    bias = ref_name(op.args[0])
+    if bias is None or f.graph.varies(bias) or any(k in ("alpha", "beta") and v == 0 for k, v in op.kwargs):
+        return opaque(f, op)
+    matmul(f, replace(op, args=op.args[1:]))
+    labels = f.labels[op.name]
+    f.freeze(labels, "constant added")
+    if not f.uniform(labels, bias):
+        mark_constant(f, op, bias, labels)
 
 
 def contract(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:

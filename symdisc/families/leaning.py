@@ -1,0 +1,69 @@
+"""Readers of a centred vector that lean along 1/gamma: what they then write is a constant, and something later takes it away.
+
+A norm hands on gamma * x + beta with 1^T x = 0, so W + a (1/gamma)^T writes the constant a sum(beta/gamma) beside W's own output.
+A bias of W takes it at once (``Invisible.readers``). Without one the constant goes its way like any translation: to keys it
+does nothing, values hand it on to the bias behind the output map, or to whatever else is added to the stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from symdisc.families.invisible import Centred, Invisible
+from symdisc.families.naming import describe_affine
+from symdisc.families.translations import Translations
+from symdisc.moves import Index, Move, Through, parameters_of
+from symdisc.spaces import DenseUse
+from symdisc.symmetry import Symmetry
+
+__all__ = ["leaning_readers"]
+
+
+def leaning_readers(search: Translations, invisible: Invisible, taken: dict[str, int]) -> list[Symmetry]:
+    """One symmetry for each run of rows whose constant is undone; ``taken`` names writers that are free along 1 already."""
+    found = []
+    for use in search.facts.dense:
+        if use.ins is None or use.outs is None or use.rows is not None or not search.single(use.parameter):
+            continue
+        source = invisible.centred_source(use.source)
+        if source is None or source.shift is None or not invisible.aligned(use, source.value) or use.op in invisible.shift_at:
+            continue
+        vec = search.classes(use.outs)
+        alone = np.flatnonzero((np.bincount(vec)[vec] == 1) & (vec != search.classes.data))
+        whole = _symmetry(search, use, source, alone, vec, taken) if len(alone) else None
+        parts = [] if whole is not None else [alone[p] for p in search.parts(vec[alone])] or [alone]
+        runs = [run for part in parts for run in np.split(part, np.flatnonzero(np.diff(part) != 1) + 1) if len(run)]
+        found += [s for s in (whole, *(_symmetry(search, use, source, run, vec, taken) for run in runs)) if s is not None]
+    return found
+
+
+def _symmetry(search: Translations, use: DenseUse, source: Centred, rows: np.ndarray, vec: np.ndarray,
+              taken: dict[str, int]) -> Symmetry | None:
+    whole = len(rows) == len(vec)
+    if not whole and (use.out_axis != 0 or (np.diff(rows) != 1).any()):
+        return None
+    undone = search.undone(use.parameter, use.value, {int(c): k for k, c in enumerate(vec[rows])})
+    if undone is None:
+        return None
+    size, n = search.classes.shape(use.parameter)[use.in_axis], len(rows)
+    shape = tuple(n if a == use.out_axis else 1 for a in range(2))
+    assert source.shift is not None
+    total = Through("total", source.shift, offset=source.offset, gain=source.gain)
+    first = Move("outer", use.parameter, use.in_axis, Index.of(np.arange(size)[None, None, :]), gain=source.gain, offset=source.offset,
+                 rows=None if whole else (int(rows[0]), int(rows[-1]) + 1))
+    moves = (first, *_behind(undone, total))
+    names = parameters_of(moves)
+    overlap = len(names) > 1 and all(p in taken for p in names)
+    if n == 1 and overlap:
+        return None
+    return describe_affine(
+        "constant read off a centred vector", "outer0" if overlap else "outer", n - overlap, shape, moves, names, [use.module],
+        r"\mathbf{1}^\top \hat x = 0", r"W \mapsto W + a (1/\gamma)^\top,\; b' \mapsto b' - L a \textstyle\sum \beta/\gamma",
+        ("the norm's gain has no zero entry",) if source.gain else ())
+
+
+def _behind(moves: list[Move], step: Through) -> list[Move]:
+    """The same moves for what ``step`` makes of the element."""
+    return [replace(m, through=(step, *m.through)) for m in moves]
