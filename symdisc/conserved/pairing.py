@@ -175,7 +175,7 @@ def _transpose(step: Through, u: Array, state: Mapping[str, Array]) -> Array:
     if step.kind == "spread":
         return (u / (state[step.parameter].reshape(-1) + step.offset)).sum().reshape(1)
     assert isinstance(step.index, Index)
-    p = step.index.positions()[:, 0, :]
+    p = step.index.positions().reshape(step.index.copies, -1)
     weight = state[step.parameter]
     if step.kind == "gain":
         return u * (weight.reshape(-1)[p[0]] + step.offset)

@@ -11,7 +11,7 @@ from symdisc.moves import Index, Move, parameters_of
 from symdisc.spaces import DenseUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
-__all__ = ["affine_after", "split_buffers", "unused"]
+__all__ = ["affine_after", "buffer_behind", "split_buffers", "unused"]
 
 
 def split_buffers(classes: Classes, symmetries: list[Symmetry]) -> list[Symmetry]:
@@ -106,6 +106,16 @@ def affine_after(classes: Classes, sub: str) -> tuple[str, float, str | None, st
                     gain = use.parameter
                 value = after[0].name
     return variance[0], variance[1], gain, shift
+
+
+def buffer_behind(classes: Classes, value: str) -> str | None:
+    """The buffer of which ``value`` is a view."""
+    from symdisc.families.translations import KEEPS
+
+    graph = classes.graph
+    while value in graph.by_name and graph.by_name[value].packet in KEEPS:
+        value = graph.by_name[value].inputs[0]
+    return graph.buffers.get(value)
 
 
 def unused(classes: Classes) -> list[Symmetry]:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from symdisc.families.batchnorm import affine_after
+from symdisc.families.batchnorm import affine_after, buffer_behind
 from symdisc.families.classes import Classes
 from symdisc.families.dense import Finder, Space
 from symdisc.families.emit import emit_dense
 from symdisc.families.links import Link, Links
-from symdisc.families.translations import KEEPS
 from symdisc.moves import Index, Move, parameters_of
 from symdisc.opgraph import Op
 from symdisc.spaces import DenseUse, GainUse
@@ -44,17 +43,9 @@ class _Norm:
 
 def _norms(classes: Classes) -> list[_Norm]:
     """From the graph and not from recorded shifts: a mean that is zero, as in a fresh network, shifts nothing."""
-    found = (_norm(classes, op, _buffer(classes, op.inputs[1])) for op in classes.graph.ops
+    found = (_norm(classes, op, buffer_behind(classes, op.inputs[1])) for op in classes.graph.ops
              if op.packet == "aten.sub" and len(op.inputs) == 2 and op.name in classes.graph.live)
     return [n for n in found if n is not None]
-
-
-def _buffer(classes: Classes, value: str) -> str | None:
-    """The buffer behind a view."""
-    graph = classes.graph
-    while value in graph.by_name and graph.by_name[value].packet in KEEPS:
-        value = graph.by_name[value].inputs[0]
-    return graph.buffers.get(value)
 
 
 def _norm(classes: Classes, sub: Op, mean: str | None) -> _Norm | None:

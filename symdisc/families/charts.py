@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def freeze(facts: Facts, charts: Sequence[Chart]) -> None:
             facts.fixed.append((gain.outs, "computed factor"))
         facts.powers.append((gain.ins, gain.outs, 1.0))
         facts.killed += [(gain.ins, "computed factor"), (gain.outs, "computed factor")]
-    touched = [s.units for s in facts.shifts if s.parameter in names]
+    touched = [shift.units for shift in facts.shifts if shift.parameter in names]
     touched += [u for d in facts.dense if d.parameter in names for u in (d.outs, d.ins) if u is not None]
     for units in touched:
         facts.fixed.append((units[units >= 0], "computed weight"))
@@ -44,16 +44,18 @@ def lift(families: Sequence[Family], charts: Sequence[Chart]) -> list[Family]:
     if not charts:
         return list(families)
     by_weight = {c.weight: c for c in charts}
-    found: list[Family] = []
-    for s in families:
-        moves = _lifted(s.moves, by_weight)
-        if moves == s.moves:
-            found.append(s)
-        elif moves is not None and isinstance(s, Symmetry) and any(m.charts for m in moves):
-            found.append(replace(s, moves=moves, parameters=parameters_of(moves), assumptions=(*s.assumptions, NO_ZERO)))
-        elif moves is not None:
-            found.append(replace(s, moves=moves, parameters=parameters_of(moves)))
-    return found
+    made = ((s, _lifted(s.moves, by_weight)) for s in families)
+    return [_moved(s, moves) for s, moves in made if moves is not None]
+
+
+def _moved(family: Family, moves: tuple[Move, ...]) -> Family:
+    """The family with these moves in place of its own."""
+    if moves == family.moves:
+        return family
+    changes: dict[str, Any] = {"moves": moves, "parameters": parameters_of(moves)}
+    if isinstance(family, Symmetry) and any(m.charts for m in moves):
+        changes["assumptions"] = (*family.assumptions, NO_ZERO)
+    return replace(family, **changes)
 
 
 def _lifted(moves: Sequence[Move], charts: dict[str, Chart]) -> tuple[Move, ...] | None:

@@ -183,7 +183,8 @@ class Structure:
     def _parameters(self) -> None:
         classes, facts = self.classes, self.classes.facts
         for k, use in enumerate(facts.dense):
-            me = self.vertex(("dense", k), ("dense", use.out_axis, use.in_axis, use.padded))
+            channels = use.rows if use.ins is not None and (classes(use.ins) == classes.data).all() else None  # of raw data: told apart
+            me = self.vertex(("dense", k), ("dense", use.out_axis, use.in_axis, use.padded, channels))
             self.edge("op", me, self.value(use.op))
             self.edge("weight", me, self.value(self.stored[use.parameter]))
             for side, vec in (("out", use.outs), ("in", use.ins)):

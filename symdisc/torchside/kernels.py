@@ -150,7 +150,7 @@ def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         return t.reshape(-1) * _inverse_gain(replace(step, gain=step.parameter), state).to(t.dtype)
     weight = _compute(state[step.parameter]).to(t.dtype)
     assert step.index is not None
-    index = torch.as_tensor(step.index.positions(), device=t.device)[:, 0, :]
+    index = torch.as_tensor(step.index.positions(), device=t.device).flatten(1)
     if step.kind == "gain":
         return t * (weight.reshape(-1)[index[0]] + step.offset)
     if step.kind == "rsqrt":

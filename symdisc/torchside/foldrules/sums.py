@@ -106,6 +106,9 @@ def _parameter_meets_data(f: Folder, op: Op) -> None:
     outs = torch.zeros(len(flat), dtype=torch.int64).scatter_(0, inverse.reshape(-1), units.reshape(-1))
     zero = np.zeros(len(flat), dtype=np.int64)
     f.facts.gains.append(GainUse(parameter, op.name, op.module, flat.numpy(), zero, outs.numpy(), op.name, "", offset))
+    data = next((n for n in op.inputs if not f.graph.varies(n)), None)
+    if data is not None and not f.uniform(units, data):  # each unit has a channel of the data for itself
+        mark_constant(f, op, data, units)
 
 
 def mul(f: Folder, op: Op) -> None:
