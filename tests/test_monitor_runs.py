@@ -181,3 +181,18 @@ def test_wrong_use_is_refused() -> None:
         symdisc.Monitor(catalog(mlp), model, optimizer, every=1)
     with pytest.raises(BadInput, match="every"):
         symdisc.Monitor(catalog(batch_norm), model, optimizer, every=0)
+
+
+# --- what is shared between B(g, g) and B(g, v) ---------------------------------------------------------------------------
+@pytest.mark.parametrize("make", [lambda: nn.Sequential(nn.Linear(20, 18), nn.Linear(18, 20)),
+                                  lambda: nn.Sequential(nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 2))], ids=["sketched", "units"])
+def test_both_squares_are_what_each_form_gives(make: Any) -> None:
+    """One reading of the gradient for two forms: u^T Q u of a wide basis, and 32 neighbouring units."""
+    model = make().double()
+    cat = symdisc.discover(model, (torch.randn(2, model[0].in_features, dtype=torch.float64),), solve=False)
+    monitor = symdisc.Monitor(cat, model, torch.optim.SGD(model.parameters(), lr=0.1))
+    (law,) = [law for law in monitor.laws if law.sketched]
+    state, g, v = ({n: torch.randn_like(p) for n, p in model.named_parameters()} for _ in range(3))
+    gg, gv = law.squares(g, v, state)
+    assert torch.allclose(gg, law.bilinear(g, g, state), rtol=1e-13) and torch.allclose(gv, law.bilinear(g, v, state), rtol=1e-13)
+    assert not torch.allclose(gg, gv)

@@ -27,6 +27,7 @@ __all__ = ["PROBES", "UNITS", "WIDE", "Law", "Piece", "law_of", "moved_by", "nor
 
 Tensors = Mapping[str, Tensor]
 Form = Callable[[Tensor, Tensor, Tensors], Tensor]
+Both = Callable[[Tensor, Tensor, Tensors], tuple[Tensor, Tensor]]
 
 WIDE = 16  # the widest blocks that are followed entry by entry: k (k + 1) / 2 float64 numbers per block and form
 UNITS = 32  # charges of one symmetry that are followed unless all are asked for; neighbours, as memory comes in lines
@@ -35,11 +36,20 @@ PROBES = 8  # random vectors per block; one would find a wrong Q with probabilit
 
 @dataclass(frozen=True)
 class Piece:
-    """What one parameter adds: ``bilinear(x, y, state)`` and ``linear(x, x, state)``, flat; None where it is zero."""
+    """What one parameter adds: ``bilinear(x, y, state)`` and ``linear(x, x, state)``, flat; None where it is zero.
+
+    ``both(x, y, state)`` is (B(x, x), B(x, y)) with what they share done once, where that saves something.
+    """
 
     parameter: str
     bilinear: Form | None
     linear: Form | None
+    both: Both | None = None
+
+    def squares(self, x: Tensor, y: Tensor, state: Tensors) -> tuple[Tensor, Tensor]:
+        """B(x, x) and B(x, y) of a piece that has B."""
+        assert self.bilinear is not None
+        return self.both(x, y, state) if self.both else (self.bilinear(x, x, state), self.bilinear(x, y, state))
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,12 @@ class Law:
         """B(x, y), flat, in float64; a single zero where no parameter has a quadratic part."""
         parts = [p.bilinear(x[p.parameter], y[p.parameter], state) for p in self.pieces if p.bilinear]
         return _total(parts, x[self.pieces[0].parameter])
+
+    def squares(self, x: Tensors, y: Tensors, state: Tensors) -> tuple[Tensor, Tensor]:
+        """B(x, x) and B(x, y), as ``bilinear`` gives them."""
+        parts = [p.squares(x[p.parameter], y[p.parameter], state) for p in self.pieces if p.bilinear]
+        like = x[self.pieces[0].parameter]
+        return _total([a for a, _ in parts], like), _total([b for _, b in parts], like)
 
     def linear(self, x: Tensors, state: Tensors) -> Tensor:
         """c(x), flat, in float64; a single zero where there is no linear part."""
@@ -129,10 +145,11 @@ def _restricted(generators: Sequence[Generator], name: str, matrices: bool) -> F
 def _of_term(q: ConservedQuantity, term: Term, sketched: bool, units: slice | None) -> Piece:
     kind, name = term.move.kind, term.move.parameter
     if kind == "matmul":
-        return Piece(name, _matrix(q, term, sketched), None)
+        return Piece(name, _matrix(q, term, sketched), None, _matrix_twice(q, term) if sketched else None)
     if kind == "scale" and not q.zero_sum:
         factor = float(term.move.power * term.weight)
-        return Piece(name, lambda x, y, state: _units(term.move, units, x, y) * factor, None)
+        return Piece(name, lambda x, y, state: _units(term.move, units, x, y) * factor, None,
+                     lambda x, y, state: _units_twice(term.move, units, x, y, factor))
 
     def whole(x: Tensor, y: Tensor, state: Tensors) -> Tensor:
         mu = pairing(term.move, x, y, state, q.symmetry.shape) * term.weight
@@ -165,6 +182,20 @@ def _matrix(q: ConservedQuantity, term: Term, sketched: bool) -> Form:
     return form
 
 
+def _matrix_twice(q: ConservedQuantity, term: Term) -> Both:
+    """``_matrix`` of (x, x) and (x, y), seen through the random vectors: u^T x is read once."""
+    factor, move = term.weight * (1.0 if term.move.rep == "g" else -1.0), term.move
+
+    def both(x: Tensor, y: Tensor, state: Tensors) -> tuple[Tensor, Tensor]:
+        left, right = matrix_rows(move, x, y, state)
+        u = _probes(q.symmetry.shape[-1]).to(left)
+        one, other = torch.matmul(u, left), torch.matmul(u, right)
+        same = one if move.gain is None else torch.matmul(u, matrix_rows(move, x, x, state)[1])
+        return (one * same).sum(-1).reshape(-1) * factor, (one * other).sum(-1).reshape(-1) * factor
+
+    return both
+
+
 @lru_cache(maxsize=64)
 def _probes(size: int) -> Tensor:
     """Fixed unit vectors [PROBES, size]."""
@@ -181,6 +212,12 @@ def _units(move: Move, units: slice | None, x: Tensor, y: Tensor) -> Tensor:
     if x is y and rows.stride(-1) == 1:
         return torch.linalg.vector_norm(rows, dim=-1).square()
     return _rowwise(rows, rows if x is y else unit_rows(move, y)[units or slice(None)])
+
+
+def _units_twice(move: Move, units: slice | None, x: Tensor, y: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    rows, others = (unit_rows(move, t)[units or slice(None)] for t in (x, y))
+    own = torch.linalg.vector_norm(rows, dim=-1).square() if rows.stride(-1) == 1 else _rowwise(rows, rows)
+    return own * factor, _rowwise(rows, others) * factor
 
 
 def _rowwise(x: Tensor, y: Tensor) -> Tensor:

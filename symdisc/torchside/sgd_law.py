@@ -131,13 +131,12 @@ class Ledger:
 
     def _run(self, laws: tuple[Law, ...], sizes: list[int], where: slice, motion: Motion, seen: Seen, state: Tensors) -> _Run:
         assert self.quadratic is not None
-        g, v = seen.gradients, seen.buffers
+        g = seen.gradients
         cg = _flat([law.linear(g, state) if law.affine else law.zero(g) for law in laws], sizes)
         cg = torch.where(self.quadratic[where], cg, 0.0)
         squares = None
         if not motion.heavy:
-            gg = _flat([law.bilinear(g, g, state) for law in laws], sizes)
-            squares = gg, _flat([law.bilinear(g, v, state) for law in laws], sizes) if seen.moving else torch.zeros_like(gg)
+            squares = _squares(laws, sizes, seen, state)
         others = [_others(law, motion, seen, state) for law in laws]
         rest = torch.cat([o.to(cg.device).expand(5, n) for o, n in zip(others, sizes, strict=True)], dim=1)
         return _Run(laws, sizes, where, motion, cg, squares, rest)
@@ -177,6 +176,15 @@ def _flat(rows: list[Tensor], sizes: list[int]) -> Tensor:
     """One row for all laws; a single zero stands for as many as the law has entries."""
     home = rows[0].device
     return torch.cat([r.to(home) if len(r) == n else r.to(home).expand(n) for r, n in zip(rows, sizes, strict=True)])
+
+
+def _squares(laws: Sequence[Law], sizes: list[int], seen: Seen, state: Tensors) -> tuple[Tensor, Tensor]:
+    """B(g, g) and B(g, v) of neighbouring laws, side by side."""
+    if not seen.moving:
+        gg = _flat([law.bilinear(seen.gradients, seen.gradients, state) for law in laws], sizes)
+        return gg, torch.zeros_like(gg)
+    pairs = [law.squares(seen.gradients, seen.buffers, state) for law in laws]
+    return _flat([a for a, _ in pairs], sizes), _flat([b for _, b in pairs], sizes)
 
 
 def _others(law: Law, anchor: Motion, seen: Seen, state: Tensors) -> Tensor:
