@@ -112,3 +112,53 @@ def test_what_adam_loses_is_said(rule: str) -> None:
     cat = catalog()
     for q in conserved_quantities(cat.symmetries, cat.parameters, Flow(rule)):
         assert not q.form and "second moment shared" in q.reason and r"\dot Q = -" in q.law
+
+
+# --- Nesterov's flow: friction 3/t ----------------------------------------------------------------------------------------
+def accelerated(lam: float, source: Callable[[State], np.ndarray], first: tuple[np.ndarray, np.ndarray],
+                friction: float = 3.0) -> tuple[State, State, np.ndarray]:
+    """theta'' + (3/t) theta' + grad + lam theta = 0 from t = 1 to 1.4; theta, theta', and Q by its own driven equation
+
+    Q'' + (friction/t) Q' + 2 lam Q = source(theta') from Q, Q' = ``first``.
+    """
+    def unpack(flat: np.ndarray) -> State:
+        return {NAMES[0]: flat[:6].reshape(SHAPES[0]), NAMES[1]: flat[6:12].reshape(SHAPES[1])}
+
+    size = first[0].size
+
+    def right(t: float, flat: np.ndarray) -> np.ndarray:
+        theta, speed, q, rate = unpack(flat), unpack(flat[12:24]), flat[24:24 + size], flat[24 + size:]
+        g = gradient(theta)
+        force = np.concatenate([(-3 / t * speed[n] - g[n] - lam * theta[n]).ravel() for n in NAMES])
+        return np.concatenate([flat[12:24], force, rate, source(speed).ravel() - friction / t * rate - 2 * lam * q])
+
+    flat = np.concatenate([*(start()[n].ravel() for n in NAMES), *(VELOCITY[n].ravel() for n in NAMES), *(x.ravel() for x in first)])
+    end = solve_ivp(right, (1.0, 1.4), flat, method="DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
+    return unpack(end), unpack(end[12:24]), end[24:24 + size].reshape(first[0].shape)
+
+
+VELOCITY = {n: np.random.default_rng(k).standard_normal(s) for k, (n, s) in enumerate(zip(NAMES, SHAPES, strict=True))}
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3])
+def test_nesterov_keeps_the_antisymmetric_charge_and_drives_the_symmetric_one(lam: float) -> None:
+    """t^3 <theta', A theta> is constant; Q'' + (3/t) Q' + 2 lam Q = <theta', S theta'>. A twin with another friction misses."""
+    cat = catalog()
+    found = conserved_quantities(cat.symmetries, cat.parameters, Flow("nesterov", {"eta": 1, "lam": lam}))
+    (compact,) = [q for q in found if q.form == "momentum"]
+    (driven,) = [q for q in found if q.status == "driven"]
+    (plain,) = [q for q in cat.conserved if q.form]
+    assert compact.factor == "t**3" and r"\frac{3}{t}" in driven.law and compact.dimension == 1 and driven.dimension == 3
+
+    def source(speed: State) -> np.ndarray:
+        return np.asarray(2 * plain.evaluate(speed))  # Q is 1/2 <theta, S theta>
+
+    rate = np.asarray(plain.evaluate({n: start()[n] + VELOCITY[n] for n in NAMES})) - np.asarray(plain.evaluate(
+        {n: start()[n] - VELOCITY[n] for n in NAMES}))
+    first = (np.asarray(driven.evaluate(start())), rate / 2)
+    theta, speed, predicted = accelerated(lam, source, first)
+    kept = [np.asarray(compact.evaluate(p, v, t)) for p, v, t in ((start(), VELOCITY, 1.0), (theta, speed, 1.4))]
+    assert abs(kept[1] - kept[0]).max() < 1e-10 < 1e-2 < abs(kept[0]).max()
+    assert abs(kept[1] / 1.4**3 * 1.4**2 - kept[0]).max() > 1e-2  # t^2 is not the factor
+    assert abs(predicted - np.asarray(driven.evaluate(theta))).max() < 1e-10
+    assert abs(accelerated(lam, source, first, friction=2.0)[2] - np.asarray(driven.evaluate(theta))).max() > 1e-2
