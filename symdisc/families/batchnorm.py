@@ -28,11 +28,14 @@ def split_buffers(classes: Classes, symmetries: list[Symmetry]) -> list[Symmetry
 def _split(classes: Classes, s: Symmetry) -> list[Symmetry]:
     graph = classes.graph
     buffers = set(graph.buffers.values())
-    mean = next(m for m in s.moves if m.parameter in buffers)
+    means = [m for m in s.moves if m.parameter in buffers]
+    if len(means) > 1:
+        return [_read_by_several(classes, s, means)]
+    mean = means[0]
     sub = next(u for u in classes.facts.shifts if u.parameter == mean.parameter)
     found = affine_after(classes, sub.op)
     statistic = _statistics(s, mean, found)
-    if len([m for m in s.moves if m.parameter in buffers]) > 1 or found is None:
+    if found is None:
         return [replace(s, counts=False)]
     variance, eps, gain, shift = found
     bias = [m for m in s.moves if m.kind == "scale" and _adds_before(classes, m.parameter, sub)]
@@ -54,6 +57,26 @@ def _split(classes: Classes, s: Symmetry) -> list[Symmetry]:
     counted = replace(s, name="scale traded through BatchNorm", moves=ordered, parameters=parameters_of(ordered), note="",
                       assumptions=("eval mode: running statistics are constants",))
     return [counted, *statistic]
+
+
+def _read_by_several(classes: Classes, s: Symmetry, means: list[Move]) -> Symmetry:
+    """A stream that several norms read (pre-activation blocks, dense blocks): every gain takes the inverse, every shift what the mean
+    then lacks."""
+    shifts = []
+    for mean in means:
+        subs = [u for u in classes.facts.shifts if u.parameter == mean.parameter]
+        found = affine_after(classes, subs[0].op) if len(subs) == 1 else None
+        if found is None or found[2] is None or found[3] is None or _powers(s, mean.parameter) != {1.0}:
+            return replace(s, counts=False)
+        variance, eps, gain, shift = found
+        gains = [m for m in s.moves if m.parameter == gain]
+        if len(gains) != 1 or any(m.parameter == shift for m in s.moves) or len(classes.uses[shift or ""]) != 1:
+            return replace(s, counts=False)
+        shifts.append(Move("bn_shift", shift or "", -1, mean.index, power=gains[0].power, gain=gain, offset=eps,
+                           extra=(mean.parameter, variance)))
+    ordered = tuple(sorted([m for m in s.moves if m not in means] + shifts, key=lambda m: (m.parameter, m.axis)))
+    return replace(s, name="scale traded through BatchNorm", moves=ordered, parameters=parameters_of(ordered), note="",
+                   assumptions=("eval mode: running statistics are constants",))
 
 
 def _powers(s: Symmetry, parameter: str) -> set[float]:

@@ -269,11 +269,22 @@ class Translations:
         variance = self._variance(other) if other else None
         if variance is None:
             return None
-        vec = np.arange(len(current))
-        if len(set(current.values())) != len(current):
+        where = self._channels(value, current, self.classes.shape(variance[0])[0])
+        if where is None:
             return None
-        return self.push(op.name, current, (*chain, Through("rsqrt", variance[0], index=Index.of(vec[None, None, :]),
+        return self.push(op.name, current, (*chain, Through("rsqrt", variance[0], index=Index.of(where[None, None, :]),
                                                             offset=variance[1])))
+
+    def _channels(self, value: str, current: Current, size: int) -> np.ndarray | None:
+        """Where each coordinate of the translation stands along the axis of ``size`` channels."""
+        labels = self.facts.labels.get(value)
+        for axis in (1, -1) if isinstance(labels, np.ndarray) and len(set(current.values())) == len(current) else ():
+            if labels.ndim > 1 and labels.shape[axis] == size:  # type: ignore[union-attr]
+                row = self.classes(np.moveaxis(labels, axis, -1).reshape(-1, size)[0])  # type: ignore[arg-type]
+                at = {current[c]: p for p, c in enumerate(row.tolist()) if c in current}
+                if len(at) == len(current):
+                    return np.array([at[k] for k in sorted(at)])
+        return None
 
     def _variance(self, name: str) -> tuple[str, float] | None:
         """``rsqrt(var + eps)`` of a running variance, re-laid-out."""
@@ -374,7 +385,7 @@ class Translations:
         for shift in self.shift.get(op.name, []):
             if not shift.buffer and shift.parameter != self.origin and self.single(shift.parameter):
                 writer = self._as_writer(shift)
-                if writer is not None and set(writer[1].tolist()) == set(current):
+                if writer is not None and set(current) <= set(writer[1].tolist()):
                     return self._take(shift, current, chain)
         for use in self.dense.get(op.name, []):
             if use.ins is None and use.outs is not None and self.single(use.parameter) and use.parameter != self.origin:
