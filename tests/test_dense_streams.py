@@ -49,7 +49,8 @@ BLOCKS = ["S_3", "S_2", "S_2"]
 
 
 @pytest.mark.parametrize("make, groups", [
-    (lambda: densenet(False), BLOCKS), (lambda: densenet(True), BLOCKS), (lambda: densenet(False, nn.Tanh), BLOCKS), (preactivation, ["S_3"])])
+    (lambda: densenet(False), BLOCKS), (lambda: densenet(True), BLOCKS), (lambda: densenet(False, nn.Tanh), BLOCKS),
+    (preactivation, ["S_3"])])
 def test_streams_behind_several_batchnorms(make: Callable[[], nn.Module], groups: list[str]) -> None:
     torch.manual_seed(0)
     model, inputs = randomise(make(), 1).eval(), floats(2, 4, 4, spread=1.5)

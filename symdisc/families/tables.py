@@ -94,7 +94,7 @@ def constants_of_scores(classes: Classes) -> list[Symmetry]:
         shifts = [u for u in uses if isinstance(u, ShiftUse) and not u.buffer and isinstance(classes.facts.labels.get(u.op), np.ndarray)]
         if not shifts or len(shifts) != len(uses):
             continue
-        if not all((_added(classes, u) or _written(classes, u)) and search.ends_in_softmax(u.op) for u in shifts):
+        if not all((_added(classes, u) or _written(classes, u)) and search.scores.end_in_softmax(u.op) for u in shifts):
             continue
         groups = _groups(classes, shifts)
         moves = tuple(Move("add", name, -1, Index.of(np.array(groups).T[:, None, :])) for _ in range(1) if len({*map(len, groups)}) == 1)

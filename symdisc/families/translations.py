@@ -12,6 +12,7 @@ import numpy as np
 from symdisc.families.classes import Classes
 from symdisc.families.invisible import Invisible
 from symdisc.families.naming import describe_affine
+from symdisc.families.scores import Scores
 from symdisc.moves import Index, Move, Through, parameters_of
 from symdisc.opgraph import Op, Ref
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
@@ -20,7 +21,6 @@ from symdisc.symmetry import Symmetry
 __all__ = ["Translations"]
 
 Current = dict[int, int]  # class -> index into the translation vector at this point
-LOW = -1e4  # masks write less than this
 KEEPS = frozenset(f"aten.{n}" for n in (
     "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",
     "_to_copy", "to", "type_as", "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "contiguous", "flatten",
@@ -44,6 +44,7 @@ class Translations:
         for s in self.facts.shifts:
             self.shift[s.op].append(s)
         self.depth = 0
+        self.scores = Scores(self.graph, self.facts)
         self.centred = Invisible(classes).centred_source
 
     def single(self, parameter: str) -> bool:
@@ -278,9 +279,11 @@ class Translations:
     def _channels(self, value: str, current: Current, size: int) -> np.ndarray | None:
         """Where each coordinate of the translation stands along the axis of ``size`` channels."""
         labels = self.facts.labels.get(value)
-        for axis in (1, -1) if isinstance(labels, np.ndarray) and len(set(current.values())) == len(current) else ():
-            if labels.ndim > 1 and labels.shape[axis] == size:  # type: ignore[union-attr]
-                row = self.classes(np.moveaxis(labels, axis, -1).reshape(-1, size)[0])  # type: ignore[arg-type]
+        if not isinstance(labels, np.ndarray) or labels.ndim < 2 or len(set(current.values())) != len(current):
+            return None
+        for axis in (1, -1):
+            if labels.shape[axis] == size:
+                row = self.classes(np.moveaxis(labels, axis, -1).reshape(-1, size)[0])
                 at = {current[c]: p for p, c in enumerate(row.tolist()) if c in current}
                 if len(at) == len(current):
                     return np.array([at[k] for k in sorted(at)])
@@ -312,9 +315,9 @@ class Translations:
         left, right = (a.name if isinstance(a, Ref) else "" for a in factors)
         if value == right and value != left:
             if any(d.op == op.name for d in self.facts.duals):
-                return [] if self.ends_in_softmax(op.name) else None
+                return [] if self.scores.end_in_softmax(op.name) else None
             after = self._renamed(right, op.name, current)
-            return self.push(op.name, after, chain) if self._is_softmax(left) and after is not None else None
+            return self.push(op.name, after, chain) if self.scores.weights(left) and after is not None else None
         return None
 
     def _renamed(self, before: str, after: str, current: Current) -> Current | None:
@@ -333,44 +336,6 @@ class Translations:
 
     _bmm = _matmul
     _baddbmm = _matmul
-
-    def ends_in_softmax(self, value: str) -> bool:
-        """Every user passes scores on (scaled, masked) to a softmax over the last axis."""
-        for op in self.graph.users.get(value, ()):
-            if op.packet in ("aten.softmax", "aten._softmax"):
-                rank = len(op.shape or ())
-                if op.args[1] % rank != rank - 1:
-                    return False
-            elif op.packet == "aten.scaled_dot_product_attention":
-                if [i for i, a in enumerate(op.args) if isinstance(a, Ref) and a.name == value] != [3]:
-                    return False  # as a query, a key or a value
-            elif op.packet == "aten.where" and self._masked(op, value):
-                if not self.ends_in_softmax(op.name):
-                    return False
-            elif op.packet in ("aten.view", "aten._unsafe_view", "aten.reshape"):
-                if (op.shape or ())[-1:] != (self.graph.shape(value) or ())[-1:] or not self.ends_in_softmax(op.name):
-                    return False  # rows of scores must stay rows
-            elif op.packet in ("aten.mul", "aten.div", "aten.add", "aten.clone", "aten._to_copy", "aten.to") and op.inputs[0] == value:
-                if any(self.graph.is_activation(n) for n in op.inputs if n != value) or not self.ends_in_softmax(op.name):
-                    return False
-            else:
-                return False
-        return value not in self.graph.outputs
-
-    def _masked(self, op: Op, value: str) -> bool:
-        """Where the mask does not keep the value stands a number so low that softmax makes it zero."""
-        others = [a for a in op.args[1:] if not (isinstance(a, Ref) and a.name == value)]
-        low = len(others) == 1 and (others[0].name in self.facts.low if isinstance(others[0], Ref) else others[0] < LOW)
-        return low and not (isinstance(op.args[0], Ref) and op.args[0].name == value)
-
-    def _is_softmax(self, value: str) -> bool:
-        op = self.graph.by_name.get(value)
-        while op is not None and op.packet in ("aten.clone", "aten._to_copy", "aten.to", "aten.dropout", "aten.expand", "aten.view"):
-            op = self.graph.by_name.get(op.inputs[0])
-        if op is None or op.packet not in ("aten.softmax", "aten._softmax"):
-            return False
-        rank = len(op.shape or ())
-        return bool(op.args[1] % rank == rank - 1)
 
     # --- absorbing ----------------------------------------------------------------------------------------------------
     def _absorbed_by(self, value: str, at: Op, current: Current, chain: tuple[Through, ...]) -> Move | None:
