@@ -77,7 +77,8 @@ def _bundles(classes: Classes, links: Links, group: np.ndarray) -> tuple[np.ndar
     Single classes (a common gate) do not transport a permutation. A unit must hold each of its groups once.
     """
     number, left, right = links.pairs()
-    banned = _held(number, left, right, group) | _held(number, right, left, group)
+    merged = _merged(classes)
+    banned = _held(number, left, right, group, merged) | _held(number, right, left, group, merged)
     tied = (group[left] >= 0) & (group[right] >= 0)
     unit = components(classes.count, [(left[tied], right[tied])])
     members = np.flatnonzero(group >= 0)
@@ -100,13 +101,28 @@ def _bundles(classes: Classes, links: Links, group: np.ndarray) -> tuple[np.ndar
     return bundle, place, sizes
 
 
-def _held(number: np.ndarray, mine: np.ndarray, other: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Boolean per group: its units are tied one by one to different classes that stay in place."""
+def _merged(classes: Classes) -> np.ndarray:
+    """Boolean per class: several units of one vector are in it, since something reads them side by side with one weight."""
+    found = np.zeros(classes.count, dtype=bool)
+    facts = classes.facts
+    vectors = [v for n in facts.norms for v in (n.ins, n.outs)] + [v for g in facts.gains for v in (g.ins, g.outs)]
+    vectors += [v for ins, outs, _ in facts.elementwise for v in (ins, outs)]
+    for vector in vectors:
+        units = np.unique(vector)
+        kinds, count = np.unique(classes(units), return_counts=True)
+        found[kinds[count > 1]] = True
+    found[classes.data] = False
+    return found
+
+
+def _held(number: np.ndarray, mine: np.ndarray, other: np.ndarray, group: np.ndarray, merged: np.ndarray) -> np.ndarray:
+    """Boolean per group: its units are tied one by one to different classes that stay in place, or to several units that are one
+    class (``merged``)."""
     held = np.zeros(int(group.max(initial=-1)) + 1, dtype=bool)
     outside = np.flatnonzero((group[mine] >= 0) & (group[other] < 0))
     for rows in runs((number[outside] << 32) | group[mine[outside]])[1]:
         at = outside[rows]
-        if other[at].min() != other[at].max():
+        if other[at].min() != other[at].max() or merged[other[at]].any():
             held[group[mine[at[0]]]] = True
     return held
 
