@@ -150,25 +150,26 @@ def _checks(run: Run, rays: dict[str, Any], moved: dict[Any, Any], sigma: np.nda
 
 
 def _published_figure(found: dict[str, Any], rays: dict[str, Any]):  # type: ignore[no-untyped-def]
-    figure, axes = panels(1, 6, 2.6, 2.7)
-    for axis, (name, f) in zip(axes[0], found.items(), strict=False):
+    figure, axes = panels(2, 3, 3.7, 2.9)
+    for axis, (name, f) in zip(axes.ravel(), found.items(), strict=False):
         for i, d in enumerate(DEVIATIONS):
             axis.loglog(f["steps"][1:], np.array(f["losses"])[1:, i], color=COLOURS[i], label=f"std {d:g}: Q = {f['start'][i]:.3g}")
         axis.set_title(name)
         axis.set_xlabel("steps")
-        axis.legend(fontsize=6.5, loc="lower left")
-    axes[0, 0].set_ylabel("|Y − F|")
+        axis.legend(fontsize=7, loc="lower left")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("|Y − F|")
     steps, losses = np.array(rays["steps"]), np.array(rays["losses"])
     for i, d in enumerate(RADIAL):
         kept = (losses[:, i] > 1e-14) & (steps > 0)
-        axes[0, 4].loglog(steps[kept], losses[kept, i], color=COLOURS[i], label=f"std {d:g}: Q = {rays['start'][i]:.3g}")
-        axes[0, 5].loglog(steps[kept] / rays["start"][i], losses[kept, i], color=COLOURS[i], linestyle=("-", "--", ":", "-.")[i])
-    axes[0, 4].set_title("radial")
-    axes[0, 4].set_xlabel("steps")
-    axes[0, 4].legend(fontsize=6.5, loc="lower left")
-    axes[0, 5].set_title("radial, time divided by Q")
-    axes[0, 5].set_xlabel("steps / Q")
-    for axis in axes[0, 4:]:
+        axes[1, 1].loglog(steps[kept], losses[kept, i], color=COLOURS[i], label=f"std {d:g}: Q = {rays['start'][i]:.3g}")
+        axes[1, 2].loglog(steps[kept] / rays["start"][i], losses[kept, i], color=COLOURS[i], linestyle=("-", "--", ":", "-.")[i])
+    axes[1, 1].set_title("radial")
+    axes[1, 1].set_xlabel("steps")
+    axes[1, 1].legend(fontsize=7, loc="lower left")
+    axes[1, 2].set_title("radial, time divided by Q")
+    axes[1, 2].set_xlabel("steps / Q")
+    for axis in axes[1, 1:]:
         axis.set_ylim(1e-9, 1)
     return figure
 

@@ -195,7 +195,9 @@ def _accuracy_panel(axis: Axes, rows: Sequence[Row], title: str) -> None:
         clean = _mean(rows, name, "none", DECISION)
         worst = [clean] + [_mean(rows, name, "PGD worst", DECISION, r) for r in radii]
         adaptive = [clean] + [_mean(rows, name, "PGD adaptive", DECISION, r) for r in radii]
-        axis.plot([0, *radii], worst, color=colour, marker="o", ms=3, lw=1.4, label=name)
+        first = name == ORIGINAL  # many lines coincide: the one that all are compared with stays on top, thin
+        axis.plot([0, *radii], worst, color=colour, marker="o", ms=2 if first else 4, lw=0.9 if first else 1.8, label=name,
+                  zorder=5 if first else 2)
         axis.plot([0, *radii], adaptive, color=colour, ls="--", lw=1)
     axis.axhline(_mean(rows, "constant", "none", DECISION), color="black", ls=":", lw=1, label="constant predictor")
     axis.plot([], [], color="black", ls="--", lw=1, label="adaptive attack alone")
