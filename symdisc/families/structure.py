@@ -35,6 +35,9 @@ class Structure:
         self.seeds: dict[Hashable, list[int]] = {}
         self._edges: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._sets: dict[str, frozenset[int]] = {}
+        self._keys: dict[str, tuple[Any, ...]] = {}
+        self._ways: dict[tuple[Any, ...], int] = {}
+        self._from_buffers: dict[str, bool] = {}
         self.stored = {n: v for v, n in (*self.graph.buffers.items(), *self.graph.parameters.items())}
         self.pinned = self._pinned()
         self._operators()
@@ -133,15 +136,19 @@ class Structure:
 
     def _has_buffer(self, name: str) -> bool:
         """Made from buffers alone, entry by entry: they may have to be exchanged too."""
-        op = self.graph.by_name[name]
-        return not self.graph.roles[name] and any(
-            n in self.graph.buffers or (n in self.graph.by_name and self._has_buffer(n)) for n in op.inputs)
+        if name not in self._from_buffers:
+            op = self.graph.by_name[name]
+            self._from_buffers[name] = not self.graph.roles[name] and any(
+                n in self.graph.buffers or (n in self.graph.by_name and self._has_buffer(n)) for n in op.inputs)
+        return self._from_buffers[name]
 
     def _made(self, name: str) -> tuple[Any, ...]:
-        op = self.graph.by_name.get(name)
-        if op is None:
-            return ("input", name)
-        return ("made", op.target, repr(_literal(op)), tuple(self._made(n) for n in op.inputs))
+        """One key for all constants that are made alike; numbered, for a value may be reached along very many paths."""
+        if name not in self._keys:
+            op = self.graph.by_name.get(name)
+            how = ("input", name) if op is None else (op.target, repr(_literal(op)), *(self._made(n) for n in op.inputs))
+            self._keys[name] = ("made", self._ways.setdefault(how, len(self._ways)))
+        return self._keys[name]
 
     def _kind(self, op: Op) -> Hashable:
         return ("op", op.target, None if self._tracked(op) else repr(_literal(op)), op.shape)

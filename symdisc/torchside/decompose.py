@@ -93,6 +93,12 @@ def bilinear(a, b, weight, bias=None):  # type: ignore[no-untyped-def]
     return torch.nn.functional.linear(outer.flatten(-2), weight.flatten(1), bias)
 
 
+def vector_norm(x, order=2, dim=None, keepdim=False, *, dtype=None):  # type: ignore[no-untyped-def]
+    if order != 2 or dim is None or dtype is not None or x.is_complex():
+        return NotImplemented
+    return (x * x).sum(dim, keepdim=keepdim).sqrt()
+
+
 def glu(x, dim=-1):  # type: ignore[no-untyped-def]
     a, b = x.chunk(2, dim)
     return a * torch.sigmoid(b)
@@ -199,6 +205,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.bilinear.default: bilinear,
     aten.dropout.default: dropout,
     aten.glu.default: glu,
+    aten.linalg_vector_norm.default: vector_norm,
     aten.lstm.input: lstm,
     aten.gru.input: _single(_gru_cell),
     aten.rnn_tanh.input: _single(_rnn_cell(torch.tanh)),

@@ -7,6 +7,8 @@ generic weights, and that is what symmetries are derived for (the stratum).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ def _is_stack(module: nn.Module) -> bool:
             and all(isinstance(w, Tensor) and w.dim() == 3 and len(w) == module.num_experts for w in weights))
 
 
-def dense_experts(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+def dense_experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """sum_e c[t, e] expert_e(x[t]) with c[t, e] the router's weight of expert e for token t, zero where it was not chosen. [T, d]"""
     chosen = torch.zeros(len(hidden_states), self.num_experts, dtype=hidden_states.dtype, device=hidden_states.device)
     chosen = chosen.scatter(1, top_k_index, top_k_weights.to(hidden_states.dtype))
@@ -40,4 +42,5 @@ def dense_experts(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, t
     made = torch.einsum(f"teo,{outer}->ted", self._apply_gate(made), self.down_proj)
     if self.has_bias:
         made = made + self.down_proj_bias
-    return torch.einsum("te,ted->td", chosen, made)
+    weighed: Tensor = torch.einsum("te,ted->td", chosen, made)
+    return weighed

@@ -23,6 +23,10 @@ def resolve(target: str) -> Callable[..., Any]:
     """The torch callable named by ``aten.add.Tensor``, ``getitem`` or ``namespace.name.overload``."""
     if target == "getitem":
         return operator.getitem
+    if target == "aten.slice_scatter.default":
+        return _written_over
+    if target == "aten.copy.default":  # as a copy it has no derivative
+        return lambda into, source, *_: source.to(into.dtype).expand_as(into)
     if target in ("aten.view.default", "aten._unsafe_view.default"):
         target = "aten.reshape.default"  # strides seen while tracing need not be those met here
     parts = target.split(".")
@@ -33,6 +37,12 @@ def resolve(target: str) -> Callable[..., Any]:
         if hasattr(operator, parts[-1]):
             return getattr(operator, parts[-1])
         raise UnknownOperator(f"operator {target} is not registered; import the package that defines it") from None
+
+
+def _written_over(into: torch.Tensor, source: torch.Tensor, dim: int = 0, start: int | None = None, end: int | None = None,
+                  step: int = 1) -> torch.Tensor:
+    """slice_scatter with an end inside the axis: under vmap its derivative counts beyond 2^63 otherwise."""
+    return torch.slice_scatter(into, source, dim, start, None if end is None else min(end, into.shape[dim]), step)
 
 
 def _value(arg: Any, env: Mapping[str, Any], dtype: torch.dtype | None) -> Any:

@@ -10,6 +10,7 @@ from symdisc.torchside.foldrules.attention import attention, baddbmm, group_norm
 from symdisc.torchside.foldrules.einsum import einsum, stacked_matmul
 from symdisc.torchside.foldrules.elementwise import elementwise
 from symdisc.torchside.foldrules.layout import cat, maximum, pool, upsample, where
+from symdisc.torchside.foldrules.selection import compare, extreme, gathered, order, paste, scatter, scatter_add
 from symdisc.torchside.foldrules.sums import add, mul, reduce
 from symdisc.torchside.foldrules.weights import addmm, convolution, embedding, linear
 
@@ -28,10 +29,15 @@ def _matmul(f: Any, op: Op) -> None:
     matmul(f, op)
 
 
+def _larger(f: Any, op: Op) -> None:
+    """max and min: of two tensors entry by entry, or of one along an axis."""
+    (maximum if op.target.endswith(".other") else extreme)(f, op)
+
+
 RULES: dict[str, Callable[..., None]] = {
     **_aten(linear, "linear"), **_aten(addmm, "addmm"), **_aten(embedding, "embedding"),
     **_aten(convolution, "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-    **_aten(add, "add", "sub", "rsub"), **_aten(mul, "mul", "div"), **_aten(_matmul, "matmul", "bmm", "mm"), 
+    **_aten(add, "add", "sub", "rsub"), **_aten(mul, "mul", "div"), **_aten(_matmul, "matmul", "bmm", "mm"),
     **_aten(einsum, "einsum"), **_aten(baddbmm, "baddbmm"),
     **_aten(reduce, "mean", "sum", "cumsum"), **_aten(cat, "cat", "stack"), **_aten(where, "where"),
     **_aten(pool, *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2, 3))),
@@ -39,5 +45,8 @@ RULES: dict[str, Callable[..., None]] = {
             "upsample_linear1d", "upsample_bicubic2d", "upsample_trilinear3d"),
     **_aten(attention, "scaled_dot_product_attention"), **_aten(softmax, "softmax", "_softmax", "log_softmax"),
     **_aten(layer_norm, "layer_norm", "rms_norm"), **_aten(group_norm, "group_norm"),
-    **_aten(maximum, "maximum", "minimum"),
+    **_aten(maximum, "maximum", "minimum"), **_aten(_larger, "max", "min"), **_aten(extreme, "amax", "amin", "argmax", "argmin"),
+    **_aten(compare, "bitwise_not", "logical_not", "gt", "ge", "lt", "le", "eq", "ne"),
+    **_aten(order, "topk", "sort"), **_aten(gathered, "index", "index_select", "gather"), **_aten(scatter, "scatter"),
+    **_aten(scatter_add, "scatter_add", "scatter_reduce"), **_aten(paste, "select_scatter", "slice_scatter", "index_put"),
 }

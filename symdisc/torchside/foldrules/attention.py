@@ -13,11 +13,13 @@ from symdisc.opgraph import Op
 from symdisc.spaces import PAD, Alike, Dual, Norm
 from symdisc.torchside.foldrules.common import argument, equal_scales, opaque, ref_name
 from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
-from symdisc.torchside.foldrules.sums import mark_constant
+from symdisc.torchside.foldrules.sums import mark_constant, multiply, shift, total
 from symdisc.torchside.foldrules.weights import constant_map, dense
 
 if TYPE_CHECKING:
     from symdisc.torchside.fold import Folder
+
+MOST_PRODUCTS = 1 << 22  # pairs of units that a sum of products may have: beyond, folding would cost more than it can find
 
 __all__ = ["attention", "baddbmm", "group_norm", "layer_norm", "matmul", "softmax"]
 
@@ -32,6 +34,8 @@ def matmul(f: Folder, op: Op) -> None:
         return constant_map(f, op, a)
     if acts == [False, True] and not f.graph.varies(a):
         return constant_map(f, op, b, -2)
+    if acts == [False, True] and len(f.graph.shape(a) or ()) == 2 and _along_rows(f, b):
+        return dense(f, op, b, a, None, transposed=False, axis=-2)
     la, lb = f.operand(a), f.operand(b)
     if acts == [True, True] and la.dim() >= 2 and lb.dim() >= 2:
         return contract(f, op, la, lb)
@@ -40,10 +44,23 @@ def matmul(f: Folder, op: Op) -> None:
     opaque(f, op)
 
 
+def _along_rows(f: Folder, name: str) -> bool:
+    """The units lie along the last axis but one: a weight is applied from the left."""
+    labels = f.operand(name)
+    return f.varying_axes(labels)[-1:] == [labels.dim() - 2]
+
+
 def baddbmm(f: Folder, op: Op) -> None:
-    """beta c + alpha a b with a constant c: a bias of scores that sees no parameter."""
-    bias = ref_name(op.args[0])
-    if bias is None or f.graph.varies(bias) or any(k in ("alpha", "beta") and v == 0 for k, v in op.kwargs):
+    """beta c + alpha a b with a constant c, a bias of scores that sees no parameter; or c + a b with stored c and b."""
+    from symdisc.torchside.foldrules.einsum import stacked_matmul
+
+    bias, act, weight = (ref_name(a) or "" for a in op.args[:3])
+    found = f.elements(bias) if f.graph.varies(bias) else None
+    if found is not None and not op.kwargs and f.moves(act) and f.graph.varies(weight) and not f.moves(weight):
+        if not stacked_matmul(f, replace(op, args=op.args[1:]), act, weight):
+            return opaque(f, op)
+        return shift(f, op, found[0], found[1].expand(op.shape or ()), f.labels[op.name])
+    if not bias or f.graph.varies(bias) or any(k in ("alpha", "beta") and v == 0 for k, v in op.kwargs):
         return opaque(f, op)
     matmul(f, replace(op, args=op.args[1:]))
     labels = f.labels[op.name]
@@ -61,15 +78,21 @@ def contract(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:
     if bool((la == rows).all()) and bool((lb == cols).all()):  # summed over data
         shape = (*lead, la.shape[-2], lb.shape[-1])
         return _outer(f, op, rows.expand(shape), cols.expand(shape))
-    if bool((la == rows).all()):  # weights times vectors whose units vary along the sum
-        f.freeze(la, op.packet)
-        return opaque(f, op)
-    same_a = bool((la == la[..., :1, :]).all())
+    same_a = bool((la == la[..., :1, :]).all()) and not bool((la == rows).all())
     same_b = bool((lbt == lbt[..., :1, :]).all())
     if not (same_a and same_b):
-        return opaque(f, op)
+        return _summed(f, op, la, lb)
     va, vb = la[..., 0, :], lbt[..., 0, :]
     pair_vectors(f, op, va, vb, (*lead, la.shape[-2], lb.shape[-1]))
+
+
+def _summed(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:
+    """Products entry by entry, then their sum: where the units along it differ (scores between channels), their scales are tied."""
+    (a, b), shape = shrink(la.unsqueeze(-1), lb.unsqueeze(-3))
+    if a.numel() > MOST_PRODUCTS:
+        return opaque(f, op, "too many products of units")
+    made = multiply(f, a, b).expand(shape)
+    f.labels[op.name] = total(f, op, made, (len(shape) - 2,))
 
 
 def _outer(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:

@@ -139,7 +139,10 @@ def _contracted(f: Folder, op: Op, acts: list[str], letters: dict[str, str], out
     right = _ordered(b, f.operand(acts[1]), batch + inner[0] + cols)
     lead = left.shape[:len(batch)]
     left, right = left.reshape(*lead, -1, left.shape[-1]), right.reshape(*lead, right.shape[len(batch)], -1)
+    refused = len(f.facts.opaque)
     contract(f, op, left, right)
+    if len(f.facts.opaque) > refused:
+        return True  # told already, and every unit frozen
     size = {c: f.operand(n).shape[letters[n].index(c)] for n in acts for c in letters[n]}
     made = f.labels[op.name]
     if made.shape != op.shape:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from symdisc.opgraph import Op, Ref
 from symdisc.torchside.foldrules.common import argument, is_zero, opaque, ref_name
+from symdisc.torchside.foldrules.sums import mark_constant
 
 if TYPE_CHECKING:
     from symdisc.torchside.fold import Folder
@@ -66,10 +67,27 @@ def where(f: Folder, op: Op) -> None:
 
 
 def maximum(f: Folder, op: Op) -> None:
+    """The larger of two activations, or of one and a constant: at zero that is ReLU, at a very low number it changes nothing."""
     names = [ref_name(a) for a in op.args[:2]]
+    fixed = [n for n in names if n is not None and not f.graph.varies(n)]
+    if len(fixed) == 1 and all(n is not None for n in names):
+        return _above(f, op, next(n for n in names if n != fixed[0]) or "", fixed[0])
     parts = [f.operand(n) for n in names if n is not None and f.graph.varies(n)]
     if len(parts) < 2 or any(p is None for p in parts):
         return opaque(f, op)
     f.unite(parts[0], parts[1])
     f.labels[op.name] = torch.maximum(*torch.broadcast_tensors(*parts))
     f.kill(f.labels[op.name], op.packet)
+
+
+def _above(f: Folder, op: Op, act: str, fixed: str) -> None:
+    labels = f.operand(act)
+    if labels is None:
+        return opaque(f, op)
+    labels = labels.expand(op.shape or ())
+    f.kill(labels, op.packet)
+    if not is_zero(f.values.get(fixed)):
+        f.freeze(labels, "constant beside a maximum")
+        if not f.uniform(labels, fixed):
+            mark_constant(f, op, fixed, labels)
+    f.labels[op.name] = labels

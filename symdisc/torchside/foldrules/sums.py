@@ -25,7 +25,7 @@ from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
 if TYPE_CHECKING:
     from symdisc.torchside.fold import Folder
 
-__all__ = ["add", "mark_constant", "mul", "multiply", "reduce", "total"]
+__all__ = ["add", "mark_constant", "mul", "multiply", "reduce", "shift", "total"]
 
 
 def add(f: Folder, op: Op) -> None:
@@ -46,14 +46,14 @@ def add(f: Folder, op: Op) -> None:
         if found is None or op.packet == "aten.rsub":
             return f.freeze(labels, "computed shift")
         parameter, index, _ = found
-        _shift(f, op, parameter, index.expand(op.shape or ()), labels)
+        shift(f, op, parameter, index.expand(op.shape or ()), labels)
     elif is_zero(value):
         return
     elif other is not None and f.elements(other, buffers=True) is not None:
         parameter, index, _ = f.elements(other, buffers=True)  # type: ignore[misc]
         if not _one_each(index, labels):  # a table, not statistics: it stays as it is
             mark_constant(f, op, other, labels)
-        _shift(f, op, parameter, index.expand(op.shape or ()), labels, buffer=True)
+        shift(f, op, parameter, index.expand(op.shape or ()), labels, buffer=True)
     else:
         f.freeze(labels, "constant added")
         if other is not None and not f.uniform(labels, other):
@@ -69,7 +69,8 @@ def _sum_of_two(f: Folder, op: Op, a: str, b: str) -> None:
         f.kill(la, "mean subtracted")
 
 
-def _shift(f: Folder, op: Op, parameter: str, index: Tensor, labels: Tensor, buffer: bool = False) -> None:
+def shift(f: Folder, op: Op, parameter: str, index: Tensor, labels: Tensor, buffer: bool = False) -> None:
+    """Record a parameter added to units: ``index`` gives its flat element at each place of ``labels``."""
     (index, labels), _ = shrink(index, labels)
     (elements, units), _ = distinct_pairs(index, labels)
     distinct, inverse = torch.unique(elements, return_inverse=True)

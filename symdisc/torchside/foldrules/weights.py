@@ -50,24 +50,28 @@ def _scaled(op: Op) -> bool:
     return any(v not in (1, 1.0) for k, v in op.kwargs if k in ("beta", "alpha"))
 
 
-def dense(f: Folder, op: Op, x: str | None, weight: str | None, bias: Any, transposed: bool) -> None:
-    """y[.., o] = sum_i W[o, i] x[.., i] (+ b), W a parameter as stored or transposed."""
+def dense(f: Folder, op: Op, x: str | None, weight: str | None, bias: Any, transposed: bool, axis: int = -1) -> None:
+    """y[.., o] = sum_i W[o, i] x[.., i] (+ b), W a parameter as stored or transposed; the units lie along ``axis``."""
     graph = f.graph
     if x is None or weight is None:
         return opaque(f, op)
     if not graph.varies(weight):
-        return constant_map(f, op, x)
+        return constant_map(f, op, x, axis)
     if graph.is_activation(weight):
         return opaque(f, op)
     labels = f.operand(x)
     stored, flipped = _stored(f, weight)
     assert op.shape is not None
-    outs = f.facts.fresh(op.shape[-1])
-    f.labels[op.name] = torch.from_numpy(outs).expand(op.shape)
-    ins = f.vector(labels, -1).numpy()
+    outs = f.facts.fresh(op.shape[axis])
+    f.labels[op.name] = torch.from_numpy(outs).reshape(-1, *[1] * (-1 - axis)).expand(op.shape)
+    ins = f.vector(labels, axis).numpy()
     _bias(f, op, bias, outs)
     if stored is not None and bool((ins == PAD).all()):
         f.facts.void.add((graph.parameters[stored], op.name))  # a zero state: the weight does nothing here
+        return
+    part = _rows(f, weight) if stored is None and not transposed else None
+    if part is not None:
+        f.facts.dense.append(DenseUse(part[0], op.name, op.module, 0, outs, 1, ins, op.name, x, part[1]))
         return
     if stored is None:
         seen = [f.labels[weight]] if isinstance(f.labels.get(weight), torch.Tensor) else []
@@ -92,6 +96,30 @@ def _stored(f: Folder, weight: str) -> tuple[str | None, bool]:
             return None, False
         weight = op.inputs[0]
     return weight, flipped
+
+
+def _rows(f: Folder, weight: str) -> tuple[str, tuple[int, int]] | None:
+    """(parameter, first row and last + 1) of a weight that is some rows of a stored one: queries apart from keys and values."""
+    found = f.elements(weight)
+    if found is None or found[2] or found[1].dim() != 2:
+        return None
+    parameter, index, _ = found
+    shape = f.graph.shapes[f.value_of(parameter)]
+    first = int(index[0, 0]) // shape[-1]
+    same = len(shape) == 2 and index.shape[1] == shape[1] and torch.equal(
+        index, torch.arange(first * shape[1], (first + len(index)) * shape[1]).reshape(index.shape))
+    return (parameter, (first, first + len(index))) if same else None
+
+
+def _whole(f: Folder, weight: str) -> str | None:
+    """The parameter behind a kernel that is used as it is stored: an axis of length 1 may have been taken out and put back."""
+    found = f.elements(weight)
+    if found is None or found[2]:
+        return None
+    parameter, index, _ = found
+    shape = f.graph.shapes[f.value_of(parameter)]
+    same = tuple(index.shape) == shape and bool((index.reshape(-1) == torch.arange(index.numel())).all())
+    return parameter if same else None
 
 
 def _swaps(op: Op) -> bool:
@@ -128,10 +156,13 @@ def convolution(f: Folder, op: Op) -> None:
     x, weight, bias = ref_name(op.args[0]), ref_name(op.args[1]), argument(op, 2, "bias")
     transposed = "transpose" in op.packet
     groups, padding = argument(op, 6, "groups", 1), argument(op, 4, "padding", 0)
-    if weight not in f.graph.parameters or x is None or f.graph.is_activation(weight) or op.shape is None:
+    if weight is None or x is None or f.graph.is_activation(weight) or op.shape is None:
+        return opaque(f, op)
+    parameter = _whole(f, weight)
+    if parameter is None:
         return opaque(f, op)
     labels = f.operand(x)
-    batched = 1 if len(op.shape) == len(f.graph.shapes[weight]) else 0
+    batched = 1 if len(op.shape) == len(f.graph.shapes[f.value_of(parameter)]) else 0
     ins = f.vector(labels, batched).numpy()
     outs = f.facts.fresh(op.shape[batched])
     view = [1] * len(op.shape)
@@ -142,6 +173,6 @@ def convolution(f: Folder, op: Op) -> None:
     o, i = len(outs) // groups, len(ins) // groups
     for g in range(groups):
         rows = None if groups == 1 else ((g * i, (g + 1) * i) if transposed else (g * o, (g + 1) * o))
-        f.facts.dense.append(DenseUse(f.graph.parameters[weight], op.name, op.module, int(transposed),
+        f.facts.dense.append(DenseUse(parameter, op.name, op.module, int(transposed),
                                       outs[g * o:(g + 1) * o], int(not transposed), ins[g * i:(g + 1) * i], op.name, x,
                                       rows, padded))
