@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,8 +16,10 @@ from torch import nn
 from symdisc.coverage import builders, runner, table
 from symdisc.coverage.builders import Built
 from symdisc.coverage.builders.narrow import narrow
+from symdisc.coverage.certificate import within
 from symdisc.coverage.measure import measure, randomised
-from symdisc.errors import BadInput
+from symdisc.errors import BadInput, Undecided
+from symdisc.torchside.carriers import carriers
 
 SIX = ("mlp_bn_gelu_drop", "mlp_weightnorm", "rnn", "mha_weights", "siren", "llama_gqa")
 LIMITS = runner.Limits(seconds=100.0, memory=16.0)
@@ -126,6 +129,33 @@ def test_table_and_totals() -> None:
     text = table.to_json([good, less], {"torch": "2"})
     assert "seconds" not in text and json.loads(text)["totals"]["complete"] == 1
     assert "- `b`: 2 directions" in table.to_markdown([good, less], {"torch": "2"})
+
+
+def test_sizes_of_the_rank_and_the_median_speed_are_told() -> None:
+    fast = _record(D=900, rank_D=30, stages={"export": 2.0, "fold": 1.0, "prove": 0.5})
+    slow = _record(stages={"export": 1.0, "fold": 1.0, "prove": 0.5})
+    assert table.row(fast)[1] == "900 (30)" and table.row(slow)[1] == "9"
+    assert table.speed([fast, slow, _record()]) == 1.125 and table.speed([_record()]) is None
+    assert "seconds of discover to those of torch.export: 1.1." in table.to_markdown([fast, slow], {"torch": "2"})
+
+
+def test_a_surplus_is_carried_by_as_few_parameters_as_can_be() -> None:
+    """Directions e0, e1 + e2 named, e3 not: only the parameter of e3 carries it; e4 - e5 needs both of its own."""
+    layout = {"a": (1,), "b": (2,), "c": (1,), "d": (1,), "e": (1,)}
+    e = np.eye(6)
+    space = np.stack([e[0], (e[1] + e[2]) / 2**0.5, e[3], (e[4] - e[5]) / 2**0.5], 1)
+    turned = space @ np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    assert carriers(turned, space[:, [0, 1, 3]], layout) == ("c",)
+    assert carriers(turned, space[:, [0, 1, 2]], layout) == ("d", "e")
+    assert carriers(turned, space, layout) == ()
+
+
+def test_time_is_limited_inside_the_process() -> None:
+    with pytest.raises(Undecided, match=r"not decided within 0\.2 s"), within(0.2):
+        while True:
+            pass
+    with within(0.2):
+        pass  # no alarm is left behind
 
 
 @pytest.mark.parametrize("false_one", [{"kept": False, "change": "below 1e0"}, {"found": 4, "complete": False}])

@@ -108,7 +108,8 @@ class Kernel(nn.Module):
 
     def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.up, self.kernel, self.left, self.act = nn.Linear(2, 3), nn.Parameter(torch.randn(3, 1, 2)), nn.Parameter(torch.randn(2, 3)), act
+        self.up, self.act = nn.Linear(2, 3), act
+        self.kernel, self.left = nn.Parameter(torch.randn(3, 1, 2)), nn.Parameter(torch.randn(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.nn.functional.conv1d(self.up(x).transpose(1, 2), self.kernel.squeeze(1).unsqueeze(1), groups=3)

@@ -82,3 +82,5 @@ def _print(rows: list[dict[str, Any]]) -> None:
     t = table.totals(rows)
     out().print(f"{t['architectures']} architectures: {t['captured']} captured, function kept on {t['kept']}, changed on {t['changed']}, "
                 f"certificate complete for {t['complete']}", markup=False)
+    if (ratio := table.speed(rows)) is not None:
+        out().print(f"discover / torch.export, median: {ratio:.2f}", markup=False)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import Any
 
-__all__ = ["HEAD", "failures", "row", "to_json", "to_markdown", "totals"]
+__all__ = ["HEAD", "failures", "row", "speed", "to_json", "to_markdown", "totals"]
 
 Record = dict[str, Any]
 HEAD = ("architecture", "D", "captured", "operators without a rule", "symmetries", "found", "fibre", "function kept", "seconds")
 KEPT = ("name", "group", "D", "captured", "unknown", "refused", "symmetries", "discrete", "proved", "found", "linear", "fibre", "complete",
-        "kept", "change", "gap", "surplus", "reason", "notes")  # no seconds: a committed file holds nothing of the machine
+        "kept", "change", "gap", "rank_D", "rank_of", "surplus", "reason", "notes")  # seconds of single rows stay in their records
 LEGEND = (
-    "D counts parameters; *symmetries* continuous + discrete factors; *found* the dimension of the orbit by factors with a closed form "
-    "(for small networks also linear symmetries without a name); *fibre* D − rank J of the module itself, at generic weights; *function "
-    "kept* the change of the outputs under a random element, in float64, all parameters and buffers randomised.")
+    "D counts parameters; where a second number stands beside it, the rank was taken of the captured graph at small sizes, with so many. "
+    "*Symmetries*: continuous + discrete factors; *found*: the dimension of the orbit by factors with a closed form (with the linear "
+    "symmetries that have no name, where they were solved for); *fibre*: D − rank J at generic weights, of the module itself unless a "
+    "second D is given; *function kept*: the change of the outputs under a random element, in float64, all parameters and buffers "
+    "randomised. Experts that a router chooses are exported densely; what is said of them holds where the choice does not change.")
 COMMAND = "symdisc coverage --write catalog"
 
 
@@ -26,7 +29,9 @@ def row(record: Record) -> tuple[str, ...]:
 
     kept = {True: f"yes, {record.get('change')}", False: f"NO: {record.get('change')}"}.get(record.get("kept"), "–")  # type: ignore[arg-type]
     symmetries = "–" if record.get("symmetries") is None else f"{record['symmetries']} + {record['discrete']}"
-    return (record["name"], cell("D"), "yes" if record["captured"] else "no", ", ".join(record.get("unknown", ())) or "none", symmetries,
+    small = record.get("rank_D")
+    size = cell("D") if small in (None, record.get("D")) else f"{cell('D')} ({small})"
+    return (record["name"], size, "yes" if record["captured"] else "no", ", ".join(record.get("unknown", ())) or "none", symmetries,
             cell("found"), cell("fibre"), kept, cell("seconds"))
 
 
@@ -48,6 +53,12 @@ def why(record: Record) -> str:
 
 def _few(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def speed(records: Iterable[Record]) -> float | None:
+    """Median over the records of (seconds of discover after capture) / (seconds of capture, which is torch.export)."""
+    stages = [r["stages"] for r in records if r.get("stages", {}).get("export")]
+    return median(sum(t for k, t in s.items() if k != "export") / s["export"] for s in stages) if stages else None
 
 
 def totals(records: Iterable[Record]) -> dict[str, int]:
@@ -75,6 +86,9 @@ def to_markdown(records: Sequence[Record], versions: dict[str, str]) -> str:
              f"{t['architectures']} architectures: {t['captured']} captured, function kept on {t['kept']}, "
              f"certificate complete for {t['complete']}.", "",
              LEGEND, ""]
+    ratio = speed(records)
+    if ratio is not None:
+        lines += [f"Median over the architectures of the seconds of discover to those of torch.export: {ratio:.1f}.", ""]
     for group in dict.fromkeys(r["group"] for r in records):
         lines += [f"## {group}", "", "| " + " | ".join(HEAD[:-1]) + " |", "|" + "---|" * (len(HEAD) - 1)]
         lines += ["| " + " | ".join(row(r)[:-1]) + " |" for r in records if r["group"] == group] + [""]
