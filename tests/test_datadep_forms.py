@@ -11,7 +11,9 @@ from torch import nn
 import symdisc
 from symdisc.cli import main
 from symdisc.errors import BadInput, NotExact
-from symdisc.torchside.datadep.network import FORMS
+from symdisc.torchside.capture import capture
+from symdisc.torchside.datadep.network import FORMS, DataDependent
+from symdisc.torchside.datadep.segments import find_pairs
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -70,6 +72,44 @@ def test_forms_that_do_not_fit_are_refused(form: str, count: int, error: type[Ex
     item = symdisc.discover(model, (torch.randn(count, 3, dtype=torch.float64),)).data_dependent[0]
     with pytest.raises(error, match=message):
         item.apply(model.state_dict(), item.sample(1, 0.5), form=form)
+
+
+# --- transformers as people have them -------------------------------------------------------------------------------------
+CONFIGS = {
+    "Llama": ("LlamaForCausalLM", {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4,
+                                   "num_key_value_heads": 2, "head_dim": 4},
+              {"self_attn.v_proj.weight → self_attn.o_proj.weight": (8, 16), "mlp.gate_proj.weight → mlp.down_proj.weight": (24, 24),
+               "mlp.up_proj.weight → mlp.down_proj.weight": (24, 24)}),
+    "Bert": ("BertModel", {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4},
+             {"attention.self.value.weight → attention.output.dense.weight": (16, 16),
+              "intermediate.dense.weight → output.dense.weight": (24, 24)}),
+    "GPT2": ("GPT2LMHeadModel", {"n_embd": 16, "n_layer": 1, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0},
+             {"attn.c_attn.weight → attn.c_proj.weight": (48, 16), "mlp.c_fc.weight → mlp.c_proj.weight": (64, 64)}),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_value_paths_and_gates_of_transformers(name: str) -> None:
+    """The value path (grouped heads and a fused projection, too) and both halves of a gated feed-forward: found, and exact on a batch.
+
+    Compared is the captured graph in float64: the library itself computes its norms in float32.
+    """
+    import transformers
+
+    kind, settings, wanted = CONFIGS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(vocab_size=11, use_cache=False, **settings)
+    model = getattr(transformers, kind)(config).double().eval()
+    captured = capture(model, (torch.randint(0, 11, (1, 5)),))
+    pairs = {p.name: p for p in find_pairs(captured.graph)}
+    for short, sizes in wanted.items():
+        (found,) = [p for n, p in pairs.items() if all(part in n for part in short.split(" → "))
+                    and n.split(" → ")[0].endswith(short.split(" → ")[0]) and n.endswith(short.split(" → ")[1])]
+        assert (found.width, found.features) == sizes
+        item = DataDependent(found, captured)
+        moved = item.apply(model.state_dict(), item.sample(1, 0.7))
+        assert moved.on_batch < 1e-12
+        assert (moved.state[found.readers[0].weight] - model.state_dict()[found.readers[0].weight]).norm() > 0.02
 
 
 # --- the command ----------------------------------------------------------------------------------------------------------
