@@ -164,7 +164,11 @@ def _large_null_space(a: np.ndarray, cut: Cut, what: str) -> NullSpace:
         probe = gram @ probe
         probe /= np.linalg.norm(probe) or 1.0
     top = float(probe @ gram @ probe)
-    _, low = eigh(gram, subset_by_value=(-np.inf, LOW**2 * top), check_finite=False)
+    try:
+        _, low = eigh(gram, subset_by_value=(-np.inf, LOW**2 * top), check_finite=False)
+    except np.linalg.LinAlgError:  # LAPACK's method for some eigenvalues gives up on tight clusters, its method for all does not
+        values, vectors = np.linalg.eigh(gram)
+        low = vectors[:, values <= LOW**2 * top]
     outside = np.full(a.shape[1] - low.shape[1], LOW)
     outside[:1] = 1.0
     if not low.shape[1]:

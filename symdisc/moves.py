@@ -61,8 +61,8 @@ class Index:
 class Through:
     """A linear map that a translation passes before it is absorbed: contraction with a weight, or a gain.
 
-    ``kind`` is "dense" (contract ``axis`` of the weight at ``index`` with the translation, keep ``keep``, sum the other
-    axes), "gain" (multiply by the flat parameter at ``index``, plus ``offset``), "rsqrt" (multiply by
+    ``kind`` is "dense" (contract ``axis`` of the weight, or of its ``rows``, at ``index`` with the translation, keep ``keep``, sum
+    the other axes), "gain" (multiply by the flat parameter at ``index``, plus ``offset``), "rsqrt" (multiply by
     ``(parameter[index] + offset) ** -1/2``), "scale" (multiply by ``offset``), "flip" (a sign a to ``offset (1 - a) / 2``), "total"
     (multiply by the sum of ``parameter / (gain + offset)``: what an "outer" with that gain does to a constant) or "spread" (a number
     becomes that number times ``1 / (parameter + offset)``; both are brought to size by the gain's least entry).
@@ -75,6 +75,7 @@ class Through:
     index: Index | None = None
     offset: float = 0.0
     gain: str | None = None
+    rows: tuple[int, int] | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -84,12 +85,12 @@ class Through:
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "parameter": self.parameter, "axis": self.axis, "keep": self.keep,
                 "index": None if self.index is None else self.index.to_dict(), "offset": self.offset,
-                **({"gain": self.gain} if self.gain else {})}
+                **({"gain": self.gain} if self.gain else {}), **({"rows": list(self.rows)} if self.rows else {})}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Through:
         index = None if d["index"] is None else Index.from_dict(d["index"])
-        return cls(d["kind"], d["parameter"], d["axis"], d["keep"], index, d["offset"], d.get("gain"))
+        return cls(d["kind"], d["parameter"], d["axis"], d["keep"], index, d["offset"], d.get("gain"), tuple(d["rows"]) if d.get("rows") else None)
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ class Move:
     ``gain`` it is divided there by the gain.
     kind "outer_bias": ``-t * sum(shift / gain)`` is added, ``extra = (shift,)``: what an "outer" with gain did to constants.
     kind "centred": the reader of a centred vector loses ``(W t) (1/gain)^T / sum((extra + t)/gain)``, extra = (shift,).
+    kind "product": ``power * other @ t`` (``rep`` "left") or ``power * t @ other`` ("right") is added, ``extra = (other,)``, transposed
+    where ``axis``, which carries the outputs, is not 0.
     kind "bn_shift": ``gain * mean * rsqrt(var + offset) * (s**power - 1)`` is added, ``extra = (mean, var)``.
     kind "bn_matmul": as matmul, conjugated, ``d^-1 g d`` with ``d = gain * rsqrt(var + offset)``, ``extra = (var,)``.
     kind "bn_recentre": ``g (value + c) - c`` with ``c = d (bias - mean)``, ``extra = (mean, var)`` or ``(mean, var, bias)``.

@@ -181,7 +181,8 @@ def _transpose(step: Through, u: Array, state: Mapping[str, Array]) -> Array:
         return u * (weight.reshape(-1)[p[0]] + step.offset)
     if step.kind == "rsqrt":
         return u * (weight.reshape(-1)[p[0]] + step.offset) ** -0.5
-    moved = _movedim(weight, (step.keep, step.axis), (0, 1))
+    part = weight if step.rows is None else weight[step.rows[0]:step.rows[1]]
+    moved = _movedim(part, (step.keep, step.axis), (0, 1))
     matrix = moved.reshape(moved.shape[0], moved.shape[1], -1).sum(-1)
     back = u @ matrix
     return back[p.reshape(-1)].reshape(p.shape).sum(0)
@@ -235,6 +236,12 @@ def _charted(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Arra
     return sum(parts[1:], parts[0])
 
 
+def _product(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """X = power * other @ t or power * t @ other, transposed where the outputs are on axis 1."""
+    x, other = (x if move.axis == 0 else x.swapaxes(0, 1)) * _number(move.power), state[move.extra[0]]
+    return other.swapaxes(0, 1) @ x if move.rep == "left" else x @ other.swapaxes(0, 1)
+
+
 def _number(value: float) -> float | int:
     """Integers stay integers, so that symbolic arrays stay exact."""
     return int(value) if value == int(value) else value
@@ -243,5 +250,6 @@ def _number(value: float) -> float | int:
 _RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = {
     "matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
     "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
+    "product": _product,
     "charted": _charted,
 }

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from symdisc.opgraph import OpGraph
 from symdisc.spaces import DATA, DenseUse, Facts, GainUse, ShiftUse
 
-__all__ = ["Classes", "components"]
+__all__ = ["Classes", "components", "rows_of", "units_of"]
 
 
 def components(n: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -23,6 +23,26 @@ def components(n: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray
         a = b = np.zeros(0, dtype=np.int64)
     graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _compact(labels: np.ndarray, last: bool) -> np.ndarray:
+    """``labels`` without repetition along the axes on which they do not change (the last one stays whole with ``last``)."""
+    for axis in range(labels.ndim - last):
+        first = labels[(slice(None),) * axis + (slice(0, 1),)]
+        if labels.shape[axis] > 1 and (labels.strides[axis] == 0 or bool((labels == first).all())):
+            labels = first
+    return labels
+
+
+def units_of(labels: np.ndarray) -> np.ndarray:
+    """The distinct units of a value, in order."""
+    return np.unique(_compact(labels, False))
+
+
+def rows_of(labels: np.ndarray) -> np.ndarray:
+    """The distinct vectors of units along the last axis of a value, [rows, size], in order."""
+    cut = _compact(labels, True).reshape(-1, labels.shape[-1])
+    return cut if len(cut) == 1 else np.unique(cut, axis=0)
 
 
 class Classes:
@@ -81,6 +101,17 @@ class Classes:
         for use in self.everything():
             found.setdefault(use.parameter, []).append(use)
         return found
+
+    def single(self, parameter: str) -> bool:
+        """Everything that an entry of the parameter does is done by one operator: one use, or uses of different entries."""
+        uses = self.uses.get(parameter, [])
+        if len(uses) < 2:
+            return len(uses) == 1
+        entries = [np.arange(*u.rows) if isinstance(u, DenseUse) and u.rows is not None else u.elements if isinstance(u, ShiftUse)
+                   else None for u in uses]
+        known = [e for e in entries if e is not None]
+        apart = len(known) == len(uses) == len({u.op for u in uses}) and len({type(u) for u in uses}) == 1
+        return apart and len(np.unique(np.concatenate(known))) == sum(map(len, known))
 
     def shape(self, parameter: str) -> tuple[int, ...]:
         return self._shapes[parameter]

@@ -13,6 +13,7 @@ from symdisc.families.emit import emit_dense, emit_torus
 from symdisc.families.invisible import Invisible
 from symdisc.families.leaning import leaning_readers
 from symdisc.families.links import Links
+from symdisc.families.lowrank import low_rank_trades, without_factors
 from symdisc.families.parallel import bias_trades, parallel_trades
 from symdisc.families.shear import find_shears
 from symdisc.families.tables import constants_of_scores, table_trades
@@ -51,4 +52,5 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     found += readers + parallel_trades(classes, along_one, {s.parameters[0] for s in readers})
     found += unused(classes)
     found += bias_trades(classes, found)
-    return found, classes, spaces
+    factors = low_rank_trades(classes)
+    return without_factors(found, factors) + factors, classes, spaces

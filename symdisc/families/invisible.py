@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from symdisc.families.classes import Classes
+from symdisc.families.classes import Classes, rows_of, units_of
 from symdisc.families.naming import describe_affine
 from symdisc.moves import Index, Move, parameters_of
 from symdisc.opgraph import Op, Ref
@@ -40,7 +40,7 @@ class Invisible:
         self.unseen = lru_cache(maxsize=None)(self._unseen)
 
     def single(self, parameter: str) -> bool:
-        return len(self.classes.uses.get(parameter, ())) == 1
+        return self.classes.single(parameter)
 
     # --- writers ------------------------------------------------------------------------------------------------------
     def _unseen(self, value: str) -> bool:
@@ -90,8 +90,7 @@ class Invisible:
         la, lb = self.facts.labels.get(a), self.facts.labels.get(b)
         if not isinstance(la, np.ndarray) or not isinstance(lb, np.ndarray):
             return False
-        ra = np.unique(la.reshape(-1, la.shape[-1]), axis=0)
-        rb = np.unique(lb.reshape(-1, lb.shape[-1]), axis=0)
+        ra, rb = rows_of(la), rows_of(lb)
         return (ra.shape == rb.shape and bool((ra == rb).all())) or {tuple(r) for r in rb.tolist()} <= {tuple(r) for r in ra.tolist()}
 
     def writers(self) -> list[Symmetry]:
@@ -121,7 +120,7 @@ class Invisible:
         labels = self.facts.labels.get(value)
         if value in self.graph.outputs or not isinstance(labels, np.ndarray):
             return False
-        if labels.shape[-1] == size and len(np.unique(labels.reshape(-1, size), axis=0)) == 1 and len(np.unique(labels)) == size:
+        if labels.shape[-1] == size and len(rows_of(labels)) == 1 and len(units_of(labels)) == size:
             return self.unseen(value)
         users = [op for op in self.graph.users.get(value, ()) if op.name in self.graph.live]
         return all(op.packet in MOVES and op.inputs == (value,) and self._channels_unseen(op.name, size) for op in users)
@@ -151,7 +150,7 @@ class Invisible:
         """Weights that read a centred vector: the part along 1/gamma meets a constant, which the bias absorbs."""
         found = []
         for use in self.facts.dense:
-            if use.ins is None or use.rows is not None or not self.single(use.parameter) or "conv" in self.graph.by_name[use.op].packet:
+            if use.ins is None or not self.single(use.parameter) or "conv" in self.graph.by_name[use.op].packet:
                 continue
             chain = self.centred_source(use.source)
             if chain is None or not self.aligned(use, chain.value):
@@ -206,18 +205,25 @@ class Invisible:
     def _reader(self, use: DenseUse, source: Centred, taken: bool) -> Symmetry | None:
         gain, offset = source.gain, source.offset
         shape = self.classes.shape(use.parameter)
-        cut = tuple(1 if a == use.in_axis else s for a, s in enumerate(shape))
+        assert use.outs is not None
+        cut = tuple(1 if a == use.in_axis else len(use.outs) for a in range(len(shape)))
         index = Index.of(np.arange(shape[use.in_axis])[None, None, :])
-        moves = [Move("outer", use.parameter, use.in_axis, index, gain=gain, offset=offset)]
+        moves = [Move("outer", use.parameter, use.in_axis, index, gain=gain, offset=offset, rows=use.rows)]
         if source.shift is not None:
             bias = next((s for s in self.facts.shifts if s.op == use.op), None)
             if bias is None or not self.single(bias.parameter):
                 return None
-            moves.append(Move("outer_bias", bias.parameter, 0, Index.of(np.arange(shape[use.out_axis])[None, None, :]),
-                              power=-1.0, gain=gain, offset=offset, extra=(source.shift,)))
+            moves.append(Move("outer_bias", bias.parameter, 0, Index.of(np.arange(len(use.outs))[None, None, :]),
+                              power=-1.0, gain=gain, offset=offset, rows=_run(bias, self.classes.shape(bias.parameter)), extra=(source.shift,)))
         count = int(np.prod(cut)) - (1 if taken else 0)
         family = "outer0" if taken else "outer"
         return describe_affine("direction that a centred vector lacks", family, count, cut, tuple(moves), parameters_of(moves),
                                [use.module], r"\mathbf{1}^\top \hat x = 0",
                                r"W \mapsto W + a (1/\gamma)^\top,\; b \mapsto b - a \textstyle\sum \beta/\gamma",
                                ("the norm's gain has no zero entry",) if gain else ())
+
+
+def _run(shift: ShiftUse, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """(first, last + 1) of the entries that an operator adds when they are a part of the parameter."""
+    first, last = int(shift.elements.min()), int(shift.elements.max()) + 1
+    return None if (last - first,) == shape else (first, last)

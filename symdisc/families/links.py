@@ -66,8 +66,9 @@ def _ties(classes: Classes) -> list[Link]:
                     right = np.full(len(known), classes.data) if b is None else classes(b)
                     links.append(Link("copy" if out_a == out_b else "dual", left, right))
         for other_shift in shifts[1:]:
-            if len(other_shift.units) == len(shifts[0].units):
-                links.append(Link("copy", classes(shifts[0].units), classes(other_shift.units)))
+            _, here, there = np.intersect1d(shifts[0].elements, other_shift.elements, return_indices=True)
+            if len(here):
+                links.append(Link("copy", classes(shifts[0].units[here]), classes(other_shift.units[there])))
     return links
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from symdisc.families.classes import Classes
+from symdisc.families.classes import Classes, rows_of, units_of
 from symdisc.families.invisible import Invisible
 from symdisc.families.naming import describe_affine
 from symdisc.families.scores import Scores
@@ -48,7 +48,8 @@ class Translations:
         self.centred = Invisible(classes).centred_source
 
     def single(self, parameter: str) -> bool:
-        return len(self.classes.uses.get(parameter, ())) == 1
+        """Every entry of the parameter is used by one operator."""
+        return self.classes.single(parameter)
 
     # --- origins ------------------------------------------------------------------------------------------------------
     def find(self, invisible: dict[str, int], done: Collection[str] = ()) -> list[Symmetry]:
@@ -170,16 +171,27 @@ class Translations:
         return moves
 
     def _touched(self, labels: np.ndarray, current: Current) -> bool:
-        return any(int(c) in current for c in np.unique(self.classes(labels)))
+        return any(int(c) in current for c in self.classes(units_of(labels)))
 
     def _cross(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         if op.packet in KEEPS and list(op.inputs).count(value) == 1:
-            beside = [n for n in op.inputs if n != value] if op.packet in ("aten.cat", "aten.stack") else []
-            if any(isinstance(la := self.facts.labels.get(n), np.ndarray) and self._touched(la, current) for n in beside):
-                return None  # the same units at other places, where nothing was added (keys from elsewhere, a class token)
+            if op.packet in ("aten.cat", "aten.stack") and any(self._besides(n, value, op, current) for n in op.inputs if n != value):
+                return None
             return self.push(op.name, current, chain)
         rule = getattr(self, "_" + op.packet.removeprefix("aten."), None)
         return None if rule is None else rule(op, value, current, chain)
+
+    def _besides(self, name: str, value: str, join: Op, current: Current) -> bool:
+        """The same units, or none, at places where nothing was added (keys from elsewhere, a class token, one zero key more)."""
+        labels, own = self.facts.labels.get(name), self.facts.labels.get(value)
+        if isinstance(labels, np.ndarray) and self._touched(labels, current):
+            return True
+        axis = int(join.args[1]) if len(join.args) > 1 else 0
+        if join.packet == "aten.stack" or not isinstance(own, np.ndarray) or own.shape[axis] == 1:
+            return False
+        moved = np.moveaxis(own, axis, 0)
+        empty = not isinstance(labels, np.ndarray) or bool((labels <= 0).all())
+        return empty and bool((moved == moved[:1]).all())
 
     def _add(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         names = [a.name for a in op.args[:2] if isinstance(a, Ref)]
@@ -201,14 +213,14 @@ class Translations:
 
     def _mean_over_data(self, op: Op) -> bool:
         before, after = self.facts.labels.get(op.inputs[0]), self.facts.labels.get(op.name)
-        return before is not None and after is not None and set(np.unique(before)) == set(np.unique(after))
+        return before is not None and after is not None and set(units_of(before)) == set(units_of(after))
 
     def _layer_norm(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         """A centring norm does not see the constant vector."""
         labels = self.facts.labels.get(value)
         if len(op.args[1]) != 1 or not isinstance(labels, np.ndarray):
             return None
-        vectors = np.unique(self.classes(labels.reshape(-1, labels.shape[-1])), axis=0).tolist()
+        vectors = self.classes(rows_of(labels)).tolist()
         return [] if all(len({current.get(c, -1) for c in vector}) == 1 for vector in vectors) else None
 
     def _mean(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
@@ -234,13 +246,13 @@ class Translations:
         if len({len(p) for p in positions}) != 1 or not positions[0]:
             return None
         index = Index.of(np.array(positions).T[:, None, :])
-        longer = (*chain, Through("dense", use.parameter, use.in_axis, use.out_axis, index))
+        longer = (*chain, Through("dense", use.parameter, use.in_axis, use.out_axis, index, rows=use.rows))
         after = {int(c): i for i, c in enumerate(self.classes(use.outs))}
         for bias in self.shift.get(op.name, []):
             if bias.parameter != self.origin and self.single(bias.parameter):
                 taken = self._take_row_by_row(bias, use, longer) or self._take(bias, after, longer)
                 return None if taken is None else [taken]
-        if not chain and self.single(use.parameter):
+        if not chain and use.rows is None and self.single(use.parameter):
             source = self.centred(use.source)
             if source is not None and source.shift == self.origin:
                 return [Move("centred", use.parameter, use.in_axis, index, gain=source.gain, offset=source.offset, extra=(self.origin,))]

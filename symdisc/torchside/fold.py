@@ -198,6 +198,8 @@ class Folder:
         op = graph.by_name.get(name)
         if op is None or not op.inputs:
             return None
+        if op.target == "getitem":
+            return self._part(graph.by_name.get(op.inputs[0]), int(op.args[1]))
         layout = op.packet in LAYOUT or op.packet == "aten.embedding"
         inner = self._find_elements(op.inputs[0]) if len(set(op.inputs)) == 1 or layout else None
         if inner is None:
@@ -218,6 +220,13 @@ class Folder:
             result = call(op, env)
             return (parameter, result, offset) if isinstance(result, Tensor) else None
         return None
+
+    def _part(self, split: Op | None, which: int) -> tuple[str, Tensor, float] | None:
+        """The elements in one part of a split parameter."""
+        inner = None if split is None or split.packet not in LAYOUT or len(split.inputs) != 1 else self._find_elements(split.inputs[0])
+        if split is None or inner is None:
+            return None
+        return inner[0], call(split, {split.inputs[0]: inner[1]})[which], inner[2]
 
     def buffers_behind(self, name: str) -> list[tuple[str, Tensor]] | None:
         """(buffer, flat element at each place) for a value made from buffers entry by entry; None where it is not so made."""

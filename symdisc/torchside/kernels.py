@@ -155,7 +155,8 @@ def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         return t * (weight.reshape(-1)[index[0]] + step.offset)
     if step.kind == "rsqrt":
         return t * torch.rsqrt(weight.reshape(-1)[index[0]] + step.offset)
-    moved = weight.movedim((step.keep, step.axis), (0, 1))
+    part = weight if step.rows is None else weight[step.rows[0]:step.rows[1]]
+    moved = part.movedim((step.keep, step.axis), (0, 1))
     summed = moved.flatten(2).sum(-1) if moved.dim() > 2 else moved
     result = torch.zeros(summed.shape[0], dtype=t.dtype, device=t.device)
     for copy in index:
@@ -206,6 +207,12 @@ def _centred(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
     return x - image / total * _along(1.0 / gain, x, axis)
 
 
+def _product(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    t, other = _tensor(_wide(array), x), _compute(state[move.extra[0]]).to(x.dtype)
+    change = other @ t if move.rep == "left" else t @ other
+    return x + move.power * (change if move.axis == 0 else change.mT)
+
+
 def _permute(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     index = _positions(move, x)
     moved = x.movedim(axis, 0)
@@ -252,7 +259,7 @@ def _charted(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
 
 _KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
             "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
-            "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
+            "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product,
             "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}
 
 

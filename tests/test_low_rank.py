@@ -1,0 +1,58 @@
+"""Adapters of low rank beside a weight: what is done to a factor is undone in the weight."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import symdisc
+
+NAME = "factor traded for the weight beside it"
+
+
+class Adapted(nn.Module):
+    """tanh(W x + s B A x) between other layers. ``mode`` says what is different: "plain"; "other source" for A; "bent" between the factors;
+    "seen" product; "biased" A; "turned" storage of W; "norm" in front, whose readers A and W both are; "scaled" whole."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.first = nn.Linear(6, 5)
+        self.norm = nn.LayerNorm(5, eps=0.05) if mode == "norm" else nn.Identity()
+        self.weight = nn.Parameter(torch.randn((5, 4) if mode == "turned" else (4, 5)))
+        self.bias = nn.Parameter(torch.randn(4))
+        self.down, self.up = nn.Linear(5, 2, bias=mode == "biased"), nn.Linear(2, 4, bias=False)
+        self.last = nn.Linear(4, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(torch.tanh(self.first(x)))
+        h = self.down(torch.sin(x) if self.mode == "other source" else x)
+        low = 0.5 * self.up(torch.tanh(h) if self.mode == "bent" else h)
+        whole = nn.functional.linear(x, self.weight.T if self.mode == "turned" else self.weight, self.bias)
+        y = torch.tanh((2.0 * whole if self.mode == "scaled" else whole) + low)
+        return self.last(y * torch.sigmoid(low) if self.mode == "seen" else y)
+
+
+@pytest.mark.parametrize("mode, factors", [
+    ("plain", {"down.weight", "up.weight"}), ("turned", {"down.weight", "up.weight"}), ("norm", {"down.weight", "up.weight"}),
+    ("biased", {"down.weight"}), ("other source", set()), ("bent", set()), ("seen", set()), ("scaled", set())])
+def test_factors_beside_a_weight(mode: str, factors: set[str]) -> None:
+    torch.manual_seed(1)
+    model = Adapted(mode)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.5)
+    model.double()
+    cat = symdisc.discover(model, (torch.randn(9, 6, dtype=torch.float64),), solve=False)
+    trades = [s for s in cat.symmetries if s.name == NAME]
+    assert ({s.parameters[0] for s in trades}, cat.broken) == (factors, ())
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+    assert symdisc.Catalog.from_json(cat.to_json()) == cat
+    if len(factors) == 2:
+        certificate = symdisc.certify(cat)
+        assert (certificate.found, certificate.complete) == (certificate.fibre, True)
+        state = {k: v.clone() for k, v in model.state_dict().items()}
+        g = cat.sample(seed=1, scale=0.3)
+        back = cat.apply(cat.apply(state, g), cat.inverse(g))
+        assert max(float((back[k] - v).abs().max()) for k, v in state.items()) < 1e-10
+        assert [q.status for q in cat.conserved if q.symmetry.name == NAME] == ["none", "none"] and NAME in cat.to_latex()
