@@ -26,14 +26,32 @@ ZERO_COLUMN = 1e-11
 
 
 class Accumulator:
-    """Triangular factor of a growing stack of rows [., n]: same null space, bounded memory."""
+    """A growing stack of rows [., n] by its triangular factor: same null space and column lengths, bounded memory.
+
+    Rows wait until there are twice as many as columns, for a factorisation costs the same for few of them as for many.
+    """
 
     def __init__(self, columns: int) -> None:
-        self.factor = np.zeros((0, columns))
+        self._parts, self._waiting = [np.zeros((0, columns))], 0
 
     def add(self, rows: np.ndarray) -> None:
         if len(rows):
-            self.factor = np.asarray(np.linalg.qr(np.concatenate([self.factor, rows]), mode="r"))
+            self._parts.append(rows)
+            self._waiting += len(rows)
+            if self._waiting > 2 * rows.shape[1]:
+                self._compress()
+
+    @property
+    def factor(self) -> np.ndarray:
+        """[at most n, n], or fewer rows as they came."""
+        if len(self._parts) > 1:
+            self._compress()
+        return self._parts[0]
+
+    def _compress(self) -> None:
+        rows = np.concatenate(self._parts)
+        self._parts = [np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > rows.shape[1] else rows]
+        self._waiting = 0
 
 
 def normal_rows(rows: np.ndarray) -> np.ndarray:

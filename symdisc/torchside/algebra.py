@@ -39,15 +39,15 @@ def fibre(network: Network, first: int = 0, function: Function | None = None) ->
     space. Raises Undecided when the singular values show no gap or new draws keep adding to the rank.
     """
     run = network.function(network.graph.outputs) if function is None else function
-    parts: list[np.ndarray] = []
+    stack = Accumulator(network.size)
     at, trouble = first, ""
     block = max(int(1.2 * network.size) + 20, LEAST_ROWS)
     ranks: list[int] = []
     for _ in range(MOST_LOOKS):
         fresh, at = _rows(network, run, at, block)
-        parts.append(fresh)
+        stack.add(fresh)
         try:
-            found = fibre_basis(np.concatenate(parts))
+            found = fibre_basis(stack.factor)
         except Undecided as error:
             ranks.append(-1)
             trouble = str(error)
@@ -57,9 +57,9 @@ def fibre(network: Network, first: int = 0, function: Function | None = None) ->
             return found, at - first
         if network.size > PATIENT and len(ranks) > 1 and ranks[-2] == found.rank:
             fresh, at = _rows(network, run, at, block)
-            if not _seen(fresh, np.concatenate(parts), found.basis):
+            if not _seen(fresh, stack.factor, found.basis):
                 return found, at - first
-            parts.append(fresh)
+            stack.add(fresh)
     raise Undecided(trouble or "the rank of the Jacobian keeps growing with the inputs: give larger example inputs")
 
 
@@ -73,15 +73,16 @@ def _rows(network: Network, run: Function, at: int, wanted: int) -> tuple[np.nda
     return np.concatenate(parts), at
 
 
-def _seen(fresh: np.ndarray, rows: np.ndarray, basis: np.ndarray) -> bool:
-    """Some new row of the Jacobian sees a direction of ``basis`` [D, k] that the earlier rows did not, columns scaled as there."""
+def _seen(fresh: np.ndarray, factor: np.ndarray, basis: np.ndarray) -> bool:
+    """Some new row of the Jacobian sees a direction of ``basis`` [D, k] that the earlier rows, of triangular ``factor``, did
+    not; columns scaled as there."""
     if not basis.shape[1] or not len(fresh):
         return False
-    size = np.linalg.norm(rows, axis=0)
+    size = np.linalg.norm(factor, axis=0)
     scale = np.where(size > ZERO_COLUMN * size.max(), size, 1.0)
     directions = np.linalg.qr(basis * scale[:, None])[0]
-    new, old = fresh / scale, rows / scale
-    return bool(np.linalg.norm(new @ directions, axis=1).max() > VISIBLE * np.linalg.norm(old, axis=1).max())
+    new = fresh / scale
+    return bool(np.linalg.norm(new @ directions, axis=1).max() > VISIBLE * np.linalg.norm(new, axis=1).max())
 
 
 @dataclass
