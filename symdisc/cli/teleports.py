@@ -29,7 +29,10 @@ def teleport(checkpoint: Path = typer.Argument(..., metavar="IN.safetensors", he
              steps: int = typer.Option(10, "--steps", min=1, help="At most so many steps along the orbit."),
              step: float = typer.Option(0.1, "--step", min=1e-6, max=2.0, help="Length of one: conditions are at most exp(2 steps step)."),
              as_json: bool = typer.Option(False, "--json", help="Print one JSON document and nothing else.")) -> None:
-    """Write weights of exactly the same loss where |grad|^2 or the sharpness is larger or smaller, or the norm least."""
+    """Write weights of exactly the same loss where |grad|^2 or the sharpness is larger or smaller, or all conserved quantities vanish.
+
+    The last, balance, is the least norm that symmetries with a conserved quantity reach.
+    """
     from symdisc.torchside import checkpoint as files
     from symdisc.torchside import compare
     from symdisc.torchside.teleport_files import read_data, teleport_file

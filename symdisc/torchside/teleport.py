@@ -263,10 +263,13 @@ def _better(orbit: Orbit, now: State, loss: Loss, objective: Objective, value: f
 
 
 def balance(cat: Catalog, state: Mapping[str, Tensor], loss: Loss) -> tuple[Element, State]:
-    """The element that leads to the least-norm point of the orbit, where all conserved quantities vanish, and the weights there.
+    """The element that leads to where all conserved quantities vanish, and the weights there.
 
-    At a least norm d|exp(tX) theta|^2 / dt = 0 for all X, which says Q = 0; and the norm is convex along exp(tX) with X symmetric,
-    so Q = 0 is enough (Kempf and Ness). Raises as ``Catalog.move_to`` does, and NotProved when the loss changes.
+    That is the least-norm point under the symmetries that have a conserved quantity: at a least norm d|exp(tX) theta|^2 / dt = 0, which
+    says Q = 0; and the norm is convex along exp(tX) with X symmetric, so Q = 0 is enough (Kempf and Ness). Symmetries whose field is no
+    gradient (constants traded through a weight or a gain) have no Q and are left at rest; along these the norm may still fall.
+    Where an orbit has no balanced point (a scale without a partner, wide linear layers) this is refused. Raises as
+    ``Catalog.move_to`` does, and NotProved when the loss changes.
     """
     element = element_to(cat, state, "balanced")
     new = cat.apply(state, element)
