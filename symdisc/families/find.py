@@ -10,6 +10,7 @@ from symdisc.families.classes import Classes
 from symdisc.families.dense import Space, find_spaces
 from symdisc.families.duplicates import duplicate_biases
 from symdisc.families.emit import emit_dense, emit_torus
+from symdisc.families.groups import group_constants
 from symdisc.families.invisible import Invisible
 from symdisc.families.leaning import leaning_readers
 from symdisc.families.links import Links
@@ -49,7 +50,8 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     found += duplicate_biases(classes)
     found += writers
     readers = invisible.readers(along_one)
-    found += readers + parallel_trades(classes, along_one, {s.parameters[0] for s in readers})
+    leaning = {s.parameters[0] for s in readers}
+    found += readers + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)
     found += unused(classes)
     found += bias_trades(classes, found)
     factors = low_rank_trades(classes)
