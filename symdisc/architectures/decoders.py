@@ -93,6 +93,8 @@ LLAMA_SMALL = ({"d": 4, "h": 2, "k": 2, "f": 5, "L": 1, "v": 9}, {"d": 5, "h": 1
                {"d": 6, "h": 2, "k": 4, "f": 7, "L": 1, "v": 13})
 GROUPED_SMALL = ({"d": 4, "g": 1, "r": 2, "k": 2, "f": 5, "L": 2, "v": 9}, {"d": 5, "g": 2, "r": 2, "k": 2, "f": 6, "L": 1, "v": 11},
                  {"d": 6, "g": 1, "r": 3, "k": 4, "f": 7, "L": 1, "v": 13})
+NORMED_SMALL = ({"d": 4, "g": 1, "r": 2, "k": 4, "f": 5, "L": 1, "v": 9}, {"d": 5, "g": 2, "r": 2, "k": 4, "f": 6, "L": 1, "v": 11},
+                {"d": 4, "g": 1, "r": 1, "k": 6, "f": 5, "L": 2, "v": 9})
 NEOX_SMALL = ({"h": 2, "m": 2, "u": 1, "L": 1, "f": 7, "v": 41}, {"h": 1, "m": 2, "u": 2, "L": 1, "f": 5, "v": 43},
               {"h": 1, "m": 4, "u": 1, "L": 1, "f": 6, "v": 47})
 BLOOM_SMALL = ({"h": 2, "k": 2, "L": 1, "v": 9}, {"h": 1, "k": 3, "L": 2, "v": 7}, {"h": 2, "k": 3, "L": 1, "v": 11})
@@ -143,7 +145,7 @@ ENTRIES = (
                  ("Qwen2-7B", {"d": 3584, "g": 4, "r": 7, "k": 128, "f": 18944, "L": 28, "v": 152064}),
                  (sources.defines("Yang et al., Qwen2 technical report, 2024, arXiv:2407.10671"), sources.ROTARY_GAUGE, sources.STREAM),
                  (GENERIC, EPS, UNTIED, TOKENS)),
-    Architecture("qwen3", "Qwen3 (norms of queries and keys)", GROUPED, _decoder("Qwen3"), GROUPED_SMALL,
+    Architecture("qwen3", "Qwen3 (norms of queries and keys)", GROUPED, _decoder("Qwen3"), NORMED_SMALL,
                  ("Qwen3-8B", {"d": 4096, "g": 8, "r": 4, "k": 128, "f": 12288, "L": 36, "v": 151936}),
                  (sources.defines("Yang et al., Qwen3 technical report, 2025, arXiv:2505.09388"), sources.STREAM),
                  (GENERIC, EPS, UNTIED, TOKENS)),

@@ -18,6 +18,7 @@ Activation = Callable[[], nn.Module]
 WIDTHS = {"n0": "inputs", "n1": "units of the first hidden layer", "n2": "units of the second hidden layer", "n3": "outputs"}
 LENET = {"n0": 784, "n1": 300, "n2": 100, "n3": 10}
 SMALL = tuple(dict(zip(WIDTHS, w, strict=True)) for w in ((5, 4, 3, 2), (6, 4, 3, 2), (7, 5, 4, 3)))
+LINEAR_SMALL = tuple(dict(zip(WIDTHS, w, strict=True)) for w in ((3, 4, 3, 5), (4, 5, 4, 6), (3, 3, 3, 4)))
 NAMED_WIDTHS = "the widths of LeNet-300-100"
 
 
@@ -111,8 +112,12 @@ FEW_OUTPUTS = "at least so many outputs that no quadratic form in the hidden uni
 SWITCHING = "every unit switches on the data (at generic weights; a unit that never does adds local symmetry)"
 
 ENTRIES = (
-    _mlp("mlp-linear", "Deep linear network", nn.Identity, (sources.LINEAR, sources.BALANCE),
-         ("generic weights: all matrices of full rank; where a hidden layer is wider than both ends blind directions are added",)),
+    Architecture("mlp-linear", "Deep linear network", WIDTHS, lambda s: _layers(s, nn.Identity), LINEAR_SMALL, None,
+                 (sources.LINEAR, sources.BALANCE),
+                 ("generic weights: all matrices of full rank",
+                  "widths at which nothing of a hidden layer is lost behind it "
+                  "(n2 <= n0, n2 <= n1 and n2 <= n3); "
+                  "elsewhere blind directions are added, which act nonlinearly")),
     _mlp("mlp-relu", "ReLU perceptron", nn.ReLU, (sources.POSITIVE_SCALES, sources.BALANCE), (SWITCHING,)),
     _mlp("mlp-leaky-relu", "Leaky ReLU perceptron", lambda: nn.LeakyReLU(0.1), (sources.GODFREY, sources.BALANCE),
          ("slope neither 0, 1 nor -1",)),

@@ -12,7 +12,7 @@ from symdisc.families.classes import Classes
 from symdisc.families.hashing import add_to, mix
 from symdisc.spaces import DenseUse, ShiftUse
 
-__all__ = ["Link", "Links"]
+__all__ = ["Link", "Links", "ranks"]
 
 ROUNDS = 3  # of refinement of colours along the links: a gain, a norm and a contraction are at most three links apart
 
@@ -27,6 +27,18 @@ class Link:
     gain: str | None = None
     offset: float = 0.0
     group: str = ""  # links of one group are rows of one fact: the heads of one contraction
+    ranks: tuple[np.ndarray, np.ndarray] | None = None  # of the units on both sides
+
+
+def ranks(classes: Classes, units: np.ndarray) -> np.ndarray:
+    """For each position of a vector, the place of its unit among the units of the same class: the two of a rotary plane differ."""
+    distinct, inverse = np.unique(units, return_inverse=True)
+    kind = classes(distinct)
+    order = np.argsort(kind, kind="stable")
+    first = np.searchsorted(kind[order], kind[order])
+    place = np.empty(len(distinct), dtype=np.int64)
+    place[order] = np.arange(len(distinct)) - first
+    return np.asarray(place[inverse.reshape(-1)])
 
 
 def _links(classes: Classes) -> list[Link]:
@@ -38,10 +50,12 @@ def _links(classes: Classes) -> list[Link]:
         links += [Link("copy", x, y, group=f"copies {k}")
                   for x, y in zip(classes(a), classes(b), strict=False)] if a.shape == b.shape else []
     for norm in classes.facts.norms:
-        links.append(Link("norm1" if norm.centred else "norm", classes(norm.ins), classes(norm.outs)))
+        links.append(Link("norm1" if norm.centred else "norm", classes(norm.ins), classes(norm.outs),
+                          ranks=(ranks(classes, norm.ins), ranks(classes, norm.outs))))
     for use in classes.facts.gains:
         scalar = len(use.elements) > 1 and int(use.elements.min()) == int(use.elements.max())
-        links.append(Link("copy" if scalar else "gain", classes(use.ins), classes(use.outs), use.parameter, use.offset))
+        links.append(Link("copy" if scalar else "gain", classes(use.ins), classes(use.outs), use.parameter, use.offset,
+                          ranks=(ranks(classes, use.ins), ranks(classes, use.outs))))
     return links + _ties(classes)
 
 

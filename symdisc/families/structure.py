@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from symdisc.families.classes import Classes
-from symdisc.families.links import Links
+from symdisc.families.links import Links, ranks
 from symdisc.opgraph import Op, refs
 
 __all__ = ["Structure"]
@@ -58,13 +58,16 @@ class Structure:
         a, b = np.broadcast_arrays(np.atleast_1d(a), np.atleast_1d(b))
         self._edges.append((np.full(len(a), number), a, b))
 
-    def pairs(self, hub: int, label: Hashable, left: np.ndarray, right: np.ndarray) -> int:
-        """One vertex for each pair of classes that correspond in a relation; the first of them."""
+    def pairs(self, hub: int, label: Hashable, left: np.ndarray, right: np.ndarray,
+              places: tuple[np.ndarray, np.ndarray] | None = None) -> int:
+        """One vertex for each pair of classes that correspond in a relation; the first of them. ``places`` are the ranks of the units
+        in their classes: units of one class keep them."""
         first = self.size
         made = np.arange(first, first + len(left))
         self.size += len(left)
-        self.edge((label, "left"), made, left)
-        self.edge((label, "right"), made, right)
+        for side, vec, place in zip(("left", "right"), (left, right), places or (np.zeros(len(left), dtype=np.int64),) * 2, strict=True):
+            for k in np.unique(place).tolist():
+                self.edge((label, side, k), made[place == k], vec[place == k])
         self.edge((label, "of"), made, np.full(len(made), hub))
         return first
 
@@ -215,14 +218,14 @@ class Structure:
         classes, facts = self.classes, self.classes.facts
         for k, link in enumerate(links.all):
             hub = self.vertex(("link", k), ("link", link.kind, len(link.left)))
-            self.pairs(hub, ("link", link.kind), link.left, link.right)
+            self.pairs(hub, ("link", link.kind), link.left, link.right, link.ranks)
             if link.group:
                 self.seeds.setdefault(("links", link.group), []).append(hub)
         for entries, units, name in facts.marked:
             for entry in np.unique(entries).tolist():
                 self.edge(("constant", entry), self.value(name), np.unique(classes(units[entries == entry])))
         for ins, outs, name in facts.elementwise:
-            self.pairs(self.value(name), "elementwise", classes(ins), classes(outs))
+            self.pairs(self.value(name), "elementwise", classes(ins), classes(outs), (ranks(classes, ins), ranks(classes, outs)))
         for k, alike in enumerate(facts.alike):
             for row in range(len(alike.ins)):
                 hub = self.vertex(("alike", k, row), "alike")
