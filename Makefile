@@ -30,7 +30,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 catalog: $(STAMP)
-	$(BIN)/symdisc catalog build
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/symdisc catalog build --jobs $(JOBS)
 
 clean:
 	rm -rf $(VENV) out dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis

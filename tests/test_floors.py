@@ -21,10 +21,11 @@ FLOORS = (
     {"equivariance", "elements"},
     {"families", "solve"},
     {"conserved", "laws", "obstacles"},
-    {"certificate", "lower"},
+    {"certificate", "entry", "lower"},
     {"catalog"},
     {"torchside", "report"},
     {"session", "zoo", "architectures"},
+    {"entries"},
     {"build_catalog", "demo", "studies", "coverage", "examples"},
     {"cli"},
 )

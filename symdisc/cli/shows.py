@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import typer
 
 from symdisc.cli.opened import catalog_of
 from symdisc.cli.terminal import document, out, progress, write_text
+from symdisc.entry import Entry
 from symdisc.errors import BadInput
 
 __all__ = ["register"]
@@ -40,10 +45,16 @@ def latex(source: str = typer.Argument(..., metavar="CATALOG|SOURCE", help="A ca
         out().print(f"wrote {target}", markup=False)
 
 
-def show(file: Path = typer.Argument(..., metavar="FILE", help="A catalog.json."), as_json: bool = JSON) -> None:
-    """Print a catalog that was written by discover --out."""
+def show(file: Path = typer.Argument(..., metavar="FILE", help="A catalog.json, or the record.json of an entry."),
+         as_json: bool = JSON) -> None:
+    """Print a catalog that was written by discover --out, or an entry of the catalog of architectures."""
     from symdisc.catalog import load
 
+    entry = _entry(file)
+    if entry is not None:
+        from symdisc.report.entry import markdown
+
+        return document(json.loads(entry.to_json())) if as_json else print(markdown(entry), end="")
     cat = load(file)
     if as_json:
         document(cat.to_dict())
@@ -53,28 +64,57 @@ def show(file: Path = typer.Argument(..., metavar="FILE", help="A catalog.json."
         out().print(terminal.table(cat))
 
 
-def build(names: list[str] = typer.Argument(None, metavar="[MODEL]...", help="Models of the zoo; by default those in the folder."),
-          where: Path = typer.Option(Path("catalog"), "--out", metavar="DIR", help="Folder of the records."),
-          check: bool = typer.Option(False, "--check", help="Write nothing; fail if a record is not what would be written."),
-          as_json: bool = JSON) -> None:
-    """Discover and certify models of the zoo, and keep their records: DIR/MODEL/record.json and record.tex, DIR/README.md."""
+def _entry(file: Path) -> Entry | None:
+    """The entry in a file, None where it holds something else."""
+    try:
+        return Entry.from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, BadInput):
+        return None
+
+
+def build(names: list[str] = typer.Argument(None, metavar="[NAME]...", help="Architectures; all of them by default."),
+          where: Path = typer.Option(Path("catalog"), "--out", metavar="DIR", help="Folder of the entries."),
+          check: bool = typer.Option(False, "--check", help="Write nothing; fail if an entry is not what would be written."),
+          again: bool = typer.Option(False, "--again", help="Derive also entries whose sources have not changed."),
+          jobs: int = typer.Option(1, "--jobs", min=1, help="Processes at a time."), as_json: bool = JSON) -> None:
+    """Derive the catalog entries of architectures in symbolic sizes: DIR/NAME/record.json with its pages, and DIR/README.md."""
     from symdisc import build_catalog
 
-    wanted = sorted(set(names or ())) or sorted(p.parent.name for p in where.glob("*/record.json"))
-    if not wanted:
-        raise BadInput(f"no records in {where}: name the models of the zoo to build")
-    different: list[Path] = []
-    fresh: dict[str, str] = {}
+    known = build_catalog.names()
+    wanted = sorted(set(names or known))
     for name in wanted:
-        with progress(f"building {name}", as_json):
-            texts = build_catalog.build_record(name)
-        fresh[name] = texts["record.json"]
+        if name not in known:
+            raise BadInput(f"the catalog has no {name!r}: it has {', '.join(known)}")
+    digests = {name: build_catalog.digest(name) for name in wanted}
+    kept = {} if check or again else {n: t for n in wanted if (t := build_catalog.fresh(where, n, digests[n])) is not None}
+    different: list[Path] = []
+    records: dict[str, str] = {}
+    for name, texts in (*kept.items(), *_derived([n for n in wanted if n not in kept], jobs, as_json)):
+        records[name] = texts["record.json"]
         different += _keep(where, name, texts, check, as_json)
-    different += _keep(where, "", {build_catalog.INDEX: build_catalog.build_index(where, fresh)}, check, as_json)
+        if not check:
+            build_catalog.write([where / name / build_catalog.DIGEST], {build_catalog.DIGEST: digests[name]})
+    different += _keep(where, "", {build_catalog.INDEX: build_catalog.build_index(where, records)}, check, as_json)
     if as_json:
-        document({"models": wanted, "differ" if check else "wrote": [str(p) for p in different]})
+        document({"architectures": wanted, "differ" if check else "wrote": [str(p) for p in different]})
     if check and different:
         raise typer.Exit(1)
+
+
+def _derived(names: list[str], jobs: int, quiet: bool) -> Iterator[tuple[str, dict[str, str]]]:
+    """(name, texts) as they are made, in this process or in ``jobs`` others."""
+    from symdisc import build_catalog
+
+    if jobs == 1 or len(names) < 2:
+        for name in names:
+            with progress(f"building {name}", quiet):
+                texts = build_catalog.build_record(name)
+            yield name, texts
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = {pool.submit(build_catalog.build_record, name): name for name in names}
+        for done in as_completed(running):
+            yield running[done], done.result()
 
 
 def _keep(where: Path, name: str, texts: dict[str, str], check: bool, quiet: bool) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from symdisc.conserved.expressions import parse_scalar
+from symdisc.conserved.flow import load_flows
 from symdisc.conserved.linear import tex
 from symdisc.errors import BadInput
 
@@ -115,7 +116,8 @@ def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
 
 
 def _momentum(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
-    factor = parse_scalar(q.factor, {"t": sp.Symbol("t")})
+    constants = {n: sp.Symbol(n, positive=True) for rule in load_flows().values() for n, kind in rule.symbols if kind == "number"}
+    factor = parse_scalar(q.factor, {"t": sp.Symbol("t"), **constants})
     names: dict[sp.Basic, str] = {}
     total = None
     for term in q.terms:

@@ -16,7 +16,8 @@ from symdisc.symmetry import Broken, Discrete, Symmetry
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
 
-__all__ = ["WHOLE", "Action", "Fact", "Loss", "Report", "Row", "build", "magnitude", "number", "order_of", "place", "product"]
+__all__ = ["WHOLE", "Action", "Fact", "Loss", "Report", "Row", "build", "magnitude", "number", "order_of", "place", "product",
+           "relabel", "row_of"]
 
 WHOLE = "whole network"
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -119,8 +120,8 @@ def build(cat: Catalog, quantities: bool = True) -> Report:
     first = [cat.symmetries[g.members[0]] for g in merged]
     found = _quantities(cat, first) if quantities else {}
     shapes = cat.parameters | cat.buffers
-    rows = tuple(_row(s, g, shapes, found.get(s, ())) for s, g in zip(first, merged, strict=True))
-    discrete = tuple(_row(cat.discrete[g.members[0]], g, shapes, ()) for g in merge([place(d) for d in cat.discrete]))
+    rows = tuple(row_of(s, g, shapes, found.get(s, ())) for s, g in zip(first, merged, strict=True))
+    discrete = tuple(row_of(cat.discrete[g.members[0]], g, shapes, ()) for g in merge([place(d) for d in cat.discrete]))
     return Report(
         cat.architecture,
         _facts(cat, rows, discrete, quantities),
@@ -155,7 +156,8 @@ def place(s: Symmetry | Discrete) -> Place:
     return Place((s.site, *names), (s.name, s.group, s.family, s.shape, s.status, s.note, extra, tuple(acting)))
 
 
-def _row(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int, ...]], found: tuple[Any, ...]) -> Row:
+def row_of(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int, ...]], found: tuple[Any, ...]) -> Row:
+    """The row of ``s`` under the names of ``group`` (those of ``place(s)``, in order), with the quantities ``found`` for it."""
     names = dict(zip((s.site, *_names(s)), group.names, strict=True))
     site = group.names[0]
     short = {n: shorten(p, site) for n, p in names.items()}
@@ -179,10 +181,10 @@ def _row(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int, .
         dimension=s.dimension * group.count,
         counted=s.counts,
         condition=s.condition,
-        formula=_relabel(s.formula, short),
+        formula=relabel(s.formula, short),
         by_generators=bool(s.generators),
         assumptions=s.assumptions,
-        quantities=tuple(_relabel(q.latex(), short) for q in found),
+        quantities=tuple(relabel(q.latex(), short) for q in found),
         conserved=sum(q.dimension for q in found) * group.count,
     )
 
@@ -195,7 +197,7 @@ def _actions(found: Sequence[Step], names: Mapping[str, str], site: str) -> tupl
     """One line per parameter; a parameter that moves alike in several layers is one line."""
     places = []
     for step in found:
-        latex, letters = _relabel(step.latex, names), _relabel(step.letters, names)
+        latex, letters = relabel(step.latex, names), relabel(step.letters, names)
         inside = [t.replace(r"\_", "_") for t in _TEXTTT.findall(latex + letters)]
         rest = (_TEXTTT.sub("?", latex), _TEXTTT.sub("?", letters), step.part)
         places.append(Place((names[step.parameter], *inside), rest))
@@ -206,20 +208,20 @@ def _actions(found: Sequence[Step], names: Mapping[str, str], site: str) -> tupl
         old = [n for n in places[group.members[0]].names[1:]]
         mapping |= {names.get(a, a): group.spread(b) for a, b in zip(old, group.names[1:], strict=True)}
         full = group.spread(group.names[0])
-        latex = _relabel(_relabel(step.latex, names), mapping, site)
+        latex = relabel(relabel(step.latex, names), mapping, site)
         actions.append(
             Action(
                 full + step.part,
                 shorten(full, site) + step.part,
                 group.count,
                 latex,
-                _relabel(_relabel(step.letters, names), mapping, site),
+                relabel(relabel(step.letters, names), mapping, site),
             )
         )
     return tuple(dict.fromkeys(actions))
 
 
-def _relabel(latex: str, names: Mapping[str, str], site: str = "") -> str:
+def relabel(latex: str, names: Mapping[str, str], site: str = "") -> str:
     """Names inside a formula replaced: in typewriter as a whole, in words where they stand."""
     table = {_escaped(a): _escaped(shorten(b, site)) for a, b in names.items() if a}
     dotted = sorted((a for a in table if "." in a), key=len, reverse=True)

@@ -114,10 +114,26 @@ def inline(tree: Tree) -> list[str]:
 
 
 def _line(line: list[Tree]) -> str:
-    """A line of words only is text, so that it can be broken."""
-    if len(line) == 1 and isinstance(line[0], Text) and line[0].style == "text":
-        return escape(line[0].string)
-    return f"${show(Seq(tuple(line)))}$"
+    """A line of a formula; words that stand in it are text, so that they can be broken."""
+    parts: list[list[Tree]] = [[]]
+    for item in line:
+        if _words(item) or (parts[-1] and _words(parts[-1][-1])):
+            parts.append([])
+        parts[-1].append(item)
+    return "".join(_part(part) for part in parts if part)
+
+
+def _words(node: Tree) -> bool:
+    return isinstance(node, Text) and node.style == "text"
+
+
+def _part(part: list[Tree]) -> str:
+    first = part[0]
+    if len(part) == 1 and isinstance(first, Text) and first.style == "text":
+        return escape(first.string)
+    if len(part) == 1 and isinstance(first, Text) and first.style == "texttt":
+        return name(first.string)
+    return f"${show(Seq(tuple(part)))}$"
 
 
 def show(node: Tree) -> str:

@@ -1,0 +1,124 @@
+"""Certificates of an architecture at miniature sizes, the number of its independent laws there, and twins with an assumption broken."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import TYPE_CHECKING
+
+import sympy as sp
+
+from symdisc.entries.factors import collect
+from symdisc.entries.polynomials import Sizes
+from symdisc.entries.shown import at
+from symdisc.entries.slots import Slots
+from symdisc.entry import Checked, Twin
+from symdisc.errors import SymdiscError, Undecided
+from symdisc.session import certify, discover
+from symdisc.symmetry import Symmetry
+
+if TYPE_CHECKING:
+    from symdisc.architectures.base import Architecture
+    from symdisc.catalog import Catalog
+    from symdisc.certificate import Certificate
+
+__all__ = ["GAP", "certificates", "twins_of"]
+
+GAP = 1e3  # spectral gap that a certificate needs to be recorded; stored in place of the measured one, which no two machines share
+DRAWS = 5  # of weights: in small ReLU networks units often never switch, and that is more symmetry than at generic weights
+COUNTED = 120  # parameters up to which independent laws are counted: brackets cost the cube of it, many times
+UNNAMED = ("linear", "flow")  # families of symmetries that the complete system found and no name covers
+
+
+def certificates(architecture: Architecture, dimension: sp.Expr | None) -> tuple[Checked, ...]:
+    """Found orbit beside the fibre at each of the architecture's miniatures; a rank without a clear gap is not recorded."""
+    return tuple(_checked(architecture, sizes, dimension) for sizes in architecture.miniatures)
+
+
+def _checked(architecture: Architecture, sizes: Sizes, dimension: sp.Expr | None) -> Checked:
+    cat, found = _certified(architecture, sizes)
+    unnamed = sum(s.dimension for s in cat.symmetries if s.counts and s.family in UNNAMED)
+    refused = tuple(dict.fromkeys(f"{b.family} at {b.site or 'the whole network'}" for b in cat.broken if b.breaker == "check"))
+    return Checked(dict(sizes), cat.parameter_count, at(dimension, sizes), cat.group_dimension, cat.orbit_dimension,
+                   None if found is None else found.fibre, GAP, found is not None and found.exact, unnamed, refused, _note(cat), _laws(cat))
+
+
+def _certified(architecture: Architecture, sizes: Sizes) -> tuple[Catalog, Certificate | None]:
+    """At the first draw of weights at which nothing is local to them, else at the one with the smallest fibre; None: all undecided."""
+    from symdisc.torchside.family import generic
+
+    best: tuple[Catalog, Certificate | None] | None = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in range(DRAWS):
+            cat = discover(*generic(architecture.build, sizes, seed))
+            found = _decided(cat)
+            if best is None or _order(found) < _order(best[1]):
+                best = cat, found
+            if found is not None and found.complete and not any("local surplus" in note for note in cat.notes):
+                break
+    assert best is not None
+    return best
+
+
+def _decided(cat: Catalog) -> Certificate | None:
+    """The certificate, where the singular values show a clear gap."""
+    try:
+        found = certify(cat)
+    except Undecided:
+        return None
+    return found if found.exact or found.gap >= GAP else None
+
+
+def _order(found: Certificate | None) -> tuple[bool, bool, int]:
+    return found is None, found is not None and not found.complete, 0 if found is None else found.fibre
+
+
+def _note(cat: Catalog) -> str:
+    """What the catalog has to say of directions without a name, measured numbers left out."""
+    rest = [f"{s.dimension} in {', '.join(s.parameters[:4])}" + (f" and {len(s.parameters) - 4} more" if len(s.parameters) > 4 else "")
+            for s in cat.symmetries if s.family in UNNAMED]
+    told = [re.sub(r" by \d\.\de[+-]\d+", "", n) for n in cat.notes if "surplus" in n or "decided" in n]
+    return "; ".join([*rest, *told])
+
+
+def _laws(cat: Catalog) -> str:
+    """The number of independent conservation laws, or why they were not counted."""
+    from symdisc.laws import count_laws
+
+    if cat.parameter_count > COUNTED:
+        return ""
+    try:
+        count = count_laws(cat)
+    except SymdiscError as error:
+        return f"not counted: {error}".split(";")[0]
+    return f"{count.laws}, all in closed form" if count.complete else f"at most {count.laws}, {count.found} in closed form"
+
+
+def twins_of(architecture: Architecture, sizes: Sizes, slots: Slots) -> tuple[Twin, ...]:
+    """What the dimension becomes at ``sizes`` when eps vanishes (or appears) and in train mode, by discovering the twin."""
+    from symdisc.torchside.family import generic
+    from symdisc.torchside.twins import twins
+
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, args = generic(architecture.build, sizes)
+        before = None
+        for change, twin in twins(model):
+            before = before if before is not None else discover(model, args, solve=False)
+            try:
+                after = discover(twin, args, solve=False)
+            except SymdiscError:
+                continue  # random masks of dropout that torch.export cannot trace: nothing is told of this twin
+            found.append(Twin(change, before.group_dimension, after.group_dimension, *_differences(before, after, slots)))
+    return tuple(found)
+
+
+def _differences(before: Catalog, after: Catalog, slots: Slots) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(factors that only the twin has, factors that only the model has), by name and place."""
+    one, two = ({(k.name, k.names[0]): sum(s.dimension for s in p.found if isinstance(s, Symmetry)) for k, p in collect(c, slots).items()}
+                for c in (before, after))
+    gained = tuple(f"{n} at {w or 'the whole network'}" for n, w in two if two[n, w] > one.get((n, w), 0))
+    lost = tuple(f"{n} at {w or 'the whole network'}" for n, w in one if one[n, w] > two.get((n, w), 0))
+    return gained, lost

@@ -1,0 +1,72 @@
+"""What training keeps of a factor: conserved quantities of gradient flow, and what other flows make of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import sympy as sp
+
+from symdisc.conserved import ConservedQuantity, conserved_quantities
+from symdisc.entries.factors import Places
+from symdisc.entries.notation import poly
+from symdisc.entries.polynomials import interpolate
+from symdisc.entry import Law, Poly
+from symdisc.errors import SymdiscError
+from symdisc.symmetry import Symmetry
+
+__all__ = ["FLOWS", "laws"]
+
+# rows of rules/optimizer.toml; their constants stay symbols
+FLOWS = ("gradient_flow", "weight_decay", "momentum", "adamw")
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def laws(s: Symmetry, shapes: Shapes, points: Sequence[Mapping[str, int]], places: Sequence[Places],
+         relabel: Callable[[str], str]) -> tuple[Law, ...]:
+    """One record per flow and part of the algebra, for a representative ``s``; ``relabel`` shortens names inside formulas.
+
+    The number of conserved numbers is interpolated over the members of the family where it depends on the algebra's part alone.
+    """
+    found: list[Law] = []
+    for flow in FLOWS:
+        try:
+            quantities = conserved_quantities((s,), shapes, None if flow == "gradient_flow" else flow)
+        except SymdiscError as error:
+            found.append(Law(flow, "undecided", rf"\text{{{error}}}", None))
+            continue
+        for q in quantities:
+            told = q.law if flow != "gradient_flow" and q.status in ("decays", "driven") and q.law else q.latex()
+            found.append(Law(flow, q.status, relabel(_without_sizes(told)), _numbers(q, s, points, places)))
+    return tuple(found)
+
+
+def _without_sizes(latex: str) -> str:
+    """Sums over all entries of an axis without their number, constants of the flow as letters."""
+    latex = re.sub(r"\\sum_\{k=1\}\^\{?\d+\}?", r"\\sum_{k}", latex)
+    return re.sub(r"(?<![A-Za-z\\{])(lam|eta|tau)(?![A-Za-z])", lambda m: {"lam": r"\lambda "}.get(m[1], "\\" + m[1] + " "), latex)
+
+
+def _numbers(q: ConservedQuantity, s: Symmetry, points: Sequence[Mapping[str, int]], places: Sequence[Places]) -> Poly | None:
+    if not q.form or q.dimension == 0:
+        return poly(sp.Integer(0))
+    if q.count(q.part, s) != q.dimension:  # a quantity of its own, whose size the algebra does not tell
+        return None
+    if len(s.shape) != 3:
+        found = interpolate(points, [sum(q.count(q.part, t) for t in at.found if isinstance(t, Symmetry)) for at in places]).polynomial
+        return None if found is None else poly(found)
+    return _of_matrices(q, points, places)
+
+
+def _of_matrices(q: ConservedQuantity, points: Sequence[Mapping[str, int]], places: Sequence[Places]) -> Poly | None:
+    """Of a matrix group: every block carries as many numbers, a function of its size that must agree at all points."""
+    there = [(p, at.found[0]) for p, at in zip(points, places, strict=True) if at.found]
+    copies = interpolate(points, [sum(t.shape[0] for t in at.found) for at in places]).polynomial
+    size = interpolate([p for p, _ in there], [t.shape[1] for _, t in there]).polynomial
+    if copies is None or size is None:
+        return None
+    n = sp.Symbol("n")
+    for each in (sp.Integer(1), n, n - 1, n * (n + 1) / 2, n * (n - 1) / 2, (n - 1) * (n - 2) / 2, n**2):
+        if all(q.count(q.part, t) == t.shape[0] * each.subs(n, t.shape[1]) for _, t in there if isinstance(t, Symmetry)):
+            return poly(copies * each.subs(n, size))
+    return None

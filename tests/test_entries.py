@@ -1,0 +1,178 @@
+"""Entries: polynomials are accepted on evidence alone, factors of a family are read in symbolic sizes, false families are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sympy as sp
+import torch
+from torch import Tensor, nn
+
+from symdisc.architectures.base import Architecture
+from symdisc.entries.build import derive
+from symdisc.entries.checked import certificates
+from symdisc.entries.design import design
+from symdisc.entries.factors import Range, Shape, ends
+from symdisc.entries.polynomials import evaluate, interpolate
+from symdisc.entries.slots import Slots
+from symdisc.entry import At, Entry, Poly
+from symdisc.errors import BadInput
+from symdisc.torchside.family import generic, shapes, structure
+
+CENTRE = {"L": 2, "h": 2, "k": 3, "d": 7}
+STAR = [CENTRE, *({**CENTRE, s: n + step} for s, n in CENTRE.items() for step in (1, 2)),
+        *({"L": 2 + a, "h": 2 + b, "k": 3 + c, "d": 7 + e} for a, b, c, e in
+          ((1, 1, 3, 1), (2, 1, 0, 2), (0, 2, 2, 3), (3, 2, 1, 0), (2, 3, 2, 2), (1, 0, 2, 1), (2, 1, 1, 3), (0, 1, 1, 2)))]
+
+
+# --- polynomials ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("text", ["L*h*k**2", "d*(d - 1)/2", "2*L - 1", "L*h", "7", "(h*k - 1)*L"])
+def test_a_polynomial_is_found_from_its_values(text: str) -> None:
+    wanted = sp.sympify(text, locals={s: sp.Symbol(s, integer=True, positive=True) for s in CENTRE})
+    fit = interpolate(STAR, [evaluate(wanted, p) for p in STAR])
+    assert fit.polynomial is not None and sp.expand(fit.polynomial - wanted) == 0
+    assert fit.held_out >= len(STAR) // 2
+
+
+@pytest.mark.parametrize("f", [
+    lambda p: min(p["d"], p["h"] * p["k"]), lambda p: max(p["k"], p["L"] + 2), lambda p: p["d"] % 2, lambda p: 2 ** p["h"] + p["d"],
+    lambda p: p["L"] * p["h"] + (p == STAR[-3])], ids=["min", "max", "parity", "power", "one point off by one"])
+def test_what_is_no_polynomial_is_refused(f: Callable[[Mapping[str, int]], int]) -> None:
+    assert interpolate(STAR, [f(p) for p in STAR]).polynomial is None
+
+
+def test_a_value_that_is_no_integer_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at"):
+        evaluate(sp.Symbol("d", integer=True, positive=True) / 2, {"d": 3})
+
+
+# --- names and groups -----------------------------------------------------------------------------------------------------
+def test_numbers_count_layers_only_where_the_sizes_change_them() -> None:
+    slots = Slots.of([[f"blocks.{n}.feed.{k}.weight" for n in range(layers) for k in (0, 2)] for layers in (2, 3)], ("i",))
+    assert slots.pattern("blocks.1.feed.2.weight") == "blocks.#.feed.2.weight" and slots.letters[0] == "j"
+    names, base = slots.relative(("blocks.1", "blocks.1.feed.0.weight", "blocks.2.feed.0.weight", "head"))
+    assert names == ("blocks.j", "blocks.j.feed.0.weight", "blocks.j+1.feed.0.weight", "head") and base == (1,)
+    assert Slots.fixed(names[2], {"j": 1}) == "blocks.2.feed.0.weight"
+
+
+@pytest.mark.parametrize("latex, shape", [
+    (r"\mathrm{GL}(2)^{4}", Shape(r"\mathrm{GL}(@)", (2,), 4)), (r"\mathbb{R}_{>0}^{12}", Shape(r"\mathbb{R}_{>0}", (), 12)),
+    (r"\mathrm{GL}(1,\mathbb{C})^{3}", Shape(r"\mathrm{GL}(@,\mathbb{C})", (1,), 3)), (r"S_{5}", Shape("S_{@}", (5,), 1)),
+    (r"\mathbb{R}", Shape(r"\mathbb{R}", (), 1)), (r"(\mathbb{Z}_2)^{6}", Shape(r"\mathbb{Z}_@", (2,), 6))])
+def test_integers_of_a_group(latex: str, shape: Shape) -> None:
+    assert Shape.of(latex) == shape
+
+
+def test_layers_that_are_no_row_have_no_range() -> None:
+    points = [{"L": n} for n in (2, 3, 4, 5)]
+    layers = sp.Symbol("L", integer=True, positive=True)
+    assert ends(points, [list(range(0, 2 * p["L"], 2)) for p in points]) == Range(sp.Integer(0), 2 * layers - 2, 2)
+    assert ends(points, [[0, 1, 3]] * 4) == Range(None, None)
+
+
+# --- families -------------------------------------------------------------------------------------------------------------
+class Wide(nn.Module):
+    """n - f - c perceptron; with ``cut`` the second half of more than ``cut`` hidden units is a tanh."""
+
+    def __init__(self, n: int, f: int, c: int, cut: int = 10**6) -> None:
+        super().__init__()
+        self.up, self.down, self.cut = nn.Linear(n, f), nn.Linear(f, c), cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        first, rest = h[..., : self.cut], h[..., self.cut :]
+        return self.down(torch.cat([torch.relu(first), torch.tanh(rest)], -1))
+
+
+def _family(cut: int = 10**6, symbols: str = "nf") -> Architecture:
+    def build(s: Mapping[str, int]) -> tuple[nn.Module, tuple[Any, ...]]:
+        n = s.get("n", 3)
+        return Wide(n, s["f"], 2, cut).eval(), (torch.randn(3, n),)
+
+    meaning = {"n": "inputs", "f": "hidden units"}
+    sizes = tuple({s: z[s] for s in symbols} for z in ({"n": 3, "f": 4}, {"n": 4, "f": 3}, {"n": 3, "f": 5}))
+    return Architecture("wide", "Wide", {s: meaning[s] for s in symbols}, build, sizes, ("big", {"n": 50, "f": 30}))
+
+
+def test_a_family_is_read_in_symbols_and_certified() -> None:
+    derived = derive(_family())
+    n, f = (sp.Symbol(s, integer=True, positive=True) for s in "nf")
+    assert derived.dimension == f and sp.expand(derived.parameters - (n * f + f + 2 * f + 2)) == 0
+    assert [(x.base, x.integers, x.copies) for x in derived.factors] == [(r"\mathbb{R}_{>0}", (), f), ("S_{@}", (f,), 1)]
+    assert [(x.polynomial, x.orbit, x.fibre) for x in certificates(_family(), derived.dimension)] == [(4,) * 3, (3,) * 3, (5,) * 3]
+
+
+def test_a_family_that_changes_with_its_size_has_no_polynomial() -> None:
+    """min(f, 5) relu units: the false twin of the family above is refused, with sizes at which it shows."""
+    derived = derive(_family(5, "f"))
+    assert derived.dimension is None
+    assert any("no polynomial explains it" in x.trouble for x in derived.factors)
+
+
+def test_points_keep_the_order_of_widths_of_the_published_model() -> None:
+    plan = design(_family())
+    assert all(p["n"] > p["f"] > 2 for p in plan.points) and plan.broken == ()
+
+
+def test_members_without_values_and_with() -> None:
+    architecture = _family()
+    captured, name = structure(architecture.build, {"n": 3, "f": 4})
+    assert name == "Wide" and all(t.is_meta for t in captured.parameters.values())
+    assert shapes(architecture.build, {"n": 3, "f": 4})["up.weight"] == (4, 3)
+    one, two = (generic(architecture.build, {"n": 3, "f": 4}, seed)[0] for seed in (0, 1))
+    assert one.up.weight.dtype == torch.float64 and not torch.equal(one.up.weight, two.up.weight)
+    assert not nn.Linear(2, 2).weight.is_meta, "registration of parameters is as before"
+
+
+# --- records --------------------------------------------------------------------------------------------------------------
+def test_an_entry_is_read_back_equal_and_damage_is_refused() -> None:
+    entry = Entry("a", "A", {"d": "width"}, Poly("d", "d"), None, 5, 2, (), (), At("big", {"d": 9}, 9, None, None), (), (),
+                  (("x", "y", "z", "w"),), (), ("generic",), (), ("note",))
+    text = entry.to_json()
+    assert Entry.from_json(text) == entry and dataclasses.replace(entry, points=6) != entry
+    record = json.loads(text)
+    for key, value, said in (("schema", 1, "schema"), ("points", ..., "damaged"), ("more", 1, "damaged")):
+        bad = {k: v for k, v in {**record, key: value}.items() if v is not ...}
+        with pytest.raises(BadInput, match=said):
+            Entry.from_json(json.dumps(bad))
+    with pytest.raises(BadInput, match="not JSON"):
+        Entry.from_json("catalog")
+
+
+# --- published facts ------------------------------------------------------------------------------------------------------
+HERE = Path(__file__).resolve().parent
+REFERENCE = json.loads((HERE / "reference" / "dimensions.json").read_text(encoding="utf-8"))
+
+
+def _kept(name: str) -> Entry:
+    return Entry.from_json((HERE.parent / "catalog" / name / "record.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("row", REFERENCE["factors"], ids=lambda r: f"{r['entry']} {r['dimension']}")
+def test_published_factors_are_in_the_catalog(row: dict[str, str]) -> None:
+    entry = _kept(row["entry"])
+    found = {(f.name, f.group): f.dimension for f in entry.factors}
+    dimension = found[row["what"], row["group"]]
+    assert dimension is not None and sp.expand(sp.sympify(dimension.text) - sp.sympify(row["dimension"])) == 0
+
+
+@pytest.mark.parametrize("row", REFERENCE["none"], ids=lambda r: r["entry"])
+def test_networks_with_no_continuous_symmetry(row: dict[str, str]) -> None:
+    entry = _kept(row["entry"])
+    assert entry.dimension == Poly("0", "0") and all(f.discrete for f in entry.factors)
+
+
+@pytest.mark.parametrize("row", REFERENCE["discrete"], ids=lambda r: f"{r['entry']} {r['what']}")
+def test_published_discrete_factors(row: dict[str, str]) -> None:
+    assert (row["what"], row["group"]) in {(f.name, f.group) for f in _kept(row["entry"]).factors}
+
+
+@pytest.mark.parametrize("row", REFERENCE["certificates"], ids=lambda r: r["entry"])
+def test_dimensions_known_from_elsewhere(row: dict[str, Any]) -> None:
+    dimension = _kept(row["entry"]).dimension
+    assert dimension is not None and sp.sympify(dimension.text).subs(row["sizes"]) == row["dimension"]
