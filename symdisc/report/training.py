@@ -19,11 +19,12 @@ SHOWN = 12  # lines per panel; the symmetries that change or err most
 FLOOR = 1e-18  # zeros on a logarithmic axis
 
 
-def draw_run(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], title: str = "") -> None:
+def draw_run(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], title: str = "", noise: float = 0.0) -> None:
     """Write the records of a Monitor as PNG, SVG or PDF: at most twelve symmetries per panel, by size.
 
     Panels: Q at the first entry that is followed, minus its first value, measured (lines) and predicted (dots); relative
-    error of predictions; cosine between gradient and generator. Raises BadInput for other suffixes and for no records.
+    error of predictions; cosine between gradient and generator, or, where that is below ``noise``, the share of the whole gradient
+    that pulls along the generator (the cosine of rounding errors is arbitrary). Raises BadInput for other suffixes and for no records.
     """
     kind_of(path)
     if not records:
@@ -31,21 +32,27 @@ def draw_run(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str],
     runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for r in records:
         runs.setdefault((r["symmetry"], " ".join(r["parameters"])), []).append(r)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 8), layout="constrained")
+    with mpl.rc_context({**STYLE, "text.parse_math": True}):  # powers of ten on the axes are set as mathematics
+        figure = Figure(figsize=(10, 8), layout="constrained")
         FigureCanvasAgg(figure)
         charges, errors, cosines = figure.subplots(3, 1, sharex=True)
         _charges(charges, [rows for rows in runs.values() if rows[0]["q"]])
         _sizes(errors, list(runs.values()), "error", "|predicted - Q| / |Q|")
-        _sizes(cosines, list(runs.values()), "orthogonality", "cosine of gradient and generator")
+        _sizes(cosines, [[_heard(r, noise) for r in rows] for rows in runs.values()], "orthogonality", "cosine of gradient and generator")
         cosines.set_xlabel("step")
         figure.suptitle(title)
         write(figure, path)
 
 
 def _label(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = str(rows[0]["symmetry"]).replace("_", " ")
-    return text if len(text) <= 60 else text[:57] + "..."
+    """The name of the symmetry; long ones lose their middle, as two of one kind differ at their end."""
+    text = str(rows[0]["symmetry"]).replace("$", r"\$")
+    return text if len(text) <= 72 else f"{text[:44]} ... {text[-23:]}"
+
+
+def _heard(record: Mapping[str, Any], noise: float) -> Mapping[str, Any]:
+    share = record["share"]
+    return {**record, "orthogonality": share} if share <= noise else record
 
 
 def _charges(axes: Any, runs: list[list[Mapping[str, Any]]]) -> None:

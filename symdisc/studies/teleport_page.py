@@ -33,7 +33,7 @@ def figure(problems: list[Problem], optimisers: tuple[str, ...], found: dict[tup
         axes[i, 0].set_ylabel("loss, median")
     for axis in axes[-1]:
         axis.set_xlabel("steps")
-    axes[0, 0].legend(fontsize=7)
+    drawn.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=3, frameon=False)
     return drawn
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Monitor", "Suspect"]
 
 SETTINGS = ("lr", "weight_decay", "momentum", "dampening", "nesterov")
+NOISE = 100  # roundings of the whole gradient: a pull along a generator that is smaller is none
 SHOWN = 8  # entries of Q that a record keeps; norm and error are over all entries
 COLUMNS = ("step", "symmetry", "parameters", "orthogonality", "share", "norm", "predicted_norm", "error")
 
@@ -233,13 +234,13 @@ class Monitor:
         ``threshold`` bounds the cosine (default: square root of the precision of the weights). A pull below 100 roundings
         of the whole gradient is noise: some gradients vanish identically, and their cosine is arbitrary.
         """
-        eps = max((torch.finfo(p.dtype).eps for p in self.parameters.values()), default=0.0)
+        eps = self._rounding()
         bound = eps**0.5 if threshold is None else threshold
         worst: dict[tuple[str, tuple[str, ...]], tuple[float, int]] = {}
         clean: set[str] = set()
         for r in self.records:
             key = (r["symmetry"], tuple(r["parameters"]))
-            bad = not (r["orthogonality"] <= bound or r["share"] <= 100 * eps)  # a NaN is bad
+            bad = not (r["orthogonality"] <= bound or r["share"] <= NOISE * eps)  # a NaN is bad
             if bad and not worst.get(key, (0.0, 0))[0] >= r["orthogonality"]:
                 worst[key] = (r["orthogonality"], r["step"])
         for law in self.laws:
@@ -249,6 +250,10 @@ class Monitor:
         found = [Suspect(name, moved, tuple(n for n in moved if n not in clean) or moved, size, step)
                  for (name, moved), (size, step) in worst.items()]
         return sorted(found, key=lambda s: -s.orthogonality)
+
+    def _rounding(self) -> float:
+        """The coarsest precision of the weights."""
+        return max((torch.finfo(p.dtype).eps for p in self.parameters.values()), default=0.0)
 
     def to_json(self) -> str:
         """All records, what is not watched and not predicted, as one JSON document."""
@@ -273,7 +278,8 @@ class Monitor:
         if text is None:
             from symdisc.report.training import draw_run
 
-            draw_run(self.records, target, f"{self.cat.architecture}, {type(self.optimizer).__name__}, {self.step} steps")
+            draw_run(self.records, target, f"{self.cat.architecture}, {type(self.optimizer).__name__}, {self.step} steps",
+                     NOISE * self._rounding())
             return
         beside = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
