@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -27,7 +28,8 @@ def infer_inputs(model: Any) -> tuple[tuple[Any, ...], str]:
     if not matrices:
         raise BadInput(f"count_laws cannot infer the inputs of this model, which has no matrix to read a width from: {GIVE}")
     widths = list(dict.fromkeys(n for p in matrices for n in reversed(p.shape)))
-    fitting = [w for w in widths if _runs(model, matrices[0].new_ones((SAMPLES, w)))]
+    tried_on = copy.deepcopy(model)  # batch norm in training keeps what it sees
+    fitting = [w for w in widths if _runs(tried_on, matrices[0].new_ones((SAMPLES, w)))]
     tried = ", ".join(map(str, widths))
     if not fitting:
         raise BadInput(f"count_laws cannot infer the inputs of this model: it takes no [samples, width] tensor of width {tried}; {GIVE}")
