@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from brute import InputMaker, fibre, randomise
+from networks import ready
 from networks.base import floats
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -152,3 +153,22 @@ def test_reports_and_gradients_of_charted_families() -> None:
     for text in (cat.to_latex(), cat.to_markdown(), cat.to_html()):
         assert "original1" in text or "original" in text
     assert "sgn" in cat.to_latex()
+
+
+def test_why_not_names_what_is_stored() -> None:
+    """The tanh is what denies a normalised layer its scales, not the normalisation."""
+    torch.manual_seed(3)
+    _, _, cat = discovered(nn.Sequential(normed(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 2)), (4,))
+    told = [b for b in cat.why_not if "tanh" in b.breaker]
+    assert told and "0.parametrizations.weight.original1" in {p for b in told for p in b.parameters}
+    assert not any("weight_norm" in b.breaker for b in cat.why_not)
+
+
+@pytest.mark.parametrize("name, groups", [("ssm_diagonal", ["S_4", "(Z_2)^4"]), ("ssm_dense", []), ("ssm_dense_start", []), ("ssm_relu", ["S_3"])])
+def test_recurrences_written_as_a_loop(name: str, groups: list[str]) -> None:
+    """A state that starts at zero is a constant; a decay sigmoid(a) lets scales pass and is permuted with its units."""
+    model, maker, row = ready(name)
+    cat = symdisc.discover(model, maker(0), solve=False)
+    lacking = {"ssm_dense_start": 3}.get(name, 0)  # translations of a learned start
+    assert (cat.group_dimension, cat.broken, [d.group for d in cat.discrete]) == (row["fibre"] - lacking, (), groups)
+    far(model, cat)

@@ -18,7 +18,7 @@ from symdisc.moves import Chart, Index, Move, parameters_of
 from symdisc.spaces import Facts
 from symdisc.symmetry import Discrete, Symmetry
 
-__all__ = ["freeze", "lengths", "lift", "reflections"]
+__all__ = ["Family", "freeze", "lengths", "lift", "reflections"]
 
 Family = TypeVar("Family", Symmetry, Discrete)
 NO_ZERO = "no slice of a normalised weight is zero"

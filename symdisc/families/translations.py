@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -399,8 +398,3 @@ def _by_coordinate(where: np.ndarray, vec: np.ndarray, current: Current) -> Inde
     if len({len(p) for p in positions.values()}) != 1:
         return None
     return Index.of(np.array([sorted(positions[k]) for k in sorted(positions)]).T[:, None, :])
-
-
-def kernel_users(graph: Any, value: str) -> list[Op]:
-    """Live users of a value."""
-    return [u for u in graph.users.get(value, ()) if u.name in graph.live]

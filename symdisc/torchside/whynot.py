@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from symdisc.families.affine import find_affine
 from symdisc.families.blocks import find_blocks
+from symdisc.families.charts import Family, freeze, lift
 from symdisc.families.discrete import find_discrete
 from symdisc.families.find import find_families
 from symdisc.families.naming import common_path
 from symdisc.families.signs import find_signs
+from symdisc.moves import Chart
 from symdisc.obstacles import Obstacles, Refusal
 from symdisc.opgraph import Op, OpGraph
 from symdisc.symmetry import Broken
 from symdisc.torchside.capture import Capture
+from symdisc.torchside.charts import unfolded
 from symdisc.torchside.check import TOLERANCE, Checker, can_run
 from symdisc.torchside.fold import fold
 
@@ -31,7 +34,9 @@ def why_not(captured: Capture, parameter: str | None = None) -> tuple[Broken, ..
     family, checked by running it where weights have values. One that unties, drops positions or a written-out norm is not tried,
     and is told only where it is the single obstacle. With ``parameter`` (canonical name) only the spaces that it holds are told.
     """
-    refusals = [r for r in _derived(captured).refusals() if parameter is None or parameter in r.broken.parameters]
+    charts = unfolded(captured)[1]
+    told = (_stored(r, charts) for r in _derived(captured).refusals())
+    refusals = [r for r in told if parameter is None or parameter in r.broken.parameters]
     tried = {swaps: [_derived(replace(captured, graph=swapped(captured.graph, swaps, side)), check=True)
                      for side in ((0, 1) if ("product", "") in swaps else (0,))]
              for swaps in dict.fromkeys(r.swaps for r in refusals if r.swaps)}
@@ -44,16 +49,30 @@ def why_not(captured: Capture, parameter: str | None = None) -> tuple[Broken, ..
 
 def _derived(captured: Capture, check: bool = False) -> Obstacles:
     """The families of a graph; with ``check`` those alone that leave its outputs as they are."""
-    facts = fold(captured)
-    symmetries, classes, spaces = find_families(captured.graph, facts)
+    plain, charts, _ = unfolded(captured)
+    facts = fold(plain)
+    freeze(facts, charts)
+    symmetries, classes, spaces = find_families(plain.graph, facts)
     discrete = find_discrete(classes, spaces)
     discrete += find_blocks(classes, classes.links, discrete) + find_signs(classes, spaces) + find_affine(classes)
     if check and captured.size <= CHECKED and can_run(captured):
         checker = Checker(captured, facts)
-        symmetries = [s for s, change in zip(symmetries, checker.judge(symmetries), strict=True) if change < TOLERANCE]
-        changes = checker.judge_discrete(discrete, trials=2)
-        discrete = [d for d, change in zip(discrete, changes, strict=True) if change < TOLERANCE]
+        symmetries = _standing(symmetries, charts, checker.judge)
+        discrete = _standing(discrete, charts, lambda found: checker.judge_discrete(found, trials=2))
     return Obstacles(classes, spaces, symmetries, discrete)
+
+
+def _standing(families: list[Family], charts: Sequence[Chart], judge: Callable[[list[Family]], list[float]]) -> list[Family]:
+    """Those that leave the outputs as they are when they act on what is stored."""
+    acting = [(f, stored) for f in families for stored in lift([f], charts)]
+    return [f for (f, _), change in zip(acting, judge([a for _, a in acting]), strict=True) if change < TOLERANCE]
+
+
+def _stored(refusal: Refusal, charts: Sequence[Chart]) -> Refusal:
+    """With the tensors that a made weight is made of in its place."""
+    made = {c.weight: c.stored for c in charts}
+    names = tuple(dict.fromkeys(n for p in refusal.broken.parameters for n in made.get(p, (p,))))
+    return replace(refusal, broken=replace(refusal.broken, parameters=names))
 
 
 def swapped(graph: OpGraph, swaps: Swaps, side: int = 0) -> OpGraph:
