@@ -90,7 +90,8 @@ class Through:
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Through:
         index = None if d["index"] is None else Index.from_dict(d["index"])
-        return cls(d["kind"], d["parameter"], d["axis"], d["keep"], index, d["offset"], d.get("gain"), tuple(d["rows"]) if d.get("rows") else None)
+        rows = tuple(d["rows"]) if d.get("rows") else None
+        return cls(d["kind"], d["parameter"], d["axis"], d["keep"], index, d["offset"], d.get("gain"), rows)
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,10 @@ class Move:
     ``gain`` it is divided there by the gain.
     kind "outer_bias": ``-t * sum(shift / gain)`` is added, ``extra = (shift,)``: what an "outer" with gain did to constants.
     kind "centred": the reader of a centred vector loses ``(W t) (1/gain)^T / sum((extra + t)/gain)``, extra = (shift,).
+    kind "blind": ``t @ A.T`` is added to a reader, A an orthonormal basis of what the columns that ``through`` names leave: those of
+    weights ("columns") or of weights behind gain and centring ("centred columns"); ``extra`` are (shift in front, bias) of each
+    weight, "" for none, where the reader has no bias: A is then orthogonal to the constant that they write, too.
+    kind "blind_bias": ``power * t @ A.T @ c`` is added, c that constant.
     kind "product": ``power * other @ t`` (``rep`` "left") or ``power * t @ other`` ("right") is added, ``extra = (other,)``, transposed
     where ``axis``, which carries the outputs, is not 0.
     kind "bn_shift": ``gain * mean * rsqrt(var + offset) * (s**power - 1)`` is added, ``extra = (mean, var)``.

@@ -96,8 +96,9 @@ class Deriver:
             return [self.none(reasons.untrained(self.untrained))]
         if any(m.charts for m in self.symmetry.moves):
             return [self.none(reasons.CHARTED, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a")]
-        if self.nonlinear and any(m.kind == "product" for m in self.symmetry.moves):
-            return [self.none(reasons.PRODUCT, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a")]
+        special = {"product": reasons.PRODUCT, "blind": reasons.BLIND}.get(self.symmetry.moves[-1].kind.removesuffix("_bias"), "")
+        if special and self.nonlinear:
+            return [self.none(special, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a")]
         kinds = {w.kind for w in self.local.values()}
         if len({(w.inertia, w.friction) for w in self.local.values()}) > 1 or len(kinds) > 1:
             return [self.none("its parameters follow flows with different inertia or friction")]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from symdisc.complement import complement
 from symdisc.errors import BadInput
 from symdisc.moves import Chart, Index, Move, Through
 
@@ -35,6 +36,8 @@ def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: t
     ``state`` gives the values that ``depends_on`` names. Raises BadInput for moves that have no generator
     (permutations).
     """
+    if move.kind.startswith("blind"):
+        return _blind(move, x, y, state, shape)
     rule = _RULES.get(move.kind)
     if rule is None:
         raise BadInput(f"a move of kind {move.kind!r} has no infinitesimal generator; known kinds: {', '.join(_RULES)}")
@@ -240,6 +243,21 @@ def _product(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Arra
     """X = power * other @ t or power * t @ other, transposed where the outputs are on axis 1."""
     x, other = (x if move.axis == 0 else x.swapaxes(0, 1)) * _number(move.power), state[move.extra[0]]
     return other.swapaxes(0, 1) @ x if move.rep == "left" else x @ other.swapaxes(0, 1)
+
+
+def _blind(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+    """X = t A^T for a reader, power * t A^T c for its bias."""
+    basis, constant = complement(move, shape[1], state)
+    if move.kind == "blind_bias":
+        entries = x.reshape(-1)[move.index.positions().reshape(-1)] * _number(move.power)
+        return entries[:, None] * _alike(basis.T @ constant, x)[None]
+    part = x if move.rows is None else x[move.rows[0]:move.rows[1]]
+    return (part if move.axis == 1 else part.swapaxes(0, 1)) @ _alike(basis, x)
+
+
+def _alike(values: np.ndarray, like: Array) -> Array:
+    """The same numbers in the library of ``like``."""
+    return like.new_tensor(values) if hasattr(like, "new_tensor") else values
 
 
 def _number(value: float) -> float | int:

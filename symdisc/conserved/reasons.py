@@ -39,6 +39,10 @@ PRODUCT = (
     "the weight moves by the other factor times the element, s B a, and B is trained: the form <dA, a> - s <dW, B a> is not closed, its "
     "derivative -s <dW, dB a> does not vanish on its kernel, so only the differential constraint holds"
 )
+BLIND = (
+    "the generator points along what the weights in front leave free, which turns as they are trained, so it depends on them; whether its "
+    "one-form has a potential is not derived, only the differential constraint holds"
+)
 SPAN = "antisymmetric, but it turns fewer columns than dimensions: the flow stays in their span"
 FACTOR = "not a gradient field, but an integrating factor exists in two variables"
 DRIVEN = "inertia: the symmetric charge obeys a driven equation, exact at every time"

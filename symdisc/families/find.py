@@ -15,6 +15,7 @@ from symdisc.families.invisible import Invisible
 from symdisc.families.leaning import leaning_readers
 from symdisc.families.links import Links
 from symdisc.families.lowrank import low_rank_trades, without_factors
+from symdisc.families.narrow import narrow_readers
 from symdisc.families.parallel import bias_trades, parallel_trades
 from symdisc.families.shear import find_shears
 from symdisc.families.tables import constants_of_scores, table_trades
@@ -37,7 +38,8 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     none = np.zeros(0, dtype=np.int64)
     mixed = np.concatenate([s.classes for s in (*spaces, *streams) if s.family in ("gl", "complex")] or [none])
     torus = solve_torus(classes, mixed)
-    found = emit_dense(classes, spaces) + behind + emit_dense(classes, find_shears(classes, classes.links))
+    shears = emit_dense(classes, find_shears(classes, classes.links))
+    found = emit_dense(classes, spaces) + behind + shears
     found += split_buffers(classes, emit_torus(classes, torus))
     invisible = Invisible(classes)
     writers = invisible.writers()
@@ -52,7 +54,7 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     readers = invisible.readers(along_one)
     leaning = {s.parameters[0] for s in readers}
     found += readers + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)
-    found += unused(classes)
+    found += unused(classes) + narrow_readers(invisible, mixed, shears)
     found += bias_trades(classes, found)
     factors = low_rank_trades(classes)
     return without_factors(found, factors) + factors, classes, spaces

@@ -213,8 +213,9 @@ class Invisible:
             bias = next((s for s in self.facts.shifts if s.op == use.op), None)
             if bias is None or not self.single(bias.parameter):
                 return None
+            rows = _run(bias, self.classes.shape(bias.parameter))
             moves.append(Move("outer_bias", bias.parameter, 0, Index.of(np.arange(len(use.outs))[None, None, :]),
-                              power=-1.0, gain=gain, offset=offset, rows=_run(bias, self.classes.shape(bias.parameter)), extra=(source.shift,)))
+                              power=-1.0, gain=gain, offset=offset, rows=rows, extra=(source.shift,)))
         count = int(np.prod(cut)) - (1 if taken else 0)
         family = "outer0" if taken else "outer"
         return describe_affine("direction that a centred vector lacks", family, count, cut, tuple(moves), parameters_of(moves),

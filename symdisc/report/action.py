@@ -234,6 +234,10 @@ def _shifted(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> str:
         if len(shapes.get(move.parameter, (0, 0))) == 1:
             return rf"\theta + a\, {one}"
         return rf"\theta + {one} a^{{\top}}" if move.axis == 0 else rf"\theta + a\, {one}^{{\top}}"
+    if move.kind == "blind":
+        return r"\theta + C A^{\top}" if move.axis == 1 else r"\theta + A C^{\top}"
+    if move.kind == "blind_bias":
+        return rf"\theta {sign} C A^{{\top}} c"
     if move.kind == "product":
         change = rf"{_name(move.extra[0])}\, a" if move.rep == "left" else rf"a\, {_name(move.extra[0])}"
         return rf"\theta {sign} {size}{change if move.axis == 0 else f'({change})^T'}"

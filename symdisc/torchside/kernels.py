@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from symdisc.complement import complement
 from symdisc.moves import Chart, Move, Through
 
 __all__ = ["inverse_array", "run_moves"]
@@ -213,6 +214,18 @@ def _product(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
     return x + move.power * (change if move.axis == 0 else change.mT)
 
 
+def _blind(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    basis = torch.as_tensor(complement(move, array.shape[1], state)[0], device=x.device).to(x.dtype)
+    change = _tensor(_wide(array), x) @ basis.mT
+    return x + (change if axis == 1 else change.mT)
+
+
+def _blind_bias(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    basis, constant = complement(move, array.shape[1], state)
+    read = torch.as_tensor(basis.T @ constant, device=x.device).to(x.dtype)
+    return x.index_add(0, _positions(move, x).reshape(-1), move.power * (_tensor(_wide(array), x) @ read))
+
+
 def _permute(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     index = _positions(move, x)
     moved = x.movedim(axis, 0)
@@ -259,7 +272,8 @@ def _charted(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
 
 _KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
             "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
-            "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product,
+            "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product, "blind": _blind,
+            "blind_bias": _blind_bias,
             "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}
 
 

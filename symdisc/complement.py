@@ -1,0 +1,38 @@
+"""Directions of a space that no writer reaches, from the weights that write it: what the "blind" moves act along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from symdisc.moves import Move
+
+__all__ = ["complement"]
+
+
+def complement(move: Move, size: int, state: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(orthonormal basis [d, size] of what the columns of ``move.through`` leave, the constant [d] that is written).
+
+    ``state`` holds arrays of numpy or torch. The basis depends on the weights that write alone, so it is the same before and after a
+    blind move. A "blind" move that names constants has no bias to take them: its basis is orthogonal to their sum as well.
+    """
+    columns, constant = [], np.zeros(1)
+    for k, step in enumerate(move.through):
+        weight = _array(state[step.parameter])
+        part = np.moveaxis(weight if step.rows is None else weight[step.rows[0]:step.rows[1]], step.keep, 0)
+        scaled = part if step.gain is None else part * (_array(state[step.gain]).reshape(-1) + step.offset)
+        columns.append(scaled - scaled.mean(1, keepdims=True) if step.kind == "centred columns" else part)
+        shift, bias = move.extra[2 * k:2 * k + 2] or ("", "")
+        constant = constant + (part @ _array(state[shift]).reshape(-1) if shift else 0.0) + (_array(state[bias]) if bias else 0.0)
+    if move.kind == "blind" and any(move.extra):
+        columns.append(constant[:, None])
+    left = np.linalg.svd(np.concatenate(columns, 1), full_matrices=True)[0]
+    return left[:, left.shape[1] - size:], constant
+
+
+def _array(value: Any) -> np.ndarray:
+    """float64 numbers of a numpy or torch array."""
+    value = value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
+    return np.asarray(value, dtype=np.float64)
