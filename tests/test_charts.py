@@ -164,7 +164,8 @@ def test_why_not_names_what_is_stored() -> None:
     assert not any("weight_norm" in b.breaker for b in cat.why_not)
 
 
-@pytest.mark.parametrize("name, groups", [("ssm_diagonal", ["S_4", "(Z_2)^4"]), ("ssm_dense", []), ("ssm_dense_start", []), ("ssm_relu", ["S_3"])])
+@pytest.mark.parametrize("name, groups", [
+    ("ssm_diagonal", ["S_4", "(Z_2)^4"]), ("ssm_dense", []), ("ssm_dense_start", []), ("ssm_relu", ["S_3"])])
 def test_recurrences_written_as_a_loop(name: str, groups: list[str]) -> None:
     """A state that starts at zero is a constant; a decay sigmoid(a) lets scales pass and is permuted with its units."""
     model, maker, row = ready(name)
