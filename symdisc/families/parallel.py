@@ -7,8 +7,9 @@ same pixel: the 1 x 1 branch of a block and the middle of its 3 x 3 branch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import combinations
 
 import numpy as np
@@ -32,17 +33,29 @@ Key = tuple[object, ...]  # what two maps must share to be compared
 class _Branch:
     """One map: ``entries`` [n] of its weight with the numbers ``keys`` [n] of (output channel, input channel, tap), the sums that it
     enters with the factors met before each, those met before the weight (``first``). Where the source loses a constant first (a
-    BatchNorm of the source itself), ``centre`` is (the buffer, the shift that takes what this adds)."""
+    BatchNorm of the source itself), ``centre`` is (the buffer, the shift that takes what this adds). ``places`` makes entries and
+    keys when a second map asks for them: those of a large matrix take seconds."""
 
     parameter: str
     module: str
     size: int
     alike: Key
-    entries: np.ndarray
-    keys: np.ndarray
+    places: Callable[[], tuple[np.ndarray, np.ndarray]]
     sums: dict[str, tuple[Through, ...]]
     first: tuple[Through, ...] = ()
     centre: tuple[str, str] | None = None
+
+    @cached_property
+    def _placed(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.places()
+
+    @property
+    def entries(self) -> np.ndarray:
+        return self._placed[0]
+
+    @property
+    def keys(self) -> np.ndarray:
+        return self._placed[1]
 
     def factors(self, where: str) -> tuple[Through, ...]:
         return (*self.first, *self.sums[where])
@@ -59,6 +72,8 @@ def parallel_trades(classes: Classes, written: Collection[str] = (), read: Colle
     for branch in (*_branches(classes), *_norms(classes)):
         groups.setdefault(branch.alike, []).append(branch)
     for group in groups.values():
+        if len(group) < 2:
+            continue
         group.sort(key=lambda b: -len(b.entries))
         joined: dict[int, set[int]] = {}  # maps already connected at a key
         for (i, a), (j, b) in combinations(enumerate(group), 2):
@@ -103,33 +118,37 @@ def _branches(classes: Classes) -> Iterator[_Branch]:
         outs = np.concatenate([classes(u.outs) for u in dense])  # type: ignore[arg-type]
         sums = dict(_sums(classes, search, op.name, outs))
         if sums:
-            alike, entries, keys = places
-            yield _Branch(name, dense[0].module, len(outs), (dense[0].source, *alike), entries, keys, sums)
+            alike, made = places
+            yield _Branch(name, dense[0].module, len(outs), (dense[0].source, *alike), made, sums)
 
 
-def _places(classes: Classes, op: Op, name: str, uses: list[DenseUse]) -> tuple[Key, np.ndarray, np.ndarray] | None:
-    """(what must agree, flat entries, their keys): the tap of a kernel by the offset of the pixel that it sees."""
-    shape = classes.shape(name)
-    grid = np.indices(shape).reshape(len(shape), -1)
-    out_axis, in_axis = uses[0].out_axis, uses[0].in_axis
-    alike: Key
+def _places(classes: Classes, op: Op, name: str, uses: list[DenseUse]) -> tuple[Key, Callable[[], tuple[np.ndarray, np.ndarray]]] | None:
+    """(what must agree, what makes the flat entries and their keys): the tap of a kernel by the offset of the pixel that it sees."""
+    shape, axes = classes.shape(name), (uses[0].out_axis, uses[0].in_axis)
     if op.packet in ("aten.linear", "aten.addmm", "aten.matmul", "aten.mm") and len(shape) == 2:
-        taps, alike, ins = np.zeros(grid.shape[1], dtype=np.int64), ("linear", op.shape), grid[in_axis]
-    elif op.packet in ("aten.conv1d", "aten.conv2d", "aten.conv3d"):
-        n = len(shape) - 2
-        stride, padding, dilation = (_each(op, k, d, n) for k, d in ((3, 1), (4, 0), (5, 1)))
-        groups = op.args[6] if len(op.args) > 6 else 1
-        if padding is None or stride is None or dilation is None:
-            return None
-        ins = grid[1] + grid[0] // (shape[0] // groups) * shape[1]
-        offsets = [grid[2 + k] * dilation[k] - padding[k] + _REACH // 2 for k in range(n)]
-        if any((o < 0).any() or (o >= _REACH).any() for o in offsets):
-            return None
-        taps, alike = sum(o * _REACH**k for k, o in enumerate(offsets)), ("conv", stride, op.shape)
-    else:
+        return ("linear", op.shape), partial(_keyed, shape, axes, (), 1)
+    if op.packet not in ("aten.conv1d", "aten.conv2d", "aten.conv3d"):
         return None
-    order = np.argsort(keys := (grid[out_axis].astype(np.int64) << 36) | (ins.astype(np.int64) << 12) | taps)
-    return alike, order, keys[order]
+    n = len(shape) - 2
+    stride, padding, dilation = (_each(op, k, d, n) for k, d in ((3, 1), (4, 0), (5, 1)))
+    groups = int(op.args[6]) if len(op.args) > 6 else 1
+    if padding is None or stride is None or dilation is None:
+        return None
+    first = tuple(_REACH // 2 - p for p in padding)
+    if any(f < 0 or f + (size - 1) * d >= _REACH for f, size, d in zip(first, shape[2:], dilation, strict=True)):
+        return None
+    return ("conv", stride, op.shape), partial(_keyed, shape, axes, tuple(zip(first, dilation, strict=True)), groups)
+
+
+def _keyed(shape: tuple[int, ...], axes: tuple[int, int], taps: tuple[tuple[int, int], ...], groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flat entries of a weight and their keys, sorted by key; ``taps`` are (first offset, dilation) for each direction of a kernel."""
+    grid = np.indices(shape).reshape(len(shape), -1)
+    ins = grid[axes[1]] if not taps else grid[1] + grid[0] // (shape[0] // groups) * shape[1]
+    keys = (grid[axes[0]] << 36) | (ins << 12)
+    for k, (first, dilation) in enumerate(taps):
+        keys = keys + (first + grid[2 + k] * dilation) * _REACH**k
+    order = np.argsort(keys)
+    return order, keys[order]
 
 
 def _each(op: Op, position: int, default: int, n: int) -> tuple[int, ...] | None:
@@ -158,8 +177,12 @@ def _norms(classes: Classes) -> Iterator[_Branch]:
         tap = sum(_REACH // 2 * _REACH**k for k in range(len(op.shape) - 2))
         sums = dict(_sums(classes, search, use.op, classes(use.outs)[np.argsort(use.elements)]))
         rsqrt = Through("rsqrt", variance, index=Index.of(channels[None, :, None]), offset=eps)
-        yield _Branch(gain, use.module, n, (op.inputs[0], "conv", (1,) * (len(op.shape) - 2), op.shape), channels,
-                      (channels << 36) | (channels << 12) | tap, sums, (rsqrt,), (mean, shift))
+        yield _Branch(gain, use.module, n, (op.inputs[0], "conv", (1,) * (len(op.shape) - 2), op.shape),
+                      partial(_diagonal, channels, tap), sums, (rsqrt,), (mean, shift))
+
+
+def _diagonal(channels: np.ndarray, tap: int) -> tuple[np.ndarray, np.ndarray]:
+    return channels, (channels << 36) | (channels << 12) | tap
 
 
 # --- the way to the sum -------------------------------------------------------------------------------------------------
@@ -247,7 +270,7 @@ def _biases(classes: Classes) -> Iterator[_Branch]:
         sums = dict(_sums(classes, search, use.value, vec)) if use.value in classes.graph.by_name else {}
         if sums and len(np.unique(vec)) == len(vec):
             channels = np.arange(len(vec))
-            yield _Branch(name, use.module, len(vec), (), channels, channels << 36, sums)
+            yield _Branch(name, use.module, len(vec), (), partial(lambda c: (c, c << 36), channels), sums)
 
 
 # --- to moves -----------------------------------------------------------------------------------------------------------
