@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from symdisc import discover
 from symdisc.architectures import ARCHITECTURES, Architecture
+from symdisc.torchside.family import generic
+from symdisc.torchside.remainder import module_fibre, surplus
 
 ASKED = """mlp-linear mlp-relu mlp-leaky-relu mlp-tanh mlp-sigmoid mlp-gelu mlp-softplus mlp-sine mlp-squared-relu mlp-polynomial mlp-rbf
 mlp-maxout mlp-radial mlp-residual vgg-bn resnet-18 mobilenet-v2 densenet efficientnet convnext u-net vit swin mlp-mixer bert albert t5
@@ -90,3 +93,34 @@ def test_the_official_counts_tell_wrong_sizes_apart() -> None:
     assert architecture.published is not None
     for change in ({"g": 8}, {"L": 29}, {"f": 18943}):
         assert _size(_built(architecture, {**architecture.published[1], **change}, "meta")[0]) != OFFICIAL["qwen2"]
+
+
+# name -> dimension of all symmetry at the first miniature, by theory
+CERTIFIED = {
+    "mlp-relu": 4 + 3,  # a scale per hidden unit
+    "mlp-tanh": 0,
+    "rnn": 3,  # two biases per unit
+    "gcn": 4,
+    "gpt2": 73,
+}
+
+
+@pytest.mark.parametrize("name", CERTIFIED)
+def test_named_families_are_all(name: str) -> None:
+    """The named families alone have the dimension of the fibre at generic weights, and a random element keeps the function."""
+    architecture = ARCHITECTURES[name]
+    model, example = generic(architecture.build, architecture.miniatures[0])
+    cat = discover(model, example, solve=False)
+    space, network = module_fibre(cat, 0)
+    found, carried = surplus(cat, space, network)
+    assert (found, space.dimension, carried) == (CERTIFIED[name], CERTIFIED[name], ())
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).passed
+
+
+@pytest.mark.parametrize("name", ["mlp-mixer", "qwen3", "kan"])
+def test_nothing_is_proposed_that_the_check_refuses(name: str) -> None:
+    """At the sizes of real models nothing can be run: what is proposed must be true. Here a weight is shared by units side by side,
+    a head is one rotary plane, weights are computed."""
+    architecture = ARCHITECTURES[name]
+    cat = discover(*generic(architecture.build, architecture.miniatures[0]), solve=False)
+    assert [b for b in cat.broken if b.family != "all"] == []
