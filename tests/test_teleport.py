@@ -29,8 +29,10 @@ from symdisc.studies.teleport_published import measure
 from symdisc.studies.teleport_training import RULES, chosen
 from symdisc.symmetry import Element
 from symdisc.torchside.apply import act
+from symdisc.torchside.capture import capture
 from symdisc.torchside.curvature import Loss, lanczos
-from symdisc.torchside.teleport import DataOrbit, LinearOrbit, assert_kept, balance, exponential, teleport
+from symdisc.torchside.network import plain_kernels
+from symdisc.torchside.teleport import OBJECTIVES, DataOrbit, LinearOrbit, assert_kept, balance, exponential, teleport
 
 SOURCE = '''
 import torch
@@ -167,6 +169,27 @@ def test_data_dependent_walk_keeps_the_batch_and_beats_the_linear_one() -> None:
     assert cat.captured is not None
     data = teleport(DataOrbit(cat.captured, state), state, loss, "gradient", steps=4, step=0.05)
     assert data.change < 1e-10 and data.values[-1] > linear.values[-1]
+
+
+@pytest.mark.parametrize("objective", ["gradient", "sharpness"])
+def test_the_ascent_direction_is_the_derivative_of_the_objective(objective: str) -> None:
+    """Two pairs share a weight, and the second's readers are computed from it: partial derivatives must not pass through both."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    for p in model.parameters():
+        nn.init.normal_(p, generator=torch.Generator().manual_seed(p.numel()))
+    x = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    captured = capture(model, (x,))
+    state = {n: t.detach() for n, t in model.state_dict().items()}
+    loss = Loss(lambda s: torch.func.functional_call(model, s, (x,)).square().mean(), tuple(state))
+    orbit, aim = DataOrbit(captured, state), OBJECTIVES[objective]
+    with plain_kernels():
+        hint = aim.value(loss, state, None)[1]
+        a = [t.requires_grad_() for t in orbit.zero()]
+        found = torch.autograd.grad(aim.slope(loss, orbit.move(state, a, check=False), hint), a)
+        for k, part in enumerate(found):
+            e = [torch.randn(t.shape, dtype=t.dtype, generator=torch.Generator().manual_seed(2)) * (i == k) for i, t in enumerate(a)]
+            up, down = (aim.value(loss, orbit.move(state, [s * 1e-5 * t for t in e]), hint)[0] for s in (1, -1))
+            assert float((part * e[k]).sum()) == pytest.approx((up - down) / 2e-5, rel=1e-5) and up != down
 
 
 # --- balance ----------------------------------------------------------------------------------------------------------

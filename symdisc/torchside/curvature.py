@@ -59,7 +59,8 @@ class Loss:
         return lanczos(lambda v: self.product(fixed, v), start)
 
     def _parts(self, state: Mapping[str, Tensor], graph: bool) -> tuple[list[Tensor], Tensor]:
-        at = {n: t.detach().requires_grad_() if n in self.names and not t.requires_grad else t for n, t in state.items()}
+        # a view of its own for each weight: where one was computed from another, the derivative must not pass through both
+        at = {n: t if n not in self.names else t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for n, t in state.items()}
         weights = [at[n] for n in self.names]
         with torch.enable_grad():
             found = torch.autograd.grad(self.function(at), weights, create_graph=graph, allow_unused=True)
