@@ -58,6 +58,10 @@ def test_numbers_count_layers_only_where_the_sizes_change_them() -> None:
     names, base = slots.relative(("blocks.1", "blocks.1.feed.0.weight", "blocks.2.feed.0.weight", "head"))
     assert names == ("blocks.j", "blocks.j.feed.0.weight", "blocks.j+1.feed.0.weight", "head") and base == (1,)
     assert Slots.fixed(names[2], {"j": 1}) == "blocks.2.feed.0.weight"
+    cells = Slots.of([[f"cell.bias_hh_l{n}" for n in range(layers)] for layers in (1, 2)])
+    names, base = cells.relative(("cell.bias_hh_l1", "cell.weight_ih_l2", "model_l"))
+    assert names == ("cell.bias_hh_l[i]", "cell.weight_ih_l2", "model_l") and base == (1,)
+    assert Slots.fixed(names[0], {"i": 1}) == "cell.bias_hh_l1" and cells.pattern("cell.bias_hh_l7") == "cell.bias_hh_l[#]"
 
 
 @pytest.mark.parametrize("latex, shape", [

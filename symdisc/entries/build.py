@@ -72,7 +72,7 @@ def derive(architecture: Architecture) -> Derived:
     centre = _run(architecture, plan.points[0])
     family = Family(plan.points, tuple(c.parameters | c.buffers for c in cats), members, plan.slots, centre, collect(centre, plan.slots))
     parts = [f.dimension for f in factors if f.counted and not f.discrete]
-    whole = None if None in parts else sp.expand(sp.Add(*parts))
+    whole = interpolate(plan.points, [c.group_dimension for c in cats]).polynomial if None in parts else sp.expand(sp.Add(*parts))
     parameters = _parameters(plan.points, cats, plan.slots)
     layers = tuple(s for s in architecture.symbols if len({len(n) for p, n in zip(plan.points, family.shapes, strict=True)
                                                             if all(p[t] == plan.points[0][t] for t in p if t != s)}) > 1)

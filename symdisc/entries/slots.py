@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ __all__ = ["LETTERS", "Slots"]
 
 LETTERS = "ijlmnpqrs"  # of indices; those that are size symbols are left out
 
+JOINT = "\x00"  # stands where a number follows without a dot
 ROUNDS = 6  # numbers behind numbers behind ...: no library nests deeper
 
 
@@ -23,7 +25,7 @@ class Slots:
     def of(cls, members: Sequence[Iterable[str]], symbols: Iterable[str] = ()) -> Slots:
         """From the parameter names of members of a family at several sizes."""
         letters = "".join(c for c in LETTERS if c not in set(symbols))
-        split = [[n.split(".") for n in names] for names in members]
+        split = [[_parts(n) for n in names] for names in members]
         slots = cls(letters=letters)
         for _ in range(ROUNDS):
             found: dict[tuple[str, ...], dict[int, set[str]]] = {}
@@ -45,16 +47,16 @@ class Slots:
 
     def pattern(self, name: str) -> str:
         """The name with its counting numbers as ``#``."""
-        return ".".join(self._normal(name.split(".")))
+        return _joined(self._normal(_parts(name)))
 
     def numbers(self, name: str) -> tuple[int, ...]:
         """The counting numbers of a name, in order."""
-        parts = name.split(".")
+        parts = _parts(name)
         return tuple(int(p) for p, q in zip(parts, self._normal(parts), strict=True) if q == "#")
 
     def counted(self, name: str) -> dict[tuple[str, ...], int]:
         """The counting numbers of a name by the module path that they follow."""
-        parts = name.split(".")
+        parts = _parts(name)
         normal = self._normal(parts)
         return {tuple(normal[:k]): int(part) for k, part in enumerate(parts) if normal[k] == "#"}
 
@@ -66,14 +68,14 @@ class Slots:
         return tuple(self._seen_from(name, base) for name in names), tuple(base)
 
     def _seen_from(self, name: str, base: Sequence[int]) -> str:
-        parts, level = name.split("."), 0
+        parts, level = _parts(name), 0
         normal = self._normal(parts)
         for k, part in enumerate(parts):
             if normal[k] == "#":
                 offset = int(part) - base[level]
                 parts[k] = self.letters[level] + (f"{offset:+d}" if offset else "")
                 level += 1
-        return ".".join(parts)
+        return _joined(parts)
 
     @staticmethod
     def fixed(name: str, values: Mapping[str, int]) -> str:
@@ -83,4 +85,14 @@ class Slots:
             if letter in values and (not offset or (offset[0] in "+-" and offset[1:].isdigit())):
                 return str(values[letter] + int(offset or 0))
             return part
-        return ".".join(map(put, name.split(".")))
+        return _joined(map(put, _parts(name)))
+
+
+def _parts(name: str) -> list[str]:
+    """A name cut at its dots, and before the number of a recurrent layer (``weight_hh_l0``; with an index ``weight_hh_l[i]``)."""
+    return re.sub(r"_l(?:\[([^]]*)\]|(\d+))(?=$|\.)", lambda m: f"_l{JOINT}.{m[1] or m[2]}", name).split(".")
+
+
+def _joined(parts: Iterable[str]) -> str:
+    text = ".".join(parts)
+    return re.sub(rf"{JOINT}\.([^.]*)", lambda m: m[1] if m[1].isdigit() else f"[{m[1]}]", text)

@@ -12,7 +12,7 @@ from symdisc.report.entry import share
 
 __all__ = ["HEAD", "index", "row"]
 
-HEAD = ("entry", "redundant dimension", "published model", "parameters", "redundant", "share", "certificate")
+HEAD = ("entry", "dimension of the group", "published model", "parameters", "dimension there", "share", "certificate")
 
 
 def row(entry: Entry) -> tuple[str, ...]:
@@ -23,7 +23,9 @@ def row(entry: Entry) -> tuple[str, ...]:
         plain(p.name), number(p.parameters), "unknown" if p.dimension is None else number(p.dimension), share(p))
     complete = sum(c.fibre is not None and c.orbit == c.fibre for c in entry.certificates)
     unnamed = max((c.unnamed for c in entry.certificates), default=0)
+    alike = max((c.group - c.orbit for c in entry.certificates if c.orbit is not None), default=0)
     certificate = f"{complete} of {len(entry.certificates)} complete" + (f", up to {unnamed} dimensions without a name" if unnamed else "")
+    certificate += f", up to {alike} of the group act alike" if alike > 0 else ""
     return (f"[{plain(entry.title)}]({entry.name}/catalog.md)", dimension, *model, certificate)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from symdisc.errors import CaptureError
 from symdisc.torchside.capture import Capture, capture
 from symdisc.torchside.miniature import EPSILON, EPSILONS, randomise
 
@@ -24,6 +25,18 @@ def structure(build: Build, sizes: Mapping[str, int]) -> tuple[Capture, str]:
 
     Works at sizes of real models. The example inputs of the capture are on the meta device, so that nothing is run at it.
     """
+    try:
+        return _on_meta(build, sizes)
+    except CaptureError:  # routing by value cannot be traced without values: with them, they are dropped behind
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, args = build(sizes)
+        found = capture(model, args)
+        tensors = {v: t.to("meta") if v in found.graph.parameters else t for v, t in found.tensors.items()}
+        return replace(found, tensors=tensors, example=tuple(x.to("meta") for x in found.example)), type(model).__name__
+
+
+def _on_meta(build: Build, sizes: Mapping[str, int]) -> tuple[Capture, str]:
     with _parameters_on_meta(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, args = build(sizes)
