@@ -62,8 +62,9 @@ def find_signs(classes: Classes, spaces: list[Space]) -> list[Discrete]:
         for units, why in reasons:
             if why not in harmless:
                 signs.fix(np.unique(classes(units[units >= 0])))
+    operators = {(int(i[0]), int(o[0])) for i, o, _ in classes.facts.elementwise if len(i)}  # their signs are dealt with: |x| is even
     for a, b, p in classes.facts.powers:
-        if p == 1.0:
+        if p == 1.0 and not (len(a) and (int(a[0]), int(b[0])) in operators):
             signs.same(classes(a), classes(b))
     _parameters(signs)
     _products(signs)

@@ -193,7 +193,8 @@ class Structure:
     def _parameters(self) -> None:
         classes, facts = self.classes, self.classes.facts
         for k, use in enumerate(facts.dense):
-            channels = use.rows if use.ins is not None and (classes(use.ins) == classes.data).all() else None  # of raw data: told apart
+            grouped = "conv" in self.graph.by_name[use.op].packet and use.ins is not None and bool((classes(use.ins) == classes.data).all())
+            channels = use.rows if grouped else None  # groups of channels of raw data are told apart, experts of one input are not
             me = self.vertex(("dense", k), ("dense", use.out_axis, use.in_axis, use.padded, channels))
             self.edge("op", me, self.value(use.op))
             self.edge("weight", me, self.value(self.stored[use.parameter]))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from symdisc.opgraph import Op, Ref
-from symdisc.spaces import Alike
-from symdisc.torchside.foldrules.common import argument, is_zero, opaque, ref_name
+from symdisc.spaces import DATA, Alike
+from symdisc.torchside.foldrules.common import argument, equal_scales, is_zero, opaque, ref_name
 from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
 
 if TYPE_CHECKING:
@@ -45,12 +46,26 @@ def extreme(f: Folder, op: Op) -> None:
     axes, keep = {d % max(labels.dim(), 1) for d in dims}, bool(argument(op, 2, "keepdim", False))
     f.kill(labels, op.packet)
     for axis in sorted(axes):
-        labels = _along(f, op, labels, axis)
+        labels = (_along if "arg" in op.packet else _largest)(f, op, labels, axis)
     out = labels if keep else labels.squeeze(tuple(axes))
     places = torch.from_numpy(f.facts.fresh(1)).expand(out.shape)
     f.freeze(places, op.packet)
     pair = op.shape is None
     f.labels[op.name] = (out, places) if pair else places if "arg" in op.packet else out  # type: ignore[assignment]
+
+
+def _largest(f: Folder, op: Op, labels: Tensor, axis: int) -> Tensor:
+    """The largest of the units along ``axis`` (maxout): their scales agree, they may be renumbered, and so may the rows."""
+    (rows,), shape = shrink(labels.movedim(axis, 0))
+    if len(rows) < 2 or bool((rows == rows[:1]).all()) or bool((rows <= DATA).any()):
+        return _along(f, op, labels, axis)
+    equal_scales(f, rows)
+    made = f.fresh_like(rows)
+    table, first = np.unique(torch.cat([rows, made.unsqueeze(0)]).reshape(len(rows) + 1, -1).numpy(), axis=1), len(rows)
+    f.facts.powers.append((table[0], table[first], 1.0))
+    f.facts.alike.append(Alike(table[:first].T, np.repeat(table[first][:, None], first, 1), op.name))
+    f.kill(made, op.packet)
+    return made.expand(shape[1:]).unsqueeze(0).movedim(0, axis)
 
 
 def _along(f: Folder, op: Op, labels: Tensor, axis: int) -> Tensor:
