@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from torch import Tensor
 
@@ -21,6 +19,10 @@ __all__ = ["linear_families"]
 
 MOST_CANDIDATES = 2600  # the null space costs their number cubed: about ten seconds at this size
 POINTS = 1.3  # equations per unknown
+FRESH = 3  # points, not used in the solution, at which it must stand
+STANDS = 1e-8  # of the length of the equations there
+MOST_ROUNDS = 6  # of further points
+SPREAD = 0.5  # of the sizes of tensors (log-normal)
 
 
 def linear_families(captured: Capture, algebra: Algebra, named: np.ndarray) -> list[Symmetry]:
@@ -43,24 +45,55 @@ def linear_families(captured: Capture, algebra: Algebra, named: np.ndarray) -> l
 
 
 def _solutions(captured: Capture, algebra: Algebra, candidates: Candidates) -> np.ndarray:
-    """Coefficients [count, k] of all fields that leave the outputs alone at every point tried."""
-    space, draws = algebra.outputs
-    network = algebra.network
-    rank = network.size - space.dimension
+    """Coefficients [count, k] of all fields that leave the outputs alone at every point tried.
+
+    Where units rest at most weights, a point gives fewer equations than its rank tells; so points are added until the fields
+    found stand at FRESH points that had no part in them. Raises Undecided where they never do.
+    """
+    equations = _Equations(captured, algebra, candidates)
     total = Accumulator(candidates.count)
-    points = max(int(np.ceil(POINTS * candidates.count / max(rank, 1))), candidates.points) + 2
-    inputs = network.draws(0, min(draws, max(8, draws // 2)))
-    for k in range(points):
-        state: Mapping[str, Tensor] = algebra.network.parameters if k == 0 else random_state(captured, set(), 100 + k)
-        at = network if k == 0 else Network(captured, {**_buffers(captured, algebra), **state})
-        rows = normal_rows(at.jacobian(at.parameters, inputs))
+    for k in range(equations.points):
+        total.add(equations.at(k))
+    at = equations.points
+    for _ in range(MOST_ROUNDS):
+        basis = null_space(total.factor, rtol=1e-9, min_gap=1e3, what="linear fields").basis
+        fresh = [equations.at(at + k) for k in range(FRESH)] if basis.shape[1] else []
+        if all(np.linalg.norm(rows @ basis) <= STANDS * np.linalg.norm(rows) for rows in fresh):
+            return basis
+        for rows in fresh:
+            total.add(rows)
+        at += FRESH
+        for k in range(equations.points // 2):
+            total.add(equations.at(at + k))
+        at += equations.points // 2
+    raise Undecided("linear fields found at some weights keep failing at others")
+
+
+class _Equations:
+    """What one point, weights and inputs, demands of the coefficients of a field."""
+
+    def __init__(self, captured: Capture, algebra: Algebra, candidates: Candidates) -> None:
+        space, draws = algebra.outputs
+        self.captured, self.network, self.candidates = captured, algebra.network, candidates
+        rank = self.network.size - space.dimension
+        self.points = max(int(np.ceil(POINTS * candidates.count / max(rank, 1))), candidates.points) + 2
+        self.inputs = min(draws, max(8, draws // 2))
+
+    def at(self, k: int) -> np.ndarray:
+        """Rows [., count] of point number ``k``; number 0 is at the network's own weights."""
+        network = self.network if k == 0 else Network(self.captured, {**self._buffers(), **self._weights(k)})
+        rows = normal_rows(network.jacobian(network.parameters, self.network.draws(self.inputs * k, self.inputs)))
         short = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
-        total.add(short @ candidates.fields({n: t.numpy() for n, t in at.parameters.items()}))
-    return null_space(total.factor, rtol=1e-9, min_gap=1e3, what="linear fields").basis
+        return np.asarray(short @ self.candidates.fields({n: t.numpy() for n, t in network.parameters.items()}))
 
+    def _weights(self, k: int) -> dict[str, Tensor]:
+        """Generic weights, each tensor at a size of its own, so that no unit rests at all points."""
+        sizes = np.exp(SPREAD * np.random.default_rng(100 + k).standard_normal(len(self.network.layout)))
+        state = random_state(self.captured, set(), 100 + k)
+        return {n: float(size) * state[n] for n, size in zip(self.network.layout, sizes, strict=True)}
 
-def _buffers(captured: Capture, algebra: Algebra) -> dict[str, Tensor]:
-    return {n: algebra.network.fixed[v] for v, n in captured.graph.buffers.items() if v in algebra.network.fixed}
+    def _buffers(self) -> dict[str, Tensor]:
+        return {n: self.network.fixed[v] for v, n in self.captured.graph.buffers.items() if v in self.network.fixed}
 
 
 def _beyond(fields: np.ndarray, named: np.ndarray, tolerance: float = 1e-6) -> list[int]:
