@@ -23,7 +23,7 @@ class SplineLayer(nn.Module):
         self.step = 2 * END / g
         self.register_buffer("knots", torch.arange(-3, g + 4) - g / 2)
         apart = torch.arange(g + 7)[:, None] - torch.arange(g + 3)
-        self.register_buffer("differences", sum(c * (apart == k) for k, c in enumerate(FOURTH_DIFFERENCE)))
+        self.register_buffer("differences", torch.stack([c * (apart == k) for k, c in enumerate(FOURTH_DIFFERENCE)]).sum(0))
         self.base, self.scale = nn.Parameter(torch.randn(m, n) / n), nn.Parameter(torch.ones(m, n))
         self.spline = nn.Parameter(0.1 * torch.randn(m, n, g + 3))
 
