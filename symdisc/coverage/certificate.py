@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ import numpy as np
 from symdisc.errors import BadInput, SymdiscError, Undecided
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from symdisc.catalog import Catalog
     from symdisc.coverage.builders import Built
     from symdisc.exact import NullSpace
@@ -27,6 +29,7 @@ RANK_LIMIT = 1500  # parameters up to which ranks are taken of the module itself
 SMALL_LIMIT = 2700  # up to which they are taken of the graph at small sizes, where nothing smaller is left
 TRIALS = ((200, 12), (700, 3), (SMALL_LIMIT, 2))  # of weights, at most, by parameters: a surplus may be local to some
 RANK_SECONDS, LINEAR_SECONDS = 40.0, 30.0  # of the processor; a rank that takes longer is told as not taken
+LIFT, GAINS_ABOVE = 0.5, 0.6  # gains lie around one
 Record = dict[str, Any]
 
 
@@ -113,9 +116,17 @@ def _of_module(cat: Catalog, built: Built, seed: int, redraw: bool) -> Ranked:
 
     if redraw:
         randomise(built.model, seed)
+        _open(dict(built.model.named_parameters()).values())
     held = replace(cat.captured, tensors={n: t.clone() for n, t in cat.captured.tensors.items()})  # the next draw is made in place
     cat = cat.replace(captured=held)
     return _ranked(cat, *module_fibre(cat, seed))
+
+
+def _open(parameters: Iterable[Tensor]) -> None:
+    """Biases moved up: narrow layers of rectified units would switch off one behind the other, and nothing could be seen of them."""
+    for p in parameters:
+        if p.dim() == 1 and p.numel() and float(p.detach().mean()) < GAINS_ABOVE:
+            p.data.add_(LIFT)
 
 
 def _of_graph(cat: Catalog, seed: int, known: dict[str, Catalog]) -> Ranked:
@@ -127,6 +138,7 @@ def _of_graph(cat: Catalog, seed: int, known: dict[str, Catalog]) -> Ranked:
     from symdisc.torchside.resize import shrunk
 
     captured = shrunk(cat.captured, SMALL_LIMIT, seed)
+    _open(captured.parameters.values())
     if "small" not in known:
         known["small"] = discover_captured(captured, cat.architecture, _Clock(None), solve=False)
     network = Network(captured, float64_state(captured), seed + 1)

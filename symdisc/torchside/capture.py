@@ -26,12 +26,14 @@ __all__ = ["Capture", "capture", "tie_groups"]
 class Capture:
     """The operator graph of a model together with the tensors it was traced with.
 
-    ``tensors`` maps value names (parameters, buffers, lifted constants) to tensors, ``example`` the user's inputs.
+    ``tensors`` maps value names (parameters, buffers, lifted constants) to tensors, ``example`` the user's inputs; ``unsaved``
+    are buffers that no state_dict holds: a symmetry cannot move them.
     """
 
     graph: OpGraph
     tensors: dict[str, torch.Tensor]
     example: tuple[torch.Tensor, ...]
+    unsaved: frozenset[str] = frozenset()
 
     @property
     def parameters(self) -> dict[str, torch.Tensor]:
@@ -94,7 +96,9 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
     flat = [t for t in torch.utils._pytree.tree_leaves((tuple(example), kwargs or {})) if isinstance(t, torch.Tensor)]
     graph = OpGraph(tuple(ops), inputs, parameters, buffers, tuple(lifted), tuple(dict.fromkeys(outputs)), shapes, dtypes,
                     aliases, model.training)
-    return Capture(graph, {k: v.detach() for k, v in tensors.items() if v is not None}, tuple(flat))
+    saved = {canonical.get(n, n) for n in model.state_dict()}
+    return Capture(graph, {k: v.detach() for k, v in tensors.items() if v is not None}, tuple(flat),
+                   frozenset(buffers.values()) - saved)
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -185,7 +185,7 @@ class Folder:
         if name not in self._elements:
             self._elements[name] = self._find_elements(name)
         found = self._elements[name]
-        if found is not None and not buffers and found[0] in self.graph.buffers.values():
+        if found is not None and found[0] in self.graph.buffers.values() and (not buffers or found[0] in self.capture.unsaved):
             return None
         return found
 
@@ -232,6 +232,8 @@ class Folder:
         """(buffer, flat element at each place) for a value made from buffers entry by entry; None where it is not so made."""
         graph = self.graph
         if name in graph.buffers:
+            if graph.buffers[name] in self.capture.unsaved:
+                return None
             shape = graph.shapes[name]
             return [(graph.buffers[name], torch.arange(int(np.prod(shape))).reshape(shape))]
         op = graph.by_name.get(name)

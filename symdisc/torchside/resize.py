@@ -94,7 +94,7 @@ def resized(capture: Capture, inferred: Inferred, chosen: Mapping[int, int], see
     ops = tuple(_rewritten(op, inferred, chosen) for op in graph.ops if op.name in graph.live)
     small = replace(graph, ops=ops, shapes=shapes, dtypes={n: "float64" if d.startswith("float") else d for n, d in graph.dtypes.items()})
     example = tuple(draw(small, example, seed))
-    return Capture(_measured(small, tensors, example), tensors, example)
+    return Capture(_measured(small, tensors, example), tensors, example, capture.unsaved)
 
 
 def _leading(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
