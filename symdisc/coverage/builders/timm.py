@@ -39,6 +39,18 @@ def _class(module: str, name: str, side: int = 32, prepare: Callable[[Any, dict[
     return built
 
 
+def _uncached(*args: Any, **settings: Any) -> Callable[[], Built]:
+    """In evaluation mode LeViT keeps the score tables of its first call, whatever becomes of the parameters; read anew here."""
+    def built() -> Built:
+        made = _class(*args, **settings)()
+        for module in made.model.modules():
+            if hasattr(module, "attention_bias_cache"):
+                module.get_attention_biases = lambda device, m=module: m.attention_biases[:, m.attention_bias_idxs]
+        return made
+
+    return built
+
+
 def _byob(module: str, name: str, side: int = 32, stages: int = 2, channels: int = 8) -> Callable[[], Built]:
     """A model of timm's block language: the first stages of its own settings, one block of a few channels each."""
     def built() -> Built:
@@ -131,7 +143,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
                                   num_heads_outer=2, mlp_ratio=1.0),
     "timm_crossvit_tiny_240": _class("crossvit", "CrossVit", 16, img_size=16, patch_size=(4, 8), embed_dim=(4, 4), depth=((1, 1, 0),),
                                  num_heads=(2, 2), mlp_ratio=(1, 1, 1)),
-    "timm_levit_128s": _class("levit", "Levit", 64, img_size=64, embed_dim=(8, 8), key_dim=4, num_heads=(2, 2), depth=(1, 1)),
+    "timm_levit_128s": _uncached("levit", "Levit", 64, img_size=64, embed_dim=(8, 8), key_dim=4, num_heads=(2, 2), depth=(1, 1)),
     "timm_maxvit_tiny_rw_224": _class("maxxvit", "MaxxVit", 32, _maxxvit, embed_dim=(8,), depths=(1,), block_type=("M",)),
     "timm_coatnet_0_rw_224": _class("maxxvit", "MaxxVit", 32, _maxxvit, embed_dim=(8, 8), depths=(1, 1), block_type=("C", "T")),
     "timm_efficientnet_b0": _of("efficientnet_b0", 32, factor=8),
