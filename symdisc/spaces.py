@@ -124,7 +124,6 @@ class Facts:
     weighted: list[tuple[np.ndarray, np.ndarray, str]] = field(default_factory=list)  # the score that weighs units of values
     marked: list[tuple[np.ndarray, np.ndarray, str]] = field(default_factory=list)  # entry of a constant, and the unit that it meets
     alike: list[Alike] = field(default_factory=list)
-    merged: list[np.ndarray] = field(default_factory=list)  # units that one weight reads side by side, each by itself
     void: set[tuple[str, str]] = field(default_factory=set)  # (parameter, operator): a weight applied to zeros
     constant: set[str] = field(default_factory=set)  # folded operators that see parameters but no data
     low: set[str] = field(default_factory=set)  # constants so low that softmax makes zeros of them
