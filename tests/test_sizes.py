@@ -99,11 +99,22 @@ def test_a_large_model_without_a_config_is_certified_on_its_graph_run_small(mode
 
 
 def test_a_small_graph_does_not_hide_what_has_no_name() -> None:
-    """Weight norm has no named family: the certificate counts what is missing and says where."""
+    """Shifts of maxout units have no named family: the certificate counts what is missing and says where."""
+
+    class Maxout(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.unflatten(-1, (-1, 3)).amax(-1)
+
+    model = nn.Sequential(nn.Linear(120, 240), Maxout(), nn.Linear(80, 90))
+    c = symdisc.certify(symdisc.discover(model, (torch.randn(4, 120),)))
+    assert c.miniature and not c.complete and c.found < c.fibre and "0.weight" in c.note
+
+
+def test_weight_norm_is_named_at_any_size() -> None:
     normed = nn.utils.parametrizations.weight_norm
     model = nn.Sequential(normed(nn.Linear(120, 80)), nn.ReLU(), normed(nn.Linear(80, 90)))
-    c = symdisc.certify(symdisc.discover(model, (torch.randn(4, 120),)))
-    assert c.miniature and not c.complete and c.found < c.fibre and "parametrizations.weight.original" in c.note
+    cat = symdisc.discover(model, (torch.randn(4, 120),))
+    assert cat.group_dimension == 80 + 80 + 90 and symdisc.certify(cat).complete  # a scale per unit, and the lengths of both directions
 
 
 def test_what_cannot_shrink_is_said() -> None:

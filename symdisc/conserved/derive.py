@@ -96,7 +96,8 @@ class Deriver:
             return [self.none(reasons.untrained(self.untrained))]
         if any(m.charts for m in self.symmetry.moves):
             return [self.none(reasons.CHARTED, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a")]
-        special = {"product": reasons.PRODUCT, "blind": reasons.BLIND}.get(self.symmetry.moves[-1].kind.removesuffix("_bias"), "")
+        last = self.symmetry.moves[-1].kind.removesuffix("_bias") if self.symmetry.moves else ""
+        special = {"product": reasons.PRODUCT, "blind": reasons.BLIND}.get(last, "")
         if special and self.nonlinear:
             return [self.none(special, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a")]
         kinds = {w.kind for w in self.local.values()}
