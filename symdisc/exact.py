@@ -13,7 +13,7 @@ from typing import Any
 
 import flint
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, svd
 
 from symdisc.errors import BadInput, Undecided
 
@@ -150,7 +150,7 @@ def null_space(matrix: Any, *, rtol: float = RTOL, min_gap: float = MIN_GAP, wid
         return _large_null_space(a, cut, what)
     # A tall matrix and its R factor have the same null space; a wide one needs the full right factor.
     square = _triangle(a) if a.shape[0] > a.shape[1] else a
-    _, s, vh = np.linalg.svd(square, full_matrices=True)
+    s, vh = _right_factor(square)
     evidence = _evidence(s, a.shape, cut, what)
     return NullSpace(vh[evidence.rank:].T.copy(), evidence)
 
@@ -173,7 +173,7 @@ def _large_null_space(a: np.ndarray, cut: Cut, what: str) -> NullSpace:
     outside[:1] = 1.0
     if not low.shape[1]:
         return NullSpace(low, _evidence(outside, a.shape, cut, what))
-    _, s, vh = np.linalg.svd(_triangle(a @ low), full_matrices=True)
+    s, vh = _right_factor(_triangle(a @ low))
     inside = np.concatenate([s, np.zeros(low.shape[1] - len(s))]) / np.sqrt(top or 1.0)
     evidence = _evidence(np.concatenate([outside, inside]), a.shape, cut, what)
     return NullSpace(low @ vh[evidence.rank - len(outside):].T, evidence)
@@ -253,12 +253,23 @@ def _triangle(a: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.qr(a, mode="r"))
 
 
+def _right_factor(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(singular values, all right singular vectors as rows); the faster driver of LAPACK fails on some finite matrices."""
+    try:
+        return np.linalg.svd(a, full_matrices=True)[1:]
+    except np.linalg.LinAlgError:
+        return svd(a, full_matrices=True, lapack_driver="gesvd")[1:]
+
+
 def _singular_values(a: np.ndarray) -> np.ndarray:
     if min(a.shape) == 0:
         return np.zeros(0)
     if a.shape[0] > 2 * a.shape[1]:
         a = _triangle(a)
-    return np.linalg.svd(a, compute_uv=False)
+    try:
+        return np.linalg.svd(a, compute_uv=False)
+    except np.linalg.LinAlgError:
+        return np.asarray(svd(a, compute_uv=False, lapack_driver="gesvd"))
 
 
 def _evidence(s: np.ndarray, shape: Sequence[int], cut: Cut, what: str) -> RankEvidence:
