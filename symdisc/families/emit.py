@@ -54,11 +54,13 @@ def axis_vectors(classes: Classes) -> Iterable[tuple[DenseUse | ShiftUse, int, n
 
 
 def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
-    """One symmetry for all spaces that act on the same axes (the heads of a layer)."""
+    """One symmetry for all spaces that act on the same axes (the heads of a layer). A space of which some axis holds only a part
+    of the units cannot be mixed there, and is left out."""
     owner, local = np.full(classes.count, -1), np.zeros(classes.count, dtype=np.int64)
     for k, space in enumerate(spaces):
         owner[space.classes], local[space.classes] = k, np.arange(len(space.classes))
     found: list[Roles] = [{} for _ in spaces]
+    partial: set[int] = set()
     for use, axis, positions, vec, written in axis_vectors(classes):
         rows = use.rows if isinstance(use, DenseUse) else None
         mine = np.flatnonzero(owner[vec] >= 0)
@@ -67,6 +69,9 @@ def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
             space, places, at = spaces[k], positions[mine[group]], local[vec[mine[group]]]
             sides, parts = runs(space.gain[at] * 2 + space.dual[at])
             for side, part in zip(sides.tolist(), parts, strict=True):
+                if not space.plane and (np.bincount(space.element[at[part]], minlength=space.size) * space.size != len(part)).any():
+                    partial.add(k)
+                    continue
                 index = _positions(space, places[part], at[part])
                 gain, dual = space.gains[side // 2], bool(side % 2) == written
                 name, offset = gain if gain is not None else (None, 0.0)
@@ -74,7 +79,7 @@ def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
                              use.module, len(index))
                 found[k].setdefault(role, index)
     groups_: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for k, space in enumerate(spaces):
+    for k, space in ((k, s) for k, s in enumerate(spaces) if k not in partial):
         groups_[(space.family, space.size, tuple(sorted(str(r) for r in found[k])))].append(k)
     return [_dense_symmetry([spaces[k] for k in members], [found[k] for k in members]) for members in groups_.values()]
 
