@@ -40,6 +40,7 @@ MIN_GAP = 1e3
 DIRECT = 256
 # Singular values below LOW times the largest are looked at one by one then; squared, 3e-4 is far above the rounding of a Gram matrix.
 LOW = 3e-4
+SLOW = 3000  # columns up to which a full decomposition, some minutes at most, is worth a decision
 POWER_STEPS = 30  # for the largest singular value, which need be known to a few per cent only
 PRIME = 2**61 - 1  # default modulus of modular ranks
 _EPS = float(np.finfo(np.float64).eps)
@@ -147,7 +148,11 @@ def null_space(matrix: Any, *, rtol: float = RTOL, min_gap: float = MIN_GAP, wid
     if min(a.shape) == 0:
         return NullSpace(np.eye(a.shape[1]), _evidence(np.zeros(0), a.shape, cut, what))
     if a.shape[1] > DIRECT:
-        return _large_null_space(a, cut, what)
+        try:
+            return _large_null_space(a, cut, what)
+        except Undecided:  # the low eigenvectors of a Gram matrix carry rounding of 1e-12; the slow way carries 1e-16
+            if a.shape[1] > SLOW:
+                raise
     # A tall matrix and its R factor have the same null space; a wide one needs the full right factor.
     square = _triangle(a) if a.shape[0] > a.shape[1] else a
     s, vh = _right_factor(square)
@@ -277,7 +282,7 @@ def _evidence(s: np.ndarray, shape: Sequence[int], cut: Cut, what: str) -> RankE
         return RankEvidence(0, (shape[0], shape[1]), False, "singular values", float("inf"))
     relative = s / s[0]
     # nothing is measured below the rounding of the decomposition, so that is the least value on the lower side
-    floor = _EPS * max(shape)
+    floor = 4 * _EPS * max(shape) ** 0.5
     r = cut.rank(relative, floor)
     gap = float(relative[r - 1] / max(floor, relative[r] if r < len(relative) else 0.0))
     above = tuple(float(v) for v in relative[:r][::-1][:3])

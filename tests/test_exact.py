@@ -53,6 +53,15 @@ def test_widest_gap_below_the_cut():
         exact.null_space(np.diag(10.0 ** -np.arange(0, 17, 2)), widest=True)
 
 
+def test_small_values_of_large_matrices_are_seen():
+    """A Gram matrix would lose singular values of 3e-11 among rounding."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((400, 400)))[0] for _ in range(2))
+    values = np.concatenate([np.geomspace(1, 1e-4, 300), np.geomspace(1e-4, 3e-11, 60), np.zeros(40)])
+    found = exact.null_space(left * values @ right.T, widest=True)
+    assert found.dimension == 40 and np.abs(left * values @ right.T @ found.basis).max() < 1e-14
+
+
 def test_full_rank_and_empty():
     assert exact.rank(np.eye(4)).rank == 4
     assert exact.null_space(np.zeros((0, 3))).dimension == 3
