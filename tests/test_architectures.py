@@ -117,7 +117,7 @@ def test_named_families_are_all(name: str) -> None:
     assert cat.verify(model, cat.sample(seed=0, scale=0.3)).passed
 
 
-@pytest.mark.parametrize("name", ["mlp-mixer", "qwen3", "kan"])
+@pytest.mark.parametrize("name", ["mlp-mixer", "qwen3", "kan", "t5"])
 def test_nothing_is_proposed_that_the_check_refuses(name: str) -> None:
     """At the sizes of real models nothing can be run: what is proposed must be true. Here a weight is shared by units side by side,
     a head is one rotary plane, weights are computed."""

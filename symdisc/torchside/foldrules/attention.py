@@ -135,6 +135,7 @@ def attention(f: Folder, op: Op) -> None:
     mask = ref_name(argument(op, 3, "attn_mask"))
     if mask is not None and mask in f.labels:
         f.freeze(f.labels[mask], op.packet)
+        _placed(f, op, f.labels[mask])
     if any(t is None for t in (q, k, v)):
         return opaque(f, op)
     if q.shape[-3] != k.shape[-3]:
@@ -160,6 +161,14 @@ def attention(f: Folder, op: Op) -> None:
         both = torch.unique(both, dim=0)
         f.facts.copies.append((both[:, 0].numpy(), both[:, 1].numpy()))
     f.labels[op.name] = outs.unsqueeze(-2).expand(op.shape or ())
+
+
+def _placed(f: Folder, op: Op, labels: Tensor) -> None:
+    """Each unit of scores that are added (a table of relative positions) stands at its own pairs of places, in every head alike."""
+    places = torch.arange(labels.shape[-2:].numel()).reshape(labels.shape[-2:]).expand(labels.shape)
+    pairs, _ = distinct_pairs(*shrink(places, labels)[0])
+    use = pairs[1] > PAD
+    f.facts.marked.append((pairs[0][use].numpy(), pairs[1][use].numpy(), op.name))
 
 
 def _per_head(f: Folder, labels: Tensor) -> Tensor:
