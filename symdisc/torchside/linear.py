@@ -21,7 +21,7 @@ MOST_CANDIDATES = 2600  # the null space costs their number cubed: about ten sec
 POINTS = 1.3  # equations per unknown
 FRESH = 3  # points, not used in the solution, at which it must stand
 STANDS = 1e-8  # of the length of the equations there
-MOST_ROUNDS = 6  # of further points
+MOST_ROUNDS = 3  # of further points
 SPREAD = 0.5  # of the sizes of tensors (log-normal)
 
 
