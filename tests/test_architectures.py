@@ -124,3 +124,16 @@ def test_nothing_is_proposed_that_the_check_refuses(name: str) -> None:
     architecture = ARCHITECTURES[name]
     cat = discover(*generic(architecture.build, architecture.miniatures[0]), solve=False)
     assert [b for b in cat.broken if b.family != "all"] == []
+
+
+@pytest.mark.parametrize("name", ["mamba", "deepseek-v3", "t5", "gpt2"])
+def test_without_values_the_same_stands_as_with_values(name: str) -> None:
+    """On the meta device the families are run on the same graph at small sizes: channels of a recurrence with a rate each, experts
+    in groups of a limited choice, and other false proposals are refused there too, and nothing true is."""
+    sizes = ARCHITECTURES[name].miniatures[0]
+    real = discover(*ARCHITECTURES[name].build(sizes), solve=False)
+    with torch.device("meta"):
+        model, args = ARCHITECTURES[name].build(sizes)
+    meta = discover(model, args)
+    assert any("at small sizes" in note for note in meta.notes)
+    assert meta.group_dimension == real.group_dimension and [d.group for d in meta.discrete] == [d.group for d in real.discrete]

@@ -98,7 +98,10 @@ def resized(capture: Capture, inferred: Inferred, chosen: Mapping[int, int], see
 
 
 def _leading(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The leading entries of each axis, floats in float64."""
+    """The leading entries of each axis, floats in float64; on the meta device there are none: positive floats, switches that are on."""
+    if tensor.is_meta:
+        noise = 0.5 + torch.rand(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
+        return noise if tensor.is_floating_point() else torch.ones(shape, dtype=tensor.dtype)
     out = tensor[tuple(slice(n) for n in shape)].clone() if tensor.dim() else tensor.clone()
     return out.double() if out.is_floating_point() else out
 
