@@ -110,6 +110,18 @@ def test_a_small_graph_does_not_hide_what_has_no_name() -> None:
     assert c.miniature and not c.complete and c.found < c.fibre and "0.weight" in c.note
 
 
+def test_size_and_direction_of_a_normalised_weight_shrink_together() -> None:
+    """The kernel of torch does not compare them, so lengths that differ corrupt memory instead of raising."""
+    for dim in (0, 1, None):
+        got = capture(nn.utils.parametrizations.weight_norm(nn.Linear(15, 12), dim=dim), (torch.randn(12, 15),))
+        inferred = infer_sizes(got.graph, fixed_tables(got))
+        values = {n: v for v, n in got.graph.parameters.items()}
+        size, direction = (inferred.axes[values[f"parametrizations.weight.original{k}"]] for k in (0, 1))
+        kept = [k for k, a in enumerate(size) if inferred.sizes.value(a) > 1]
+        assert kept == ([] if dim is None else [dim])
+        assert all(inferred.sizes.root(size[k]) == inferred.sizes.root(direction[k]) for k in kept)
+
+
 def test_weight_norm_is_named_at_any_size() -> None:
     normed = nn.utils.parametrizations.weight_norm
     model = nn.Sequential(normed(nn.Linear(120, 80)), nn.ReLU(), normed(nn.Linear(80, 90)))

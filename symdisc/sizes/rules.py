@@ -156,7 +156,7 @@ def attention(walk: Walk, op: Op) -> None:
 
 
 def first_shape(walk: Walk, op: Op) -> None:
-    """A result of the shape of its first operand, whatever else is given (weight norm, cumulative sums, index_put)."""
+    """A result of the shape of its first operand, whatever else is given (cumulative sums, rolls)."""
     walk.axes[op.name] = list(walk.axes[op.inputs[0]])
 
 
@@ -182,7 +182,8 @@ ROWS: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("layer_norm", "rms_norm"), layer_norm), (("group_norm",), group_norm),
     (("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "logsumexp", "prod"), reduction),
     (("embedding",), embedding), (("scaled_dot_product_attention",), attention),
-    (("_weight_norm", "cumsum", "cumprod", "flip", "roll", "zeros_like", "ones_like", "full_like"), first_shape),
+    (("_weight_norm",), elementwise),  # direction and size share their slices; torch's kernel does not check, and writes beyond its memory
+    (("cumsum", "cumprod", "flip", "roll", "zeros_like", "ones_like", "full_like"), first_shape),
     (("rnn_tanh_cell", "rnn_relu_cell"), recurrent_cell),
 )
 COMPUTING: dict[str, Rule] = {f"aten.{name}": rule for names, rule in ROWS for name in names}

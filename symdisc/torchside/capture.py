@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     noise = io.StringIO()  # a guard failure prints the partial graph
     declare_experts(model)
     try:
-        with substituted(model, args, kwargs), torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stderr(noise):
+        with substituted(model, args, kwargs), torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stderr(noise), _quiet():
             warnings.simplefilter("ignore")
             program = torch.export.export(model, args, kwargs, strict=False)
             return program.run_decompositions(dict(TABLE))
@@ -117,6 +118,17 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             f"torch.export cannot trace {type(model).__name__}: {reason} "
             "(check that the example inputs fit the model, and replace data-dependent control flow)"
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs the traceback of an operator that does not fit; what is to be said is in the error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _op(node: torch.fx.Node) -> Op:
