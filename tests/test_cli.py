@@ -315,6 +315,14 @@ def test_the_installed_command_refuses_as_main_does(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
 
 
+def test_inputs_that_do_not_fit_are_told_in_one_line(tmp_path: Path) -> None:
+    """torch logs tracebacks of its own while it traces; none of them reaches the user."""
+    (tmp_path / "wrong.py").write_text("import torch\ndef make():\n    return torch.nn.Linear(3, 2), (torch.randn(2, 5),)\n")
+    command = [sys.executable, "-m", "symdisc.cli", "discover", f"{tmp_path}/wrong.py:make"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "example inputs fit the model" in done.stderr
+
+
 def test_the_example_of_the_readme_holds() -> None:
     text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
     example = re.search(r"```python\n(.*?)```", text, re.DOTALL)

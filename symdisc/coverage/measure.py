@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from symdisc.catalog import Catalog
 from symdisc.coverage.builders import Built, NotImportable, build, group_of
@@ -25,7 +24,6 @@ from symdisc.errors import CaptureError, SymdiscError, Undecided
 
 __all__ = ["measure", "randomised"]
 
-EPSILONS, EPSILON = ("eps", "epsilon", "variance_epsilon", "layer_norm_epsilon", "norm_eps"), 0.05
 SCALE = 0.3
 Record = dict[str, Any]
 
@@ -37,7 +35,7 @@ def randomised(built: Built, seed: int = 0) -> Built:
     entries of masks stay. The eps of norms is raised: of 1e-12
     no rank could tell that it breaks a scale. Padding rows of embeddings get gradients like the others: the function is the same.
     """
-    from symdisc.torchside.miniature import randomise
+    from symdisc.torchside.miniature import make_decidable, randomise
 
     model = built.model.double().eval()
     randomise(model, seed)
@@ -49,12 +47,7 @@ def randomised(built: Built, seed: int = 0) -> Built:
                 noise = torch.randn(buffer.shape, generator=g, dtype=torch.float64)
                 positive = name.endswith("var") or name.endswith("_v") or name.endswith("_u")
                 buffer.copy_(0.5 + noise.abs() if positive else buffer + 0.3 * noise)
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            module.padding_idx = None
-        for key in EPSILONS:
-            if isinstance(getattr(module, key, None), float) and 0.0 < getattr(module, key) < EPSILON:
-                setattr(module, key, EPSILON)
+    make_decidable(model)
     args, kwargs = torch.utils._pytree.tree_map_only(torch.Tensor, _wide, (built.args, built.kwargs))
     return Built(model, args, kwargs)
 

@@ -19,6 +19,9 @@ __all__ = ["FLOWS", "laws"]
 
 # rows of rules/optimizer.toml; their constants stay symbols
 FLOWS = ("gradient_flow", "weight_decay", "momentum", "adamw")
+BLOCK = sp.Symbol("n")  # size of a block of a matrix group
+# symmetric, antisymmetric and full matrices of that size, those that fix one vector, traces
+BLOCK_COUNTS = (sp.Integer(1), BLOCK, BLOCK - 1, BLOCK * (BLOCK + 1) / 2, BLOCK * (BLOCK - 1) / 2, (BLOCK - 1) * (BLOCK - 2) / 2, BLOCK**2)
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -59,14 +62,13 @@ def _numbers(q: ConservedQuantity, s: Symmetry, points: Sequence[Mapping[str, in
 
 
 def _of_matrices(q: ConservedQuantity, points: Sequence[Mapping[str, int]], places: Sequence[Places]) -> Poly | None:
-    """Of a matrix group: every block carries as many numbers, a function of its size that must agree at all points."""
+    """Of a matrix group: every block carries as many numbers, the one function of its size that agrees at all points (None where the
+    sizes met leave more than one)."""
     there = [(p, at.found[0]) for p, at in zip(points, places, strict=True) if at.found]
     copies = interpolate(points, [sum(t.shape[0] for t in at.found) for at in places]).polynomial
     size = interpolate([p for p, _ in there], [t.shape[1] for _, t in there]).polynomial
     if copies is None or size is None:
         return None
-    n = sp.Symbol("n")
-    for each in (sp.Integer(1), n, n - 1, n * (n + 1) / 2, n * (n - 1) / 2, (n - 1) * (n - 2) / 2, n**2):
-        if all(q.count(q.part, t) == t.shape[0] * each.subs(n, t.shape[1]) for _, t in there if isinstance(t, Symmetry)):
-            return poly(copies * each.subs(n, size))
-    return None
+    agreeing = {sp.expand(copies * each.subs(BLOCK, size)) for each in BLOCK_COUNTS
+                if all(q.count(q.part, t) == t.shape[0] * each.subs(BLOCK, t.shape[1]) for _, t in there if isinstance(t, Symmetry))}
+    return poly(agreeing.pop()) if len(agreeing) == 1 else None

@@ -12,7 +12,7 @@ from torch import nn
 
 from symdisc.errors import CaptureError
 from symdisc.torchside.capture import Capture, capture
-from symdisc.torchside.miniature import EPSILON, EPSILONS, randomise
+from symdisc.torchside.miniature import make_decidable, randomise
 
 __all__ = ["Build", "generic", "shapes", "structure"]
 
@@ -78,12 +78,7 @@ def generic(build: Build, sizes: Mapping[str, int], seed: int = 0) -> tuple[nn.M
         model = model.double()
         args = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.double() if t.is_floating_point() else t, args)
         randomise(model, seed)
-        for module in model.modules():
-            if isinstance(module, nn.Embedding):
-                module.padding_idx = None
-            for key in EPSILONS:
-                if isinstance(getattr(module, key, None), float) and 0.0 < getattr(module, key) < EPSILON:
-                    setattr(module, key, EPSILON)
+        make_decidable(model)
         _statistics(model, args)
     return model, args
 

@@ -143,6 +143,16 @@ def _tokens(small: Any, seed: int) -> Tensor:
     return torch.tensor(allowed)[torch.randint(0, len(allowed), (2, TOKENS), generator=g)]
 
 
+def make_decidable(model: nn.Module) -> None:
+    """In place: every eps > 0 is raised to EPSILON, and padding rows of embeddings get gradients like the others."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None
+        for key in EPSILONS:
+            if isinstance(getattr(module, key, None), float) and 0.0 < getattr(module, key) < EPSILON:
+                setattr(module, key, EPSILON)
+
+
 def randomise(model: nn.Module, seed: int) -> None:
     """Generic parameters in place: gains near their constant, biases of size 0.4, weights of variance 1 / fan-in."""
     g = torch.Generator().manual_seed(seed)

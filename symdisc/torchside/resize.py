@@ -20,10 +20,10 @@ from symdisc.sizes.shrink import parameter_count
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw, vocabularies
 from symdisc.torchside.interpret import call
+from symdisc.torchside.miniature import EPSILON
 
 __all__ = ["resized", "shrunk"]
 
-EPSILON = 0.05  # of the 1e-12 in a norm no rank in float64 could tell that it breaks a scale
 SMALLEST_EPSILON = 1e-3  # positive literals below are the eps of some norm
 
 

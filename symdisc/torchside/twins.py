@@ -12,17 +12,16 @@ from symdisc.torchside.miniature import EPSILONS
 __all__ = ["twins"]
 
 SMALL = 1e-5  # the eps of a twin whose model has none
-NAMES = (*EPSILONS, "eps", "epsilon", "variance_epsilon")
 
 
 def twins(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """(what is changed, the changed copy): eps of the norms to zero or above it, and train mode."""
-    values = [(m, k) for m in model.modules() for k in NAMES if isinstance(getattr(m, k, None), float)]
+    values = [(m, k) for m in model.modules() for k in EPSILONS if isinstance(getattr(m, k, None), float)]
     zero = [getattr(m, k) == 0.0 for m, k in values]
     if values:
         twin = copy.deepcopy(model)
         for m in twin.modules():
-            for k in NAMES:
+            for k in EPSILONS:
                 if isinstance(getattr(m, k, None), float):
                     setattr(m, k, SMALL if all(zero) else 0.0)
         yield "eps > 0 in the norms" if all(zero) else "eps = 0 in the norms", twin
