@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,14 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from symdisc.architectures.base import Architecture
+from symdisc.entries import training
 from symdisc.entries.build import derive
 from symdisc.entries.checked import certificates
 from symdisc.entries.design import design
 from symdisc.entries.factors import Range, Shape, ends
+from symdisc.entries.notation import poly
 from symdisc.entries.polynomials import evaluate, interpolate
 from symdisc.entries.slots import Slots
 from symdisc.entry import At, Entry, Poly
 from symdisc.errors import BadInput
+from symdisc.symmetry import Symmetry
 from symdisc.torchside.family import generic, shapes, structure
 
 CENTRE = {"L": 2, "h": 2, "k": 3, "d": 7}
@@ -180,3 +184,17 @@ def test_published_discrete_factors(row: dict[str, str]) -> None:
 def test_dimensions_known_from_elsewhere(row: dict[str, Any]) -> None:
     dimension = _kept(row["entry"]).dimension
     assert dimension is not None and sp.sympify(dimension.text).subs(row["sizes"]) == row["dimension"]
+
+
+def _blocks(sizes: list[int], numbers: Callable[[int], int]) -> object:
+    """What the record says of a matrix group met with blocks of these sizes, two of them in each network."""
+    factors = [Symmetry("change of basis", "GL", "gl", "", ("w",), 2 * n * n, "proved", (2, n, n), ()) for n in sizes]
+    quantity = SimpleNamespace(part="all", count=lambda _, s: 2 * numbers(s.shape[1]))
+    return training._of_matrices(quantity, [{"n": n} for n in sizes], [SimpleNamespace(found=(s,)) for s in factors])
+
+
+def test_numbers_of_blocks_are_told_only_where_the_sizes_decide_them() -> None:
+    """With blocks of 1 and 2, n - 1 and n (n - 1) / 2 are the same numbers."""
+    assert _blocks([1, 2, 3, 4], lambda n: n * (n - 1) // 2) == poly(sp.expand(sp.Symbol("n") * (sp.Symbol("n") - 1)))
+    assert _blocks([1, 2, 1, 2], lambda n: n * (n - 1) // 2) is None
+    assert _blocks([1, 2, 3, 4], lambda n: n**3) is None
