@@ -2,7 +2,7 @@
 
 Nothing of the engine is used here. At a point theta the directions that leave the function unchanged to
 first order, for every input, are the null space of J = d(outputs)/d(parameters) over many inputs. Its
-dimension D - rank J is the *fibre dimension* (DESIGN section 2). It counts every continuous symmetry,
+dimension D - rank J is the *fibre dimension*. It counts every continuous symmetry,
 known or not, so the engine's orbit dimension must equal it at generic parameters.
 
 Two things the number does not know. Jumps: a discontinuous operator (hardshrink, threshold, round) has a

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import symdisc
+from symdisc import session
 from symdisc.catalog import Catalog
+from symdisc.torchside.capture import capture
+from symdisc.torchside.check import Checker
 
 
 def statistics(model: nn.Module) -> nn.Module:
@@ -231,3 +235,16 @@ def test_periods_count_what_multiplies_the_input(factor: float) -> None:
 
     cat = symdisc.discover(nn.Sequential(nn.Linear(3, 4), Wave(), nn.Linear(4, 2)).double(), (torch.randn(5, 3).double(),))
     assert "Z^4" in [d.group for d in cat.discrete] and not cat.broken
+
+
+def test_units_that_rest_at_one_set_of_weights_hide_nothing() -> None:
+    """Both units are off at the first random weights, where half a permutation changes nothing; the others refuse it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    captured = capture(model, (torch.tensor([[1.0, 1.2, 1.5, 1.9]], dtype=torch.float64),))
+    proposed, discrete, facts, _ = session._derived(captured, session._Clock(None))
+    (true,) = [d for d in discrete if d.name == "permutation of units"]
+    half = replace(true, moves=tuple(m for m in true.moves if m.parameter.startswith("0.")))
+    assert Checker(captured, facts, 0).judge_discrete([half]) == [0.0]
+    _, kept, refused = session._checked(captured, facts, proposed, [true, half])
+    assert kept == [true] and [b.breaker for b in refused] == ["check"]

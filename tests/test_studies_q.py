@@ -17,7 +17,7 @@ from symdisc.studies.orbits import Orbit
 from symdisc.studies.seednet import ACTIVATIONS, descend, draw, hessian
 
 NAMES = tuple(ACTIVATIONS)
-# SEED_RESULTS table 2, "mean theory" and "std theory", in the published code's normalisation: factor, offset per h n
+# "mean theory" and "std theory", in the normalisation of the code published with arXiv:2210.17216: factor, offset per h n
 PUBLISHED = {("linear", 100, 100, 100): (0.0, 2.0), ("relu", 100, 100, 100): (50.0, 1.803), ("tanh", 100, 100, 100): (-10001.007, 2.020),
              ("sigmoid", 100, 100, 100): (-10000.125, 20.08), ("linear", 100, 200, 100): (-100.0, 2.236),
              ("linear", 200, 100, 100): (100.0, 2.449)}

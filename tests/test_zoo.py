@@ -9,7 +9,7 @@ import symdisc
 from symdisc.errors import BadInput
 from symdisc.zoo import ZOO, build
 
-# DESIGN section 1: the six miniatures, found by theory and by rank
+# the six miniatures, found by theory and by rank
 MINIATURES = {"llama-tiny": 45, "llama-tiny-2kv": 57, "llama-tiny-eps": 27, "llama-tiny-ln": 83, "llama-tiny-ln-eps": 82, "gpt2-tiny": 155}
 # one scale per hidden ReLU unit; nothing continuous for tanh; the linear network's 79 parameters make any affine map of 5 to 3
 SMALL = {"mlp-relu": 6 + 4, "mlp-tanh": 0, "mlp-linear": 79 - (5 * 3 + 3)}

@@ -166,7 +166,7 @@ class Deriver:
         return found
 
     def potential(self, m: Move, p: sp.Expr) -> str:
-        """Integral of X/P entry by entry (THEORY: Q = sum D_ii int s/p(s) ds), as text in x."""
+        """Integral of X/P entry by entry (Q = sum D_ii int s/p(s) ds), as text in x."""
         if m.kind not in (*LINEAR, *ADDITIVE):
             raise Undecided(f"a move of kind {m.kind} under a preconditioner that depends on the parameters")
         field = THETA if m.kind in LINEAR else sp.Integer(1)
