@@ -74,7 +74,8 @@ def _letters(move: Move) -> str:
         if move.kind.startswith("outer"):
             found.append(r"m = \min |\gamma|")
     for c in move.charts:
-        found.append(rf"{_letter(c)} = {_name(c.size)}\, {_name(c.direction)} / |{_name(c.direction)}|")
+        weight, size, direction = _chart_letters(move, c)
+        found += [rf"{weight} = {size}\, {direction} / |{direction}|", rf"{size} = {_name(c.size)}", rf"{direction} = {_name(c.direction)}"]
     if move.kind in ("outer_bias", "centred"):
         found.append(rf"\beta = {_name(move.extra[0])}")
     if move.kind == "bn_matmul":
@@ -171,23 +172,33 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
     return _shifted(move, shapes)
 
 
-def _letter(chart: Chart) -> str:
-    return rf"W_{{{_name(chart.weight)}}}"
+def _chart_letters(move: Move, chart: Chart) -> list[str]:
+    """Weight, size and direction: W = rho v / |v|, numbered where a move has several."""
+    index = f"_{{{move.charts.index(chart) + 1}}}" if len(move.charts) > 1 else ""
+    return [letter + index for letter in ("W", r"\rho", "v")]
 
 
 def _charted(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """What follows a weight: its direction, its size, or a parameter whose map reads the weight."""
     chart = next((c for c in move.charts if move.parameter in c.stored), None)
     images = [_image(m, single, shapes) for m in move.inner]
+
+    def named(image: str) -> str:
+        """The weights that are made, by their letters: no tensor has their name."""
+        for c in move.charts:
+            image = image.replace(_name(c.weight), _chart_letters(move, c)[0])
+        return image
+
     if chart is None:
-        return images[0]
+        return named(images[0])
     image = images[0]
     for later in images[1:]:
         image = later.replace(r"\theta", f"({image})")
-    image = image.replace(r"\theta", _letter(chart))
+    weight, size, _ = _chart_letters(move, chart)
+    image = named(image).replace(r"\theta", weight)
     if move.parameter == chart.size:
         return rf"\operatorname{{sgn}}(\theta)\, |W'|,\; W' = {image}"
-    return rf"\operatorname{{sgn}}({_name(chart.size)})\, |\theta|\, W' / |W'|,\; W' = {image}"
+    return rf"\operatorname{{sgn}}({size})\, |\theta|\, W' / |W'|,\; W' = {image}"
 
 
 def _matrix(move: Move) -> str:

@@ -136,7 +136,7 @@ def _set(line: Line) -> str:
         if isinstance(piece, Math):
             parts.append(r"\newline ".join(typeset.from_latex(piece.latex)))
         else:
-            parts.append(typeset.name(piece.name) if isinstance(piece, Code) else typeset.escape(piece.words))
+            parts.append(typeset.name(piece.name) if isinstance(piece, Code) else typeset.words(piece.words))
     text = " ".join(p for p in parts if p)
     for sign in ",;.:":
         text = text.replace(f" {sign}", sign)

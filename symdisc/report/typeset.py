@@ -8,9 +8,10 @@ import unicodedata
 from symdisc.report.signs import GREEK
 from symdisc.report.tex import Accent, Atom, Break, Fence, Frac, Matrix, Root, Script, Seq, Text, Tree, named, parse
 
-__all__ = ["escape", "from_latex", "inline", "name", "show"]
+__all__ = ["escape", "from_latex", "inline", "name", "show", "words"]
 
 _SAFE = re.compile(r"[A-Za-z0-9 ,.()+-]*")  # what styles of mathematics take as it is
+LONG_WORD = 20  # characters from which a name in plain text may be broken
 LONG = 40  # characters from which a pair of brackets may be broken, so it must not be \left..\right
 
 _ESCAPES = {
@@ -93,6 +94,11 @@ def _character(c: str) -> str:
     if len(parts) == 2 and parts[0].isascii() and parts[1] in _ACCENTS:
         return rf"\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
     return rf"\texttt{{U+{ord(c):04X}}}"
+
+
+def words(text: str) -> str:
+    """Text in which long words with dots inside (names of parameters) may be broken after them."""
+    return " ".join(re.sub(r"\.(?=.)", r".\\allowbreak{}", escape(w)) if len(w) > LONG_WORD else escape(w) for w in text.split(" "))
 
 
 def name(text: str) -> str:
