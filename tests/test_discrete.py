@@ -248,3 +248,19 @@ def test_units_that_rest_at_one_set_of_weights_hide_nothing() -> None:
     assert Checker(captured, facts, 0).judge_discrete([half]) == [0.0]
     _, kept, refused = session._checked(captured, facts, proposed, [true, half])
     assert kept == [true] and [b.breaker for b in refused] == ["check"]
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_fresh_statistics_are_no_constants(meta: bool) -> None:
+    """Running means of zero and variances of one hold before training only: what is derived there holds behind it."""
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(),
+                             nn.Linear(3 * 4, 2)).double().eval()
+
+    x = (torch.randn(2, 2, 6, 6, dtype=torch.float64),)
+    trained = symdisc.discover(statistics(build()), x, solve=False)
+    fresh = symdisc.discover(build().to("meta") if meta else build(), (x[0].to("meta"),) if meta else x, solve=False)
+    assert fresh.broken == trained.broken == ()
+    assert [s.moves for s in fresh.symmetries] == [s.moves for s in trained.symmetries]
+    assert [d.moves for d in fresh.discrete] == [d.moves for d in trained.discrete] and trained.discrete
+    assert {"1.running_mean", "1.running_var"} <= {p for d in fresh.discrete for p in d.parameters}

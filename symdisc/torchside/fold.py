@@ -332,7 +332,7 @@ class Folder:
         return [a for a in range(cut.dim()) if cut.shape[a] > 1 and not bool((cut == cut.narrow(a, 0, 1)).all())]
 
     def uniform(self, labels: Tensor, other: str | float | int) -> bool:
-        """A factor is the same for all units (it may differ between tokens or samples)."""
+        """A factor is the same for all units (it may differ between tokens or samples); statistics that are equal today do not count."""
         if not isinstance(other, str):
             return True
         axes = self.varying_axes(labels)
@@ -341,7 +341,7 @@ class Folder:
         if all(full[a] == 1 for a in axes):
             return True
         value = self.values.get(other)
-        if value is None or not isinstance(value, Tensor):
+        if value is None or not isinstance(value, Tensor) or self.buffers_behind(other):
             return False
         value = value.reshape(full)
         return all(full[a] == 1 or bool((value == value.narrow(a, 0, 1)).all()) for a in axes)

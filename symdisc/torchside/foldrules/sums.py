@@ -41,16 +41,17 @@ def add(f: Folder, op: Op) -> None:
     labels = f.operand(act).expand(op.shape or ())
     f.labels[op.name] = labels
     value = (b if act == ref_name(a) else a) if other is None else f.values.get(other)
+    stored = None if other is None else f.elements(other, buffers=True)
     if other is not None and f.graph.varies(other):
         found = f.elements(other)
         if found is None or op.packet == "aten.rsub":
             return f.freeze(labels, "computed shift")
         parameter, index, _ = found
         shift(f, op, parameter, index.expand(op.shape or ()), labels)
-    elif is_zero(value):
+    elif stored is None and is_zero(value):
         return
-    elif other is not None and f.elements(other, buffers=True) is not None:
-        parameter, index, _ = f.elements(other, buffers=True)  # type: ignore[misc]
+    elif stored is not None:  # running means that are zero today are not zero tomorrow
+        parameter, index, _ = stored
         if not _one_each(index, labels):  # a table, not statistics: it stays as it is
             mark_constant(f, op, other, labels)
         shift(f, op, parameter, index.expand(op.shape or ()), labels, buffer=True)
