@@ -254,8 +254,8 @@ def test_units_that_rest_at_one_set_of_weights_hide_nothing() -> None:
 def test_fresh_statistics_are_no_constants(meta: bool) -> None:
     """Running means of zero and variances of one hold before training only: what is derived there holds behind it."""
     def build() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(),
-                             nn.Linear(3 * 4, 2)).double().eval()
+        body = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.Tanh()]
+        return nn.Sequential(*body, nn.Flatten(), nn.Linear(3 * 4, 2)).double().eval()
 
     x = (torch.randn(2, 2, 6, 6, dtype=torch.float64),)
     trained = symdisc.discover(statistics(build()), x, solve=False)
