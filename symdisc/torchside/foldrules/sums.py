@@ -50,7 +50,7 @@ def add(f: Folder, op: Op) -> None:
         shift(f, op, parameter, index.expand(op.shape or ()), labels)
     elif stored is None and is_zero(value):
         return
-    elif stored is not None:  # running means that are zero today are not zero tomorrow
+    elif other is not None and stored is not None:  # running means that are zero today are not zero tomorrow
         parameter, index, _ = stored
         if not _one_each(index, labels):  # a table, not statistics: it stays as it is
             mark_constant(f, op, other, labels)
