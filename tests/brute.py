@@ -119,15 +119,22 @@ def _jacobian_rows(model: nn.Module, params: dict[str, Tensor], draws: list[tupl
         return flat_output(functional_call(model, {**p, **state}, args))
 
     jac = jacrev(outputs)
+
+    def alone(args: tuple[Tensor, ...]) -> Tensor:
+        return torch.cat([j.reshape(j.shape[0], -1) for j in jac(params, *args).values()], 1)
+
     stacked = [torch.stack(t) for t in zip(*draws, strict=True)]
     with plain_kernels():
         try:
-            parts = [vmap(jac, in_dims=(None,) + (0,) * len(stacked), chunk_size=16)(params, *stacked)]
-            sides = [p.flatten(2) if p.dim() > 2 else p[..., None] for p in parts[0].values()]
-            return torch.cat(sides, 2).flatten(0, 1)
+            parts = vmap(jac, in_dims=(None,) + (0,) * len(stacked), chunk_size=16)(params, *stacked)
         except RuntimeError:
-            parts = [jac(params, *args) for args in draws]
-            return torch.cat([torch.cat([j.reshape(j.shape[0], -1) for j in p.values()], 1) for p in parts])
+            return torch.cat([alone(args) for args in draws])
+        sides = [p.flatten(2) if p.dim() > 2 else p[..., None] for p in parts.values()]
+        rows = torch.cat(sides, 2)
+        # prelu's derivative under vmap is wrong, and silent, where as many draws go together as there are outputs
+        if torch.allclose(rows[0], alone(draws[0]), rtol=1e-6, atol=1e-9, equal_nan=True):
+            return rows.flatten(0, 1)
+        return torch.cat([alone(args) for args in draws])
 
 
 def _normal_rows(rows: Tensor) -> Tensor:
