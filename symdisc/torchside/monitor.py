@@ -64,10 +64,10 @@ class Monitor:
     takes the pull on the first parameter from the symmetry).
 
     Translations, up to 32 charges per unit, and matrices with blocks up to 16 are followed entry by entry. Of more charges
-    per unit (ReLU units, gains) 32 neighbours are followed; wider matrices are seen through eight fixed random vectors u,
-    as u^T Q u, which obeys the law that Q obeys; ``sketched`` says which. Orthogonality is asked of whole symmetries, but
-    for blocks wider than 128, where it is that of one random column of the moment. With ``full=True`` all of Q and of the
-    moment is followed, at the price of a matrix product per parameter and step.
+    per unit (ReLU units, gains, rotary planes) 32 neighbours are followed; wider matrices are seen through eight fixed
+    random vectors u, as u^T Q u, which obeys the law that Q obeys; ``sketched`` says which. Orthogonality is asked of whole
+    symmetries, but for blocks wider than 128, where it is that of one random column of the moment. With ``full=True`` all
+    of Q and of the moment is followed, at the price of a matrix product per parameter and step.
 
     Under torch.optim.SGD (any schedule, decay, momentum, Nesterov, dampening, parameter groups, missing gradients)
     predictions are exact. Under other optimizers Q is only measured, and ``unpredicted`` says so; ``unwatched`` says why

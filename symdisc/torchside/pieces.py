@@ -8,7 +8,7 @@ obeys, at the cost of one pass over the parameter instead of a matrix product; o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from zlib import crc32
@@ -21,7 +21,7 @@ from symdisc.conserved.algebra import project
 from symdisc.conserved.linear import pairings
 from symdisc.conserved.pairing import matrix_rows, pairing, unit_rows
 from symdisc.generators import Generator
-from symdisc.moves import Move
+from symdisc.moves import Index, Move
 
 __all__ = ["PROBES", "UNITS", "WIDE", "Law", "Piece", "law_of", "moved_by", "norm"]
 
@@ -116,15 +116,32 @@ def law_of(q: ConservedQuantity, label: str, full: bool) -> Law:
         return Law(q, label, _of_generators(q.generators))
     if q.form != "moment" or any(t.potential for t in q.terms):
         return Law(q, label, ())
-    sketched, units = False, None
-    if not full and q.part == "symmetric" and q.symmetry.shape[-1] > WIDE:
-        sketched = True
-    elif not full and prod(q.symmetry.shape) > UNITS and all(t.move.kind == "scale" for t in q.terms) and not q.zero_sum:
-        # each symmetry has its own place to look at, the same in every run
-        first = crc32(label.encode()) % (prod(q.symmetry.shape) - UNITS + 1)
-        units = slice(first, first + UNITS)
-    said = f"u^T Q u for {PROBES} fixed random u" if sketched else f"units {units.start} to {units.stop - 1}" if units else ""
-    return Law(q, label, tuple(_of_term(q, t, sketched, units) for t in q.terms), said)
+    if full:
+        return Law(q, label, tuple(_of_term(q, t, False) for t in q.terms))
+    if q.part == "symmetric" and q.symmetry.shape[-1] > WIDE:
+        return Law(q, label, tuple(_of_term(q, t, True) for t in q.terms), f"u^T Q u for {PROBES} fixed random u")
+    count = _charges(q)
+    if count <= UNITS:
+        return Law(q, label, tuple(_of_term(q, t, False) for t in q.terms))
+    # each symmetry has its own place to look at, the same in every run
+    first = crc32(label.encode()) % (count - UNITS + 1)
+    kept = tuple(_of_term(q, replace(t, move=_of_units(t.move, first)), False) for t in q.terms)
+    return Law(q, label, kept, f"units {first} to {first + UNITS - 1}")
+
+
+def _charges(q: ConservedQuantity) -> int:
+    """How many charges, one per unit (scalings) or plane (rotary), some of which may stand for all; 0 where none may."""
+    kinds = {t.move.kind for t in q.terms}
+    if kinds == {"scale"} and not q.zero_sum:
+        return prod(q.symmetry.shape)
+    return q.symmetry.shape[0] if kinds == {"matmul"} and q.part == "scalar" else 0
+
+
+def _of_units(move: Move, first: int) -> Move:
+    """The move on ``UNITS`` neighbours alone: units of a scaling, blocks of matrices."""
+    positions = move.index.positions()
+    positions = positions.reshape(len(positions), -1, 1) if move.kind == "scale" else positions
+    return replace(move, index=Index.of(positions[:, first : first + UNITS]))
 
 
 # --- generators without a name ----------------------------------------------------------------------------------------
@@ -142,14 +159,14 @@ def _restricted(generators: Sequence[Generator], name: str, matrices: bool) -> F
 
 
 # --- moves ------------------------------------------------------------------------------------------------------------
-def _of_term(q: ConservedQuantity, term: Term, sketched: bool, units: slice | None) -> Piece:
+def _of_term(q: ConservedQuantity, term: Term, sketched: bool) -> Piece:
     kind, name = term.move.kind, term.move.parameter
     if kind == "matmul":
         return Piece(name, _matrix(q, term, sketched), None, _matrix_twice(q, term) if sketched else None)
     if kind == "scale" and not q.zero_sum:
         factor = float(term.move.power * term.weight)
-        return Piece(name, lambda x, y, state: _units(term.move, units, x, y) * factor, None,
-                     lambda x, y, state: _units_twice(term.move, units, x, y, factor))
+        return Piece(name, lambda x, y, state: _units(term.move, x, y) * factor, None,
+                     lambda x, y, state: _units_twice(term.move, x, y, factor))
 
     def whole(x: Tensor, y: Tensor, state: Tensors) -> Tensor:
         mu = pairing(term.move, x, y, state, q.symmetry.shape) * term.weight
@@ -175,7 +192,7 @@ def _matrix(q: ConservedQuantity, term: Term, sketched: bool) -> Form:
             other = one if x is y and term.move.gain is None else torch.matmul(u, right)
             return (one * other).sum(-1).reshape(-1) * factor
         if q.part in ("diagonal", "scalar"):
-            seen = _rowwise(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])).reshape(q.symmetry.shape[:2])
+            seen = _rowwise(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])).reshape(left.shape[:2])
             return (seen.sum(-1) if q.part == "scalar" else seen).reshape(-1) * factor
         return project(q.part, left @ right.swapaxes(-1, -2), q.zero_sum).reshape(-1) * factor
 
@@ -206,16 +223,16 @@ def _probes(size: int) -> Tensor:
 _SCRATCH: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
 
-def _units(move: Move, units: slice | None, x: Tensor, y: Tensor) -> Tensor:
-    """<x, y> of the units of a scaling, or of some of them."""
-    rows = unit_rows(move, x)[units or slice(None)]
+def _units(move: Move, x: Tensor, y: Tensor) -> Tensor:
+    """<x, y> of the units of a scaling."""
+    rows = unit_rows(move, x)
     if x is y and rows.stride(-1) == 1:
         return torch.linalg.vector_norm(rows, dim=-1).square()
-    return _rowwise(rows, rows if x is y else unit_rows(move, y)[units or slice(None)])
+    return _rowwise(rows, rows if x is y else unit_rows(move, y))
 
 
-def _units_twice(move: Move, units: slice | None, x: Tensor, y: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    rows, others = (unit_rows(move, t)[units or slice(None)] for t in (x, y))
+def _units_twice(move: Move, x: Tensor, y: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    rows, others = unit_rows(move, x), unit_rows(move, y)
     own = torch.linalg.vector_norm(rows, dim=-1).square() if rows.stride(-1) == 1 else _rowwise(rows, rows)
     return own * factor, _rowwise(rows, others) * factor
 
