@@ -1,7 +1,8 @@
 """Groups that mix units: general linear, orthogonal, complex numbers per rotary plane.
 
 A block of units can be mixed by a matrix when every operator that touches it treats its units alike: dense weights absorb
-any matrix, contractions pair a block with its dual, norms admit orthogonal ones, a gain before dense readers conjugates.
+any matrix, contractions pair a block with its dual, norms admit orthogonal ones, a gain before dense readers conjugates, and so
+does one behind dense writers (the scale of a residual branch).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from symdisc.families.links import Link, Links
 
 __all__ = ["Finder", "Space", "find_spaces"]
 
-Gain = tuple[str, float] | None
+Gain = tuple[str, float, bool] | None  # parameter, constant added to it, whether the units stand in front of it
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Space:
     """Classes mixed by one matrix each: ``family`` is gl, o, o1 (fixes 1) or complex (size 2, one matrix per plane).
 
     For class ``classes[j]``: ``element[j]`` is its coordinate (for rotary planes the number of the plane), ``dual[j]`` says
-    that it carries the inverse transposed, ``gain[j]`` indexes ``gains``, the diagonal by which the matrix is conjugated.
+    that it carries the inverse transposed, ``gain[j]`` indexes ``gains``, the diagonal by which the matrix is conjugated: D g D^-1
+    behind a gain that the block passes, D^-1 g D in front of one whose products are the block.
     """
 
     size: int
@@ -52,19 +54,23 @@ class Finder:
         self._sides()
 
     def _sides(self) -> None:
-        """Which classes are written or carried by dense weights, and at which links a gain's output may not stand."""
+        """Which classes are written, read or carried by dense weights, and which stand at links that conjugated units may not meet."""
         n = self.classes.count
-        self.written, self.carried, self.no_gain = (np.zeros(n, dtype=bool) for _ in range(3))
+        self.written, self.read, self.carried, self.no_behind, self.no_front = (np.zeros(n, dtype=bool) for _ in range(5))
         for use in self.classes.facts.dense:
             if use.outs is not None:
                 self.written[self.classes(use.outs)] = True
+            if use.ins is not None:
+                self.read[self.classes(use.ins)] = True
             for vec in (use.outs, use.ins):
                 if vec is not None:
                     self.carried[self.classes(vec)] = True
         for link in self.links.all:
-            self.no_gain[link.left] = True
+            self.no_behind[link.left] = True
+            self.no_front[link.right] = True
             if link.kind != "gain":
-                self.no_gain[link.right] = True
+                self.no_behind[link.right] = True
+                self.no_front[link.left] = True
         self.shift_pairs = []
         self.shifts_of: dict[int, list[int]] = {}
         for k, shift in enumerate(self.classes.facts.shifts):
@@ -81,10 +87,14 @@ class Finder:
         plain = free[~doubled[free] & ~self.classes.rotated[free]]
         for members, plane in ((plain, False), (planes, True)):
             _, groups = runs(colours[members])
-            for group in sorted((members[g] for g in groups), key=lambda g: int(g[0])):
+            for group in sorted((members[g] for g in groups), key=self._turn):
                 if not self.taken[group[0]] and (plane or len(group) > 1):
                     self.grow(group, plane)
         return self.spaces
+
+    def _turn(self, group: np.ndarray) -> tuple[bool, int]:
+        """In their order, but what only enters a gain comes last: it is conjugated where the gain's products are a block."""
+        return not (self.read[group] | self.no_front[group]).any(), int(group[0])
 
     def grow(self, members: np.ndarray, plane: bool) -> None:
         """Follow the links from a block; keep the space if nothing forbids it."""
@@ -143,12 +153,13 @@ class Finder:
             space.family = "o1" if link.kind == "norm1" or space.family == "o1" else "o"
             return dual, gain
         if link.kind == "gain":
-            name: Gain = (link.gain or "", link.offset)
-            if forward and not gain:
+            name: Gain = (link.gain or "", link.offset, not forward)
+            if not gain:
                 if name not in space.gains:
                     space.gains.append(name)
                 return dual, space.gains.index(name)
-            return (dual, 0) if not forward and space.gains[gain] == name else None
+            back: Gain = (link.gain or "", link.offset, forward)
+            return (dual, 0) if space.gains[gain] == back else None
         return None if gain else (dual != (link.kind == "dual"), 0)
 
     def _close(self, space: Space, members: np.ndarray, alive: bool) -> None:
@@ -166,9 +177,12 @@ class Finder:
             for link in self.links.all:
                 if link.kind == "norm1" and self.element[link.left[0]] >= 0 and len(link.left) != space.size:
                     return False
-        outs = space.classes[space.gain > 0]
-        if self.written[outs].any() or self.no_gain[outs].any():
+        in_front = np.array([gain is not None and gain[2] for gain in space.gains])[space.gain]
+        front, behind = space.classes[in_front], space.classes[(space.gain > 0) & ~in_front]
+        if self.written[behind].any() or self.no_behind[behind].any():
             return False  # what leaves a conjugating gain is read by dense weights alone
+        if self.read[front].any() or self.no_front[front].any():
+            return False  # what enters one is written by them alone
         expected = space.blocks if space.plane else space.size
         _, sides = runs(space.gain * 2 + space.dual)
         return all(len(np.unique(space.element[rows])) == expected for rows in sides)

@@ -74,8 +74,8 @@ def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
                     continue
                 index = _positions(space, places[part], at[part])
                 gain, dual = space.gains[side // 2], bool(side % 2) == written
-                name, offset = gain if gain is not None else (None, 0.0)
-                role = _Role(use.parameter, axis, rows, "g^-T" if dual else "g", name, 1 if written else -1, offset,
+                name, offset, front = gain if gain is not None else (None, 0.0, False)
+                role = _Role(use.parameter, axis, rows, "g^-T" if dual else "g", name, 1 if written != front else -1, offset,
                              use.module, len(index))
                 found[k].setdefault(role, index)
     groups_: dict[tuple[object, ...], list[int]] = defaultdict(list)

@@ -36,8 +36,9 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     spaces = find_spaces(classes, classes.links)
     streams, behind = find_bottlenecks(classes, classes.links)
     none = np.zeros(0, dtype=np.int64)
-    mixed = np.concatenate([s.classes for s in (*spaces, *streams) if s.family in ("gl", "complex")] or [none])
-    torus = solve_torus(classes, mixed)
+    matrices = [s for s in (*spaces, *streams) if s.family in ("gl", "complex")]
+    mixed = np.concatenate([s.classes for s in matrices] or [none])
+    torus = solve_torus(classes, np.concatenate([s.classes[s.gain == 0] for s in matrices] or [none]))  # gains scale besides
     shears = emit_dense(classes, find_shears(classes, classes.links))
     found = emit_dense(classes, spaces) + behind + shears
     found += split_buffers(classes, emit_torus(classes, torus))

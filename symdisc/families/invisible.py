@@ -1,4 +1,5 @@
-"""Directions that an operator cannot see: 1 before a centring norm or a softmax, 1/gamma after a centring norm."""
+"""Directions that an operator cannot see: 1 before a centring norm or a softmax, 1/gamma after a centring norm or before a gain
+that scales what is added to such a stream."""
 
 from __future__ import annotations
 
@@ -94,19 +95,36 @@ class Invisible:
         return (ra.shape == rb.shape and bool((ra == rb).all())) or {tuple(r) for r in rb.tolist()} <= {tuple(r) for r in ra.tolist()}
 
     def writers(self) -> list[Symmetry]:
-        """Parameters that may write any multiple of 1."""
+        """Parameters that may write any multiple of 1, or of 1/lambda where the stream takes lambda times what they write."""
         found = []
         for use in self.facts.dense:
-            if use.outs is not None and use.rows is None and self.single(use.parameter) and self._whole(use.value, len(use.outs)):
-                found.append(self._outer(use.parameter, use.out_axis, use.module))
+            if use.outs is None or use.rows is not None or not self.single(use.parameter):
+                continue
+            value, gain = self._scaled(use.value, use.outs)
+            if self._whole(value, len(use.outs)):
+                found.append(self._outer(use.parameter, use.out_axis, use.module, None, gain))
         for shift in self.facts.shifts:
             shape = self.classes.shape(shift.parameter)
-            if (not shift.buffer and shape and self.single(shift.parameter) and shift.value in self.graph.by_name
-                    and self._whole(shift.value, shape[shift.axis])):
-                rows = self._rows(shift.elements, shape, shift.axis)
-                if rows is not None:
-                    found.append(self._outer(shift.parameter, shift.axis, shift.module, rows))
+            if shift.buffer or not shape or not self.single(shift.parameter) or shift.value not in self.graph.by_name:
+                continue
+            value, gain = self._scaled(shift.value, shift.units)
+            rows = self._rows(shift.elements, shape, shift.axis) if self._whole(value, shape[shift.axis]) else None
+            if rows is not None:
+                found.append(self._outer(shift.parameter, shift.axis, shift.module, rows, gain))
         return found
+
+    def _scaled(self, value: str, units: np.ndarray) -> tuple[str, GainUse | None]:
+        """The product of ``value`` and a gain with one entry for each of ``units``, in their order, if nothing else reads it."""
+        users, at = [], value
+        while at not in self.graph.outputs:
+            users = [op for op in self.graph.users.get(at, ()) if op.name in self.graph.live]
+            if len(users) != 1 or users[0].packet not in PASS:
+                break
+            at = users[0].name
+        use = self.gain_at.get(users[0].name) if len(users) == 1 else None
+        if use is None or not np.array_equal(use.elements, np.arange(len(units))):
+            return value, None
+        return (use.value, use) if np.array_equal(self.classes(use.ins), self.classes(units)) else (value, None)
 
     def _whole(self, value: str, size: int) -> bool:
         shape = self.graph.shape(value) or ()
@@ -135,15 +153,16 @@ class Invisible:
         full = len(shape) == 2 and axis == 1 and len(elements) == used * shape[1]
         return (first, first + used) if full and int(elements.max()) == (first + used) * shape[1] - 1 else None
 
-    def _outer(self, parameter: str, axis: int, module: str, rows: tuple[int, int] | None = None) -> Symmetry:
+    def _outer(self, parameter: str, axis: int, module: str, rows: tuple[int, int] | None, gain: GainUse | None) -> Symmetry:
         shape = self.classes.shape(parameter)
         rows = None if rows == (0, shape[0]) else rows
         used = shape if rows is None else (rows[1] - rows[0], *shape[1:])
         cut = tuple(1 if a == axis else s for a, s in enumerate(used))
-        move = Move("outer", parameter, axis, Index.of(np.arange(shape[axis])[None, None, :]), rows=rows)
-        count = int(np.prod(cut))
-        return describe_affine("direction that is centred away", "outer", count, cut, (move,), (parameter,), [module],
-                               r"f(x + c\mathbf{1}) = f(x)", r"W \mapsto W + \mathbf{1} a^\top")
+        name, offset = (None, 0.0) if gain is None else (gain.parameter, gain.offset)
+        move = Move("outer", parameter, axis, Index.of(np.arange(shape[axis])[None, None, :]), gain=name, offset=offset, rows=rows)
+        formula = r"W \mapsto W + \mathbf{1} a^\top" if gain is None else r"W \mapsto W + (1/\lambda) a^\top"
+        return describe_affine("direction that is centred away", "outer", int(np.prod(cut)), cut, (move,), (parameter,), [module],
+                               r"f(x + c\mathbf{1}) = f(x)", formula, () if gain is None else ("the gain has no zero entry",))
 
     # --- readers ------------------------------------------------------------------------------------------------------
     def readers(self, taken: dict[str, int]) -> list[Symmetry]:

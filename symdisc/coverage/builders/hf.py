@@ -61,7 +61,7 @@ def _pair(name: str, kind: str, mask: bool = True, **settings: Any) -> Callable[
 def _vision(name: str, kind: str, side: int = 8, **settings: Any) -> Callable[[], Built]:
     """A model of images with patches of 4."""
     def made() -> Built:
-        usual = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": HEADS, "intermediate_size": INNER,
+        usual = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": HEADS, "intermediate_size": INNER,
                  "image_size": side, "patch_size": 4, "num_channels": 2}
         return Built(_model(name, _config(kind, {**usual, **settings})), (), {"pixel_values": torch.randn(2, settings.get(
             "num_channels", 2), side, side)})

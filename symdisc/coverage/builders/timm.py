@@ -103,7 +103,7 @@ def _groups(found: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "norm_layer": partial(found.GroupNormAct, num_groups=2)}
 
 
-VIT: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
+VIT: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2}
 MLP: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "num_blocks": 1}
 
 MODELS: Mapping[str, Callable[[], Built]] = {

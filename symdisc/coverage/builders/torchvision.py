@@ -58,7 +58,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "tv_mobilenet_v2": _of(lambda m: m.MobileNetV2(CLASSES * 4, 1.0, [[1, 16, 1, 1], [2, 16, 2, 2]], 8, dropout=0.0), factor=4),
     "tv_densenet121": _of(lambda m: m.DenseNet(2, (2, 1, 1, 1), 4, bn_size=2, num_classes=CLASSES)),
     "tv_convnext_tiny": _of(_convnext),
-    "tv_vit_b_16": _of(lambda m: m.VisionTransformer(8, 4, 1, 2, 8, 6, num_classes=CLASSES), 8),
+    "tv_vit_b_16": _of(lambda m: m.VisionTransformer(8, 4, 2, 2, 8, 6, num_classes=CLASSES), 8),
     "tv_swin_t": _of(lambda m: m.SwinTransformer([4, 4], 4, [2, 1], [1, 2], [2, 2], 1.5, num_classes=CLASSES)),
     "tv_swin_v2_t": _of(lambda m: m.SwinTransformer([4, 4], 4, [2, 1], [1, 2], [2, 2], 1.5, num_classes=CLASSES,
                                                     block=m.swin_transformer.SwinTransformerBlockV2,
