@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,7 @@ import numpy as np
 from symdisc.errors import BadInput, SymdiscError, Undecided
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from symdisc.catalog import Catalog
-    from symdisc.coverage.builders import Built
     from symdisc.exact import NullSpace
     from symdisc.torchside.network import Network
 
@@ -29,7 +26,6 @@ RANK_LIMIT = 1500  # parameters up to which ranks are taken of the module itself
 SMALL_LIMIT = 2700  # up to which they are taken of the graph at small sizes, where nothing smaller is left
 TRIALS = ((200, 12), (700, 3), (SMALL_LIMIT, 2))  # of weights, at most, by parameters: a surplus may be local to some
 RANK_SECONDS, LINEAR_SECONDS = 40.0, 30.0  # of the processor; a rank that takes longer is told as not taken
-LIFT, GAINS_ABOVE = 0.5, 0.6  # gains lie around one
 Record = dict[str, Any]
 
 
@@ -68,7 +64,7 @@ class Ranked:
         return int(row_span(self.rows).shape[1])
 
 
-def certified(cat: Catalog, built: Built, seed: int) -> Record:
+def certified(cat: Catalog, seed: int) -> Record:
     """Found and fibre dimension, the parameters that carry a surplus, and how the rank was taken.
 
     Of the module itself, at generic weights; if it has more than RANK_LIMIT parameters or its rank is not decided, of its
@@ -77,7 +73,7 @@ def certified(cat: Catalog, built: Built, seed: int) -> Record:
     trouble = ""
     if cat.captured.size <= RANK_LIMIT:
         try:
-            return {**_best(lambda trial: _of_module(cat, built, seed + trial, bool(trial))), "rank_of": "the module"}
+            return {**_best(lambda trial: _of_module(cat, seed + trial)), "rank_of": "the module"}
         except Undecided as error:
             trouble = str(error)
     try:
@@ -110,35 +106,28 @@ def _best(ranked: Callable[[int], Ranked]) -> Record:
     return record if record["complete"] else _with_linear(best, record)
 
 
-def _of_module(cat: Catalog, built: Built, seed: int, redraw: bool) -> Ranked:
-    from symdisc.torchside.miniature import randomise
+def _of_module(cat: Catalog, seed: int) -> Ranked:
+    """At weights drawn in place: the captured tensors are those of the module."""
+    from symdisc.torchside.calibrate import calibrate
     from symdisc.torchside.remainder import module_fibre
 
-    if redraw:
-        randomise(built.model, seed)
-        _open(dict(built.model.named_parameters()).values())
+    calibrate(cat.captured, seed)
     held = replace(cat.captured, tensors={n: t.clone() for n, t in cat.captured.tensors.items()})  # the next draw is made in place
     cat = cat.replace(captured=held)
     return _ranked(cat, *module_fibre(cat, seed))
-
-
-def _open(parameters: Iterable[Tensor]) -> None:
-    """Biases moved up: narrow layers of rectified units would switch off one behind the other, and nothing could be seen of them."""
-    for p in parameters:
-        if p.dim() == 1 and p.numel() and float(p.detach().mean()) < GAINS_ABOVE:
-            p.data.add_(LIFT)
 
 
 def _of_graph(cat: Catalog, seed: int, known: dict[str, Catalog]) -> Ranked:
     """``known`` keeps the families, which do not depend on weights, from one trial to the next."""
     from symdisc.session import _Clock, discover_captured
     from symdisc.torchside.algebra import fibre
+    from symdisc.torchside.calibrate import calibrate
     from symdisc.torchside.network import Network
     from symdisc.torchside.remainder import float64_state
     from symdisc.torchside.resize import shrunk
 
     captured = shrunk(cat.captured, SMALL_LIMIT, seed)
-    _open(captured.parameters.values())
+    calibrate(captured, seed)
     if "small" not in known:
         known["small"] = discover_captured(captured, cat.architecture, _Clock(None), solve=False)
     network = Network(captured, float64_state(captured), seed + 1)

@@ -96,7 +96,7 @@ def _stages(name: str, seed: int, stage: Any) -> None:
         witness = cat.verify(built.model, cat.sample(seed, SCALE))
     stage("certify", kept=witness.passed, change=_bound(witness.max_relative_change), moved=round(witness.weights_changed, 3))
     try:
-        stage("done", **certified(cat, built, seed))
+        stage("done", **certified(cat, seed))
     except Undecided as error:
         stage("done", reason=str(error))
 

@@ -1,0 +1,254 @@
+"""Generic weights at which a deep narrow network is fully at work: every unit switches, every layer has gain one.
+
+Independent random weights make units that rest, or never rest, for every input; in a narrow network those stand behind each
+other, and the rank at such weights is far below the generic one. Here the weights are drawn layer by layer, as in
+layer-sequential unit-variance initialisation (arXiv:1511.06422): matrices with a flat spectrum, running statistics as the data
+give them, and the input of every nonlinearity moved and scaled, unit by unit, to where it bends. All numbers carry noise of
+their own, so the draw is of an open set of weights, and what is counted there is counted at generic weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symdisc.opgraph import Op, Ref
+from symdisc.torchside.capture import Capture
+from symdisc.torchside.draws import draw
+from symdisc.torchside.interpret import call
+
+__all__ = ["calibrate"]
+
+SAMPLES = 16  # draws of the inputs that the weights are fitted to
+FIRST = 90_000  # number of the first such draw, apart from those that ranks are taken of
+SPREAD = 0.3  # of singular values, deviations and means around their aim: generic, but well conditioned
+AIM = 0.35  # a threshold lies between the quantiles AIM and 1 - AIM of what comes in
+STILL = 1e-9  # of the largest deviation: a unit that varies less is constant, and is left so
+AFFINE = {"aten.conv1d": -2, "aten.conv2d": -3, "aten.conv3d": -4, "aten.linear": -1}  # axis of the units in the result
+SAME = frozenset(f"aten.{n}" for n in ("clone", "alias", "contiguous", "detach"))
+LAYOUT = SAME | frozenset(f"aten.{n}" for n in ("view", "reshape", "_unsafe_view", "unsqueeze", "expand"))
+# where operators bend: the centre and the deviation of what they are given, so that all their pieces are met
+BENDS = {"aten.relu": (0.0, 1.0), "aten.leaky_relu": (0.0, 1.0), "aten.elu": (0.0, 1.5), "aten.gelu": (0.0, 1.5), "aten.silu": (0.0, 2.0),
+         "aten.tanh": (0.0, 1.0), "aten.sigmoid": (0.0, 2.0), "aten.softplus": (0.0, 2.0), "aten.hardswish": (0.0, 3.0),
+         "aten.hardsigmoid": (0.0, 3.0)}
+
+
+def calibrate(capture: Capture, seed: int = 0) -> None:
+    """Draws the weights of ``capture``, of known layers, and its running statistics anew, in place; the others stay."""
+    with torch.no_grad():
+        _Walk(capture, seed).run()
+
+
+class _Walk:
+    """The graph run operator by operator on a few draws; the weights that an operator reads are fitted before it runs."""
+
+    def __init__(self, capture: Capture, seed: int) -> None:
+        self.graph, self.tensors = capture.graph, capture.tensors
+        self.saved = {**self.graph.parameters, **self.graph.buffers}
+        self.generator = torch.Generator().manual_seed(seed)
+        draws = [draw(self.graph, capture.example, FIRST + 131 * seed + k) for k in range(SAMPLES)]
+        wide = {n: t.double() if t.is_floating_point() else t for n, t in self.tensors.items()}
+        self.values: list[dict[str, Any]] = [{**wide, **dict(zip(self.graph.inputs, x, strict=True))} for x in draws]
+        self.fitted: set[str] = set()
+
+    def run(self) -> None:
+        for op in self.graph.ops:
+            if op.name not in self.graph.live:
+                continue
+            if op.packet in AFFINE:
+                self._layer(op)
+            elif op.packet == "aten.sub":
+                self._statistic(op, torch.mean)
+            elif op.packet == "aten.mul":
+                self._statistic(op, torch.var)
+            elif bend := _bend(op):
+                self._bring(op.inputs[0], *bend)
+            self._run(op)
+
+    def _run(self, op: Op) -> None:
+        for env in self.values:
+            env[op.name] = call(op, env, torch.float64)
+
+    def _again(self, since: str, name: str) -> None:
+        """The operators from ``since`` to ``name`` once more, after a weight of theirs has changed."""
+        names = list(self.graph.by_name)
+        for other in names[names.index(since):names.index(name) + 1]:
+            if other in self.values[0]:
+                self._run(self.graph.by_name[other])
+
+    def _of(self, name: str) -> Tensor:
+        """[draws, *shape]"""
+        return torch.stack([env[name] for env in self.values])
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return SPREAD * torch.randn(like.shape, generator=self.generator, dtype=torch.float64).clamp(-2.0, 2.0)
+
+    def _write(self, name: str, value: Tensor) -> None:
+        """The parameter or buffer behind the value ``name``, under all its names."""
+        self.tensors[name].copy_(value.reshape(self.tensors[name].shape))
+        for other in (n for n, c in self.saved.items() if c == self.saved[name]):
+            for env in self.values:
+                env[other] = self.tensors[other].double()
+
+    def _claim(self, name: str | None) -> bool:
+        """Whether the parameter or buffer is fitted here for the first time: a shared one serves its first reader."""
+        canonical = self.saved.get(name or "")
+        if canonical is None or canonical in self.fitted:
+            return False
+        self.fitted.add(canonical)
+        return True
+
+    def _layer(self, op: Op) -> None:
+        """A weight of flat spectrum; the units of the result about mean zero, by the bias or else by the weight, and variance one."""
+        weight, bias = _name(op, 1), _name(op, 2)
+        if weight not in self.graph.parameters or not self._claim(weight):
+            return
+        free = bias in self.graph.parameters and self._claim(bias)
+        self._write(weight, flat(self.tensors[weight].shape, self.generator))
+        if free:
+            self._write(bias, torch.zeros_like(self.tensors[bias]))
+        elif not self._is_centred(op.name):
+            self._write(weight, self._against_mean(op, weight))
+        self._run(op)
+        units = self._of(op.name).movedim(AFFINE[op.packet], 0).flatten(1)
+        deviation = units.std(1)
+        scale = torch.where(deviation > STILL * deviation.max(), 1.0 / deviation, 1.0)
+        scale = scale * (1.0 + self._noise(scale))
+        w = self.tensors[weight].double()
+        self._write(weight, w * scale.reshape(-1, *[1] * (w.dim() - 1)))
+        if free:
+            self._write(bias, self._noise(scale) - units.mean(1) * scale)
+
+    def _is_centred(self, name: str) -> bool:
+        """A running mean is taken from the value."""
+        return any(op.packet == "aten.sub" and op.inputs[0] == name and not self.graph.roles[op.inputs[-1]] for op in self.graph.ops)
+
+    def _against_mean(self, op: Op, weight: str) -> Tensor:
+        """The weight of ``op``, its rows nearly orthogonal to the mean of what they are given: the derivative of the mean results."""
+        total = torch.zeros_like(self.tensors[weight], dtype=torch.float64)
+        w = self.tensors[weight].double()
+        for env in self.values:
+            with torch.enable_grad():
+                leaf = w.clone().requires_grad_()
+                total += torch.autograd.grad(call(op, {**env, weight: leaf}, torch.float64).sum(), leaf)[0]
+        mean = total / total.flatten(1).norm(dim=1).clamp(min=1e-300).reshape(-1, *[1] * (w.dim() - 1))
+        along = (w * mean).flatten(1).sum(1)
+        return w - mean * (along * (1.0 + self._noise(along))).reshape(-1, *[1] * (w.dim() - 1))
+
+    def _statistic(self, op: Op, how: Callable[..., Tensor]) -> None:
+        """A running mean that is taken away, or a running variance that is divided by, as the data give it."""
+        name = self._buffer(op)
+        if name is None:
+            return
+        shape = _aligned(self.values[0][op.inputs[1]].shape, self.values[0][op.inputs[0]].dim())
+        axes = [0, *(k + 1 for k, n in enumerate(shape) if n == 1)]
+        found = how(self._of(op.inputs[0]), dim=axes).reshape(-1)
+        if how is torch.var:
+            found = torch.where(found > STILL**2 * found.max(), found, 1.0) * (1.0 + self._noise(found)).square()
+        self._write(name, found)
+        self._again(next(o.name for o in self.graph.ops if name in o.inputs), op.inputs[1])
+
+    def _buffer(self, op: Op) -> str | None:
+        """The running statistic that alone decides the second operand of ``op``, unit by unit."""
+        if len(op.inputs) != 2 or "data" not in self.graph.roles[op.inputs[0]] or self.graph.roles[op.inputs[1]]:
+            return None
+        sources = self._sources(op.inputs[1])
+        name = next(iter(sources)) if len(sources) == 1 else ""
+        if name not in self.graph.buffers or not self.tensors[name].is_floating_point():
+            return None
+        return name if self.tensors[name].numel() == self.values[0][op.inputs[1]].numel() and self._claim(name) else None
+
+    def _sources(self, name: str) -> set[str]:
+        """Parameters, buffers, constants and inputs that a value is computed from."""
+        op = self.graph.by_name.get(name)
+        return {name} if op is None else {s for n in op.inputs for s in self._sources(n)}
+
+    def _bring(self, name: str, centre: float, deviation: float) -> None:
+        """The value ``name`` moved and scaled, unit by unit, to where its reader bends: a quantile near the median comes there.
+
+        Nothing is done where no bias reaches the value.
+        """
+        knob = self._knob(name)
+        if knob is None:
+            return
+        since, bias, gain = knob
+        if gain is not None and deviation != 1.0:
+            for n in (gain, bias):
+                self._write(n, self.tensors[n].double() * deviation)
+            self._again(since if gain in self.graph.by_name[since].inputs else self._before(since), name)
+        axes = [k + 1 for k, n in enumerate(self._broadcast(since, bias)) if n > 1]
+        units = self._of(name).movedim(axes, list(range(len(axes)))).reshape(self.tensors[bias].numel(), -1).sort(1).values
+        at = AIM + (1.0 - 2.0 * AIM) * torch.rand(len(units), generator=self.generator, dtype=torch.float64)
+        level = units.gather(1, (at * (units.shape[1] - 1)).round().long()[:, None])
+        self._write(bias, self.tensors[bias].double().reshape(-1) + centre - level[:, 0])
+        self._again(since, name)
+
+    def _before(self, name: str) -> str:
+        return next(n for n in self.graph.by_name[name].inputs if n in self.graph.by_name and self.graph.by_name[n].packet == "aten.mul")
+
+    def _knob(self, name: str) -> tuple[str, str, str | None] | None:
+        """(operator that adds a bias, the bias, the gain before it) behind the value ``name``, through sums and copies."""
+        op = self.graph.by_name.get(name)
+        if op is None:
+            return None
+        if op.packet in AFFINE:
+            weight, bias = _name(op, 1), _name(op, 2)
+            return (op.name, bias, weight if weight in self.graph.parameters else None) if bias in self.graph.parameters else None
+        if op.packet in SAME:
+            return self._knob(op.inputs[0])
+        if op.packet != "aten.add" or len(op.inputs) != 2:
+            return None
+        for side, other in (op.inputs, op.inputs[::-1]):
+            added = self._vector(other)
+            if added is not None:
+                return op.name, added, self._gain(side)
+        found = [k for k in map(self._knob, op.inputs) if k is not None]
+        return max(found, key=lambda k: list(self.graph.by_name).index(k[0]), default=None)  # an earlier one may move both
+
+    def _gain(self, name: str) -> str | None:
+        op = self.graph.by_name.get(name)
+        return self._vector(op.inputs[-1]) if op is not None and op.packet == "aten.mul" else None
+
+    def _vector(self, name: str) -> str | None:
+        """The parameter that the value ``name`` is a view of."""
+        while name in self.graph.by_name and self.graph.by_name[name].packet in LAYOUT:
+            name = self.graph.by_name[name].inputs[0]
+        return name if name in self.graph.parameters else None
+
+    def _broadcast(self, reader: str, bias: str) -> tuple[int, ...]:
+        """The shape of ``bias`` as the operator ``reader`` adds it, one entry for each axis of the result."""
+        op, rank = self.graph.by_name[reader], self.values[0][reader].dim()
+        if op.packet in AFFINE:
+            return tuple(self.tensors[bias].numel() if k - rank == AFFINE[op.packet] else 1 for k in range(rank))
+        return _aligned(next(self.values[0][n].shape for n in op.inputs if self._vector(n) == bias), rank)
+
+
+def _aligned(shape: Sequence[int], rank: int) -> tuple[int, ...]:
+    return (1,) * (rank - len(shape)) + tuple(shape)
+
+
+def _bend(op: Op) -> tuple[float, float] | None:
+    if op.packet == "aten.hardtanh":
+        low, high = op.args[1:3] if len(op.args) > 2 else (-1.0, 1.0)
+        return (low + high) / 2, (high - low) / 2
+    return BENDS.get(op.packet)
+
+
+def _name(op: Op, position: int) -> str:
+    """The value at a position of the arguments; empty where there is none."""
+    arg = op.args[position] if len(op.args) > position else None
+    return arg.name if isinstance(arg, Ref) else ""
+
+
+def flat(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """A random weight whose matrix [rows, the rest] has singular values around one: Gaussian ones have small values too."""
+    noise = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+    if prod(shape) == 0 or len(shape) < 2:
+        return noise
+    u, s, v = torch.linalg.svd(noise.flatten(1), full_matrices=False)
+    s = 1.0 + SPREAD * torch.randn(s.shape, generator=generator, dtype=torch.float64).clamp(-2.0, 2.0)
+    return (u * s @ v).reshape(noise.shape)
