@@ -120,9 +120,10 @@ class OpGraph:
 
     @cached_property
     def users(self) -> dict[str, tuple[Op, ...]]:
+        """The operators that read a value, more of it than its shape."""
         found: dict[str, list[Op]] = {}
         for op in self.ops:
-            for name in dict.fromkeys(op.inputs):
+            for name in dict.fromkeys(op.inputs if op.packet not in SHAPE_ONLY else ()):
                 found.setdefault(name, []).append(op)
         return {k: tuple(v) for k, v in found.items()}
 

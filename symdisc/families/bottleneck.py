@@ -60,7 +60,7 @@ def _norm(classes: Classes, sub: Op, mean: str | None) -> _Norm | None:
         return None
     variance, eps, gain, shift = after
     writer = writers[0]
-    if gain is None or shift is None or writer.rows is not None or writer.outs is None:
+    if gain is None or shift is None or writer.rows is not None or writer.outs is None or (biases and classes.bias(writer) is None):
         return None
     if any(len(classes.uses[n]) != 1 for n in (writer.parameter, gain, shift, *biases)):
         return None  # a shared layer is not this stream's own

@@ -113,6 +113,11 @@ class Classes:
         apart = len(known) == len(uses) == len({u.op for u in uses}) and len({type(u) for u in uses}) == 1
         return apart and len(np.unique(np.concatenate(known))) == sum(map(len, known))
 
+    def bias(self, use: DenseUse) -> ShiftUse | None:
+        """What the operator of a dense weight adds to all outputs of the weight, in their order."""
+        here = (s for s in self.facts.shifts if s.op == use.op)
+        return next((s for s in here if use.outs is not None and np.array_equal(s.units, use.outs)), None)
+
     def shape(self, parameter: str) -> tuple[int, ...]:
         return self._shapes[parameter]
 

@@ -3,11 +3,13 @@ that scales what is added to such a stream."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 
+from symdisc.families.axes import before
 from symdisc.families.classes import Classes, rows_of, units_of
 from symdisc.families.naming import describe_affine
 from symdisc.moves import Index, Move, parameters_of
@@ -20,7 +22,6 @@ __all__ = ["Centred", "Invisible"]
 PASS = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout"))
 MOVES = frozenset(f"aten.{n}" for n in ("view", "_unsafe_view", "reshape", "transpose", "permute", "unsqueeze", "squeeze", "slice",
                                         "select", "expand", "flatten", "stack", "cat")) | PASS
-TURNS = frozenset(("aten.transpose", "aten.permute"))
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,8 @@ class Invisible:
             return bool(users) and all(u.packet == "aten.sub" and self._centres(u, value) for u in users)
         if op.packet == "aten.cat" and op.inputs.count(value) == 1 and len(op.args) > 1 and op.args[1] % len(shape) != len(shape) - 1:
             return self.unseen(op.name)  # places beside other places
-        if op.packet in MOVES and op.inputs == (value,):
-            kept = (op.shape or ())[-1:] == shape[-1:] and self._same_vector(value, op.name)
-            return kept and self.unseen(op.name)
-        return False
+        kept = before(self.graph, op, len(op.shape or ()) - 1) == (value, len(shape) - 1)
+        return kept and (op.shape or ())[-1:] == shape[-1:] and self.unseen(op.name)
 
     def _centres(self, op: Op, value: str) -> bool:
         """op = value - mean(value over the last axis)."""
@@ -85,14 +84,6 @@ class Invisible:
         rank = len(self.graph.shape(value) or ())
         dims = second.args[1] if len(second.args) > 1 else dict(second.kwargs).get("dim", ())
         return [d % rank for d in (dims if isinstance(dims, tuple) else (dims,))] == [rank - 1]
-
-    def _same_vector(self, a: str, b: str) -> bool:
-        """Both values carry the same set of units along their last axis."""
-        la, lb = self.facts.labels.get(a), self.facts.labels.get(b)
-        if not isinstance(la, np.ndarray) or not isinstance(lb, np.ndarray):
-            return False
-        ra, rb = rows_of(la), rows_of(lb)
-        return (ra.shape == rb.shape and bool((ra == rb).all())) or {tuple(r) for r in rb.tolist()} <= {tuple(r) for r in ra.tolist()}
 
     def writers(self) -> list[Symmetry]:
         """Parameters that may write any multiple of 1, or of 1/lambda where the stream takes lambda times what they write."""
@@ -197,29 +188,44 @@ class Invisible:
         return {s.op: s for s in self.facts.shifts if not s.buffer and len(self.classes.shape(s.parameter)) == 1}
 
     def centred_source(self, value: str) -> Centred | None:
-        """What ``value`` is made of when it is gain * centred + shift, each optional."""
-        found = Centred(value)
+        """What the vectors along the last axis of ``value`` are made of when they are gain * centred + shift, each optional, or means
+        of such over places."""
+        found, axis = Centred(value), len(self.graph.shape(value) or ()) - 1
         while True:
             op = self.graph.by_name.get(value)
             if op is None:
                 return None
-            if op.packet == "aten.layer_norm" and len(op.args[1]) == 1:
-                return found
-            if op.packet == "aten.sub" and self._centres(op, op.inputs[0]):
+            last = axis == len(op.shape or ()) - 1
+            if last and ((op.packet == "aten.layer_norm" and len(op.args[1]) == 1) or (
+                    op.packet == "aten.sub" and self._centres(op, op.inputs[0]))):
                 return found
             acts = [n for n in op.inputs if "data" in self.graph.roles[n]]  # a norm may stand right behind raw data
             if len(acts) == 2 and op.packet in ("aten.mul", "aten.div") and self.graph.shape(acts[1]) == (*(op.shape or ())[:-1], 1):
-                acts = acts[:1]  # one factor for each vector: a centred one stays centred
-            elif len(acts) != 1 or len(op.inputs) > 2:
-                return None
-            elif op.packet == "aten.add" and op.name in self.shift_at and found.shift is None and found.gain is None:
-                found = replace(found, shift=self.shift_at[op.name].parameter)
-            elif op.packet == "aten.mul" and op.name in self.gain_at and found.gain is None:
+                if not last:
+                    return None
+                value = acts[0]  # one factor for each vector: a centred one stays centred
+            elif op.packet == "aten.add" and len(acts) == 1 and self._entries(self.shift_at, op, axis) and not (found.shift or found.gain):
+                found, value = replace(found, shift=self.shift_at[op.name].parameter), acts[0]
+            elif op.packet == "aten.mul" and len(acts) == 1 and self._entries(self.gain_at, op, axis) and not found.gain:
                 use = self.gain_at[op.name]
-                found = replace(found, gain=use.parameter, offset=use.offset)
-            elif op.packet not in MOVES or (op.packet in TURNS and not self._same_vector(acts[0], value)):
-                return None  # turned: the last axis is another one than the norm's
-            value = acts[0]
+                found, value = replace(found, gain=use.parameter, offset=use.offset), acts[0]
+            else:
+                step = before(self.graph, op, axis)
+                if step is None:
+                    return None
+                value, axis = step
+
+    def _entries(self, table: Mapping[str, GainUse | ShiftUse], op: Op, axis: int) -> bool:
+        """The operator brings in a vector, one entry to each place along ``axis``, in order."""
+        use, labels = table.get(op.name), self.facts.labels.get(op.name)
+        if use is None or not isinstance(labels, np.ndarray):
+            return False
+        if axis == labels.ndim - 1:
+            return True
+        units = use.units if isinstance(use, ShiftUse) else use.outs
+        rows = rows_of(np.moveaxis(labels, axis, -1))
+        return len(rows) == 1 and np.array_equal(use.elements, np.arange(labels.shape[axis])) and np.array_equal(
+            self.classes(rows[0]), self.classes(units))
 
     def _reader(self, use: DenseUse, source: Centred, taken: bool) -> Symmetry | None:
         gain, offset = source.gain, source.offset
@@ -229,7 +235,7 @@ class Invisible:
         index = Index.of(np.arange(shape[use.in_axis])[None, None, :])
         moves = [Move("outer", use.parameter, use.in_axis, index, gain=gain, offset=offset, rows=use.rows)]
         if source.shift is not None:
-            bias = next((s for s in self.facts.shifts if s.op == use.op), None)
+            bias = self.classes.bias(use)
             if bias is None or not self.single(bias.parameter):
                 return None
             rows = _run(bias, self.classes.shape(bias.parameter))

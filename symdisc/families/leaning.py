@@ -13,6 +13,7 @@ import numpy as np
 
 from symdisc.families.invisible import Centred, Invisible
 from symdisc.families.naming import describe_affine
+from symdisc.families.part_biases import own_bias
 from symdisc.families.translations import Translations
 from symdisc.moves import Index, Move, Through, parameters_of
 from symdisc.spaces import DenseUse
@@ -28,23 +29,26 @@ def leaning_readers(search: Translations, invisible: Invisible, taken: dict[str,
         if use.ins is None or use.outs is None or use.rows is not None or not search.single(use.parameter):
             continue
         source = invisible.centred_source(use.source)
-        if source is None or source.shift is None or not invisible.aligned(use, source.value) or use.op in invisible.shift_at:
+        if source is None or source.shift is None or not invisible.aligned(use, source.value) or search.classes.bias(use) is not None:
             continue
         vec = search.classes(use.outs)
+        biased = [np.flatnonzero(np.isin(use.outs, s.units)) for s in search.shift.get(use.op, ()) if search.single(s.parameter)]
         alone = np.flatnonzero((np.bincount(vec)[vec] == 1) & (vec != search.classes.data))
+        alone = np.setdiff1d(alone, np.concatenate([*biased, alone[:0]]))
         whole = _symmetry(search, use, source, alone, vec, taken) if len(alone) else None
         parts = [] if whole is not None else [alone[p] for p in search.parts(vec[alone])] or [alone]
         runs = [run for part in parts for run in np.split(part, np.flatnonzero(np.diff(part) != 1) + 1) if len(run)]
-        found += [s for s in (whole, *(_symmetry(search, use, source, run, vec, taken) for run in runs)) if s is not None]
+        found += [s for s in (whole, *(_symmetry(search, use, source, run, vec, taken) for run in (*biased, *runs))) if s is not None]
     return found
 
 
 def _symmetry(search: Translations, use: DenseUse, source: Centred, rows: np.ndarray, vec: np.ndarray,
               taken: dict[str, int]) -> Symmetry | None:
+    assert use.outs is not None
     whole = len(rows) == len(vec)
     if not whole and (use.out_axis != 0 or (np.diff(rows) != 1).any()):
         return None
-    undone = search.undone(use.parameter, use.value, {int(c): k for k, c in enumerate(vec[rows])})
+    undone = own_bias(search, use, use.outs[rows]) or search.undone(use.parameter, use.value, {int(c): k for k, c in enumerate(vec[rows])})
     if undone is None:
         return None
     size, n = search.classes.shape(use.parameter)[use.in_axis], len(rows)

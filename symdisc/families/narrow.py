@@ -96,16 +96,17 @@ def _writers(invisible: Invisible, value: str, writes: dict[str, DenseUse]) -> I
 def _writer(invisible: Invisible, op: Op, use: DenseUse) -> _Writer | None:
     biases = [s for s in invisible.facts.shifts if s.op == op.name]
     whole = (invisible.graph.shape(use.source) or ())[-1:] == (invisible.classes.shape(use.parameter)[use.in_axis],)
-    if len(biases) > 1 or "conv" in op.packet or not whole or any(not _plain(invisible, s) for s in biases):
+    if len(biases) > 1 or "conv" in op.packet or not whole or any(not _plain(invisible, s, use) for s in biases):
         return None
     source = invisible.centred_source(use.source)
     aligned = source is not None and invisible.aligned(use, source.value)
     return _Writer(use, source if aligned else None, biases[0].parameter if biases else "")
 
 
-def _plain(invisible: Invisible, shift: ShiftUse) -> bool:
-    """The whole vector is added, in order."""
-    return np.array_equal(shift.elements, np.arange(*invisible.classes.shape(shift.parameter)))
+def _plain(invisible: Invisible, shift: ShiftUse, use: DenseUse) -> bool:
+    """The whole vector is added to all that the weight writes, in order."""
+    whole = np.arange(*invisible.classes.shape(shift.parameter))
+    return use.outs is not None and np.array_equal(shift.elements, whole) and np.array_equal(shift.units, use.outs)
 
 
 def _symmetry(invisible: Invisible, use: DenseUse, writers: list[_Writer]) -> Symmetry | None:
@@ -113,7 +114,7 @@ def _symmetry(invisible: Invisible, use: DenseUse, writers: list[_Writer]) -> Sy
     shapes = [invisible.classes.shape(w.use.parameter) for w in writers]
     spanned = sum(s[w.use.in_axis] - (w.source is not None) for s, w in zip(shapes, writers, strict=True))
     constant = any(n for w in writers for n in w.constants)
-    bias = next((s for s in invisible.facts.shifts if s.op == use.op), None)
+    bias = invisible.classes.bias(use)
     takes = bias is not None and not bias.buffer and invisible.single(bias.parameter)
     rest = len(use.ins) - spanned - (constant and not takes)
     if rest <= 0 or len(use.ins.shape) != 1 or len({*(w.use.parameter for w in writers)}) < len(writers):

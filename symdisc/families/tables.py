@@ -97,10 +97,10 @@ def constants_of_scores(classes: Classes) -> list[Symmetry]:
         if not all((_added(classes, u) or _written(classes, u)) and search.scores.end_in_softmax(u.op) for u in shifts):
             continue
         groups = _groups(classes, shifts)
-        moves = tuple(Move("add", name, -1, Index.of(np.array(groups).T[:, None, :])) for _ in range(1) if len({*map(len, groups)}) == 1)
-        if moves:
-            n = len(groups)
-            found.append(describe_affine("constant that softmax does not see", "translation", n, (n,), moves, (name,), [shifts[0].module],
+        for size in sorted({*map(len, groups)}):  # rows of a class token have entries of their own, fewer than the others
+            alike = np.array([g for g in groups if len(g) == size])
+            n, move = len(alike), Move("add", name, -1, Index.of(alike.T[:, None, :]))
+            found.append(describe_affine("constant that softmax does not see", "translation", n, (n,), (move,), (name,), [shifts[0].module],
                                          r"\operatorname{softmax}(s + c \mathbf{1}) = \operatorname{softmax}(s)", r"T_h \mapsto T_h + c_h"))
     return found
 

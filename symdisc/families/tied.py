@@ -55,9 +55,9 @@ def _symmetry(search: Translations, invisible: Invisible, parameter: str, embedd
 def _logits(search: Translations, reader: DenseUse, source: Centred) -> list[Move] | None:
     """The bias added to the logits, by the same operator or by another, takes the same number from each."""
     assert reader.outs is not None and source.shift is not None
-    own = [s for s in search.shift.get(reader.op, ()) if search.single(s.parameter)]
-    if own:
-        undone: list[Move] | None = [Move("add", own[0].parameter, 0, Index.of(np.arange(len(reader.outs))[:, None, None]), power=-1.0)]
+    own = search.classes.bias(reader)
+    if own is not None and search.single(own.parameter):
+        undone: list[Move] | None = [Move("add", own.parameter, 0, Index.of(np.arange(len(reader.outs))[:, None, None]), power=-1.0)]
     else:
         undone = search.undone(reader.parameter, reader.value, {int(c): 0 for c in search.classes(reader.outs)})
     total = Through("total", source.shift, offset=source.offset, gain=source.gain)

@@ -11,6 +11,7 @@ import numpy as np
 from symdisc.families.classes import Classes, rows_of, units_of
 from symdisc.families.invisible import Invisible
 from symdisc.families.naming import describe_affine
+from symdisc.families.part_biases import taken_by_rows
 from symdisc.families.scores import Scores
 from symdisc.moves import Index, Move, Through, parameters_of
 from symdisc.opgraph import Op, Ref
@@ -128,8 +129,8 @@ class Translations:
         moves = self.undone(parameter, value, current)
         if moves is None:
             return None
-        if same and (not moves or len(vec) == 1):
-            return None  # the writer's own freedom, found as such
+        if same and len(vec) == 1:
+            return None
         n = 1 if same else len(vec)
         first = Move("add", parameter, axis, Index.of(positions[:, None, None] if same else positions[None, None, :]))
         all_moves = (first, *moves)
@@ -245,12 +246,15 @@ class Translations:
         if len({len(p) for p in positions}) != 1 or not positions[0]:
             return None
         index = Index.of(np.array(positions).T[:, None, :])
-        longer = (*chain, Through("dense", use.parameter, use.in_axis, use.out_axis, index, rows=use.rows))
+        step = Through("dense", use.parameter, use.in_axis, use.out_axis, index, rows=use.rows)
+        longer = (*chain, step)
         after = {int(c): i for i, c in enumerate(self.classes(use.outs))}
-        for bias in self.shift.get(op.name, []):
-            if bias.parameter != self.origin and self.single(bias.parameter):
-                taken = self._take_row_by_row(bias, use, longer) or self._take(bias, after, longer)
-                return None if taken is None else [taken]
+        biases = [s for s in self.shift.get(op.name, []) if s.parameter != self.origin and self.single(s.parameter)]
+        if biases and any(set(s.units.tolist()) != set(use.outs.tolist()) for s in biases):
+            return taken_by_rows(self, op, use, biases, chain, step)
+        for bias in biases:
+            taken = self._take_row_by_row(bias, use, longer) or self._take(bias, after, longer)
+            return None if taken is None else [taken]
         if not chain and use.rows is None and self.single(use.parameter):
             source = self.centred(use.source)
             if source is not None and source.shift == self.origin:

@@ -135,13 +135,28 @@ def _op(node: torch.fx.Node) -> Op:
     value = node.meta.get("val")
     shape, dtype = (tuple(int(s) for s in value.shape), _dtype(value.dtype)) if isinstance(value, torch.Tensor) else (None, "")
     target = "getitem" if node.target is operator.getitem else str(node.target)
-    stack = node.meta.get("nn_module_stack") or {}
-    module = list(stack.values())[-1][0] if stack else ""
+    if _changes_nothing(node, shape):
+        return Op(node.name, "aten.alias.default", (_arg(node.args[0]),), (), shape, dtype, _module(node))
     return Op(node.name, target, tuple(_arg(a) for a in node.args),
-              tuple((k, _arg(v)) for k, v in sorted(node.kwargs.items())), shape, dtype, _clean(module))
+              tuple((k, _arg(v)) for k, v in sorted(node.kwargs.items())), shape, dtype, _module(node))
 
 
-def _clean(path: str) -> str:
+def _changes_nothing(node: torch.fx.Node, shape: tuple[int, ...] | None) -> bool:
+    """Padding by nothing, and interpolation to the size that is there."""
+    packet = str(node.target).split(".")[1] if str(node.target).count(".") > 1 else ""
+    if packet in ("pad", "constant_pad_nd"):
+        return not any(torch.utils._pytree.tree_leaves(node.args[1]))
+    if not packet.startswith("upsample_"):
+        return False
+    source: Any = node.args[0]
+    scales = torch.utils._pytree.tree_leaves([a for a in node.args[2:] if not isinstance(a, bool)])
+    return tuple(source.meta["val"].shape) == shape and all(s in (None, 1, 1.0) for s in scales)
+
+
+def _module(node: torch.fx.Node) -> str:
+    """The path of the module that issued the call."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path: str = list(stack.values())[-1][0] if stack else ""
     return path.replace("L['self'].", "").replace("L['self']", "")
 
 

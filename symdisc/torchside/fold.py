@@ -200,6 +200,8 @@ class Folder:
             return None
         if op.target == "getitem":
             return self._part(graph.by_name.get(op.inputs[0]), int(op.args[1]))
+        if op.packet == "aten.cat":
+            return self._rejoined(op)
         layout = op.packet in LAYOUT or op.packet == "aten.embedding"
         inner = self._find_elements(op.inputs[0]) if len(set(op.inputs)) == 1 or layout else None
         if inner is None:
@@ -227,6 +229,14 @@ class Folder:
         if split is None or inner is None:
             return None
         return inner[0], call(split, {split.inputs[0]: inner[1]})[which], inner[2]
+
+    def _rejoined(self, op: Op) -> tuple[str, Tensor, float] | None:
+        """Parts of one parameter put beside each other."""
+        parts = [self._find_elements(n) for n in op.inputs]
+        found = [p for p in parts if p is not None]
+        if len(found) < len(parts) or len({(p[0], p[2]) for p in found}) != 1:
+            return None
+        return found[0][0], torch.cat([p[1] for p in found], op.args[1] if len(op.args) > 1 else 0), found[0][2]
 
     def buffers_behind(self, name: str) -> list[tuple[str, Tensor]] | None:
         """(buffer, flat element at each place) for a value made from buffers entry by entry; None where it is not so made."""

@@ -139,14 +139,14 @@ def _mae() -> Built:
 
 def _swin() -> Built:
     config = _config("SwinConfig", {"image_size": 16, "patch_size": 2, "num_channels": 2, "embed_dim": 4, "depths": [1, 1],
-                                    "num_heads": [1, 2], "window_size": 4, "mlp_ratio": 1.5})
+                                    "num_heads": [2, 2], "window_size": 4, "mlp_ratio": 1.5})
     return Built(_model("SwinModel", config), (), {"pixel_values": torch.randn(2, 2, 16, 16)})
 
 
 def _segformer() -> Built:
     config = _config("SegformerConfig", {
         "num_channels": 2, "num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [4, 6],
-        "patch_sizes": [3, 3], "strides": [2, 2], "num_attention_heads": [1, 2], "mlp_ratios": [1, 1], "decoder_hidden_size": 5,
+        "patch_sizes": [3, 3], "strides": [2, 2], "num_attention_heads": [2, 2], "mlp_ratios": [1, 1], "decoder_hidden_size": 5,
         "num_labels": 3})
     return Built(_model("SegformerForSemanticSegmentation", config), (), {"pixel_values": torch.randn(2, 2, 16, 16)})
 
@@ -297,7 +297,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "vit": _vision("ViTForImageClassification", "ViTConfig"),
     "deit": _vision("DeiTModel", "DeiTConfig"),
     "dinov2": _vision("Dinov2Model", "Dinov2Config", mlp_ratio=1),
-    "beit": _vision("BeitModel", "BeitConfig", use_relative_position_bias=True),
+    "beit": _vision("BeitModel", "BeitConfig", use_relative_position_bias=True, use_mean_pooling=False),
     "vit_mae": _mae,
     "siglip": _siglip,
     "blip_vqa_vision": _blip,

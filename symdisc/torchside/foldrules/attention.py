@@ -133,6 +133,8 @@ def attention(f: Folder, op: Op) -> None:
     """softmax(q k^T + mask) v with heads in the leading axes."""
     q, k, v = (f.operand(a.name) for a in op.args[:3])
     mask = ref_name(argument(op, 3, "attn_mask"))
+    if mask is not None and mask not in f.labels and f.graph.varies(mask):
+        _table(f, mask)
     if mask is not None and mask in f.labels:
         f.freeze(f.labels[mask], op.packet)
         _placed(f, op, f.labels[mask])
@@ -161,6 +163,19 @@ def attention(f: Folder, op: Op) -> None:
         both = torch.unique(both, dim=0)
         f.facts.copies.append((both[:, 0].numpy(), both[:, 1].numpy()))
     f.labels[op.name] = outs.unsqueeze(-2).expand(op.shape or ())
+
+
+def _table(f: Folder, mask: str) -> None:
+    """Units for scores that are added, a table beside constants."""
+    value, op = mask, f.graph.by_name.get(mask)
+    while op is not None and op.packet == "aten.add" and not op.kwargs and f.elements(value) is None:
+        varying = [n for n in op.inputs if f.graph.varies(n)]
+        if len(varying) != 1:
+            return
+        value, op = varying[0], f.graph.by_name.get(varying[0])
+    labels = f.operand(value)
+    if labels is not None:
+        f.labels[mask] = labels.expand(f.graph.shape(mask) or ())
 
 
 def _placed(f: Folder, op: Op, labels: Tensor) -> None:

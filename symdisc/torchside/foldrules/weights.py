@@ -22,6 +22,13 @@ def _bias(f: Folder, op: Op, bias: Any, units: np.ndarray) -> None:
     if name is None:
         return
     found = f.elements(name)
+    joined = f.graph.by_name.get(name)
+    if found is None and joined is not None and joined.packet == "aten.cat" and len(joined.shape or ()) == 1:
+        for part in joined.args[0]:  # queries and values have biases of their own, keys none
+            length = (f.graph.shape(part.name) or (0,))[0]
+            _bias(f, op, part, units[:length])
+            units = units[length:]
+        return
     if found is None:
         if f.graph.varies(name):
             f.facts.fixed.append((units, "computed bias"))
