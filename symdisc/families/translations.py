@@ -124,12 +124,10 @@ class Translations:
               invisible: dict[str, int], same: bool = False) -> Symmetry | None:
         """The translation of one parameter undone by others; with ``same`` only the constant vector, which norms do not see."""
         current = {int(c): 0 if same else i for i, c in enumerate(vec)}
-        if self.classes.data in current:
+        if self.classes.data in current or (same and len(vec) == 1):
             return None
         moves = self.undone(parameter, value, current)
         if moves is None:
-            return None
-        if same and len(vec) == 1:
             return None
         n = 1 if same else len(vec)
         first = Move("add", parameter, axis, Index.of(positions[:, None, None] if same else positions[None, None, :]))
@@ -261,11 +259,7 @@ class Translations:
                 return [Move("centred", use.parameter, use.in_axis, index, gain=source.gain, offset=source.offset, extra=(self.origin,))]
         return None if len(after) != len(use.outs) else self.push(op.name, after, longer)
 
-    _addmm = _linear
-    _conv1d = _linear
-    _conv2d = _linear
-    _conv3d = _linear
-    _matmul_dense = _linear
+    _addmm = _conv1d = _conv2d = _conv3d = _matmul_dense = _linear
 
     def _mul(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         use = self.gain.get(op.name)
