@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx import GraphModule
 
 from symdisc.cli import main
 from symdisc.errors import BadInput, NotExact
@@ -18,6 +19,7 @@ from symdisc.torchside.capture import capture
 from symdisc.torchside.datadep.segments import find_pairs
 from symdisc.torchside.datadep.site import Site
 from symdisc.torchside.ensemble import Ensemble, build, load, random_elements
+from symdisc.torchside.recorded import Recorded
 
 SOURCE = '''
 import torch
@@ -253,3 +255,31 @@ def test_command_needs_a_pair_and_fitting_weights(files: tuple[str, str], tmp_pa
     assert "the model" in capsys.readouterr().err
     assert main(["ensemble", weights, "--model", source, "--samples", "6", *out]) == 2
     assert "larger than the width" in capsys.readouterr().err
+
+
+# --- recordings ----------------------------------------------------------------------------------------------------------
+def test_a_recording_is_the_same_function_and_follows_the_weights() -> None:
+    model, x = network(), inputs(30)
+    made = build(model, x, 6, scale=0.7)
+    first = [made.logits(x) for _ in range(3)]
+    assert all(isinstance(p, GraphModule) for p in made._run._programs.values()) and made._run._programs
+    assert max(float((f - first[0]).abs().max()) for f in first) < 1e-12
+    with torch.no_grad():
+        made.body.get_parameter("4.bias").add_(1.0)
+    assert (made.logits(x) - first[0] - 1).abs().max() < 1e-12
+    low = made.float()
+    assert low.logits(x.float()).dtype == torch.float32 and (low.logits(x.float()) - first[0] - 1).abs().max() < 1e-4
+    asked = x.float().requires_grad_()
+    assert torch.autograd.grad(low.mean(asked)[:, 0].sum(), asked)[0].abs().max() > 0
+
+
+def test_what_changes_from_call_to_call_is_not_recorded() -> None:
+    calls: list[int] = []
+
+    def drifting(own: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor:
+        calls.append(1)
+        return own[0] * len(calls) + given[0]
+
+    run, one = Recorded(drifting), torch.ones(2)
+    found = [float(run([one], [one])[0]) for _ in range(4)]
+    assert found == sorted(found) and len(set(found)) == 4

@@ -12,6 +12,7 @@ from symdisc import studies
 from symdisc.cli import main
 from symdisc.errors import BadInput
 from symdisc.studies import STUDIES, Run, load_study
+from symdisc.studies.base import code_digest
 
 
 def test_cells_are_computed_once(tmp_path: Path) -> None:
@@ -34,7 +35,8 @@ def test_other_settings_are_other_cells(tmp_path: Path, other: str) -> None:
     assert run.cached("a lr=0.1", lambda: 3) == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"key": "k", "result": 7}', '{"key": "other", "version": "0", "result": 7}'])
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"key": "k", "result": 7}', '{"key": "k", "code": "older", "result": 7}',
+                                     json.dumps({"key": "other", "code": code_digest(), "result": 7})])
 def test_damaged_and_foreign_cells_are_computed_again(tmp_path: Path, content: str) -> None:
     run = Run(tmp_path)
     run.cached("k", lambda: 1)

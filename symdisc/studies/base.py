@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from symdisc.errors import BadInput
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Check", "Progress", "Run", "Study"]
+__all__ = ["Check", "Progress", "Run", "Study", "code_digest"]
 
 Progress = Callable[[str, int, int], None]  # stage, how many parts are done, of how many
 
@@ -72,12 +73,10 @@ class Run:
         """The JSON-able result of ``compute``, kept as folder/cells/KEY.json, so that an interrupted study goes on where it was.
 
         The key must carry every setting the result depends on (sizes, steps, rates, the seed). A cell that is damaged, belongs
-        to another key or another version of symdisc is computed again. What comes back has been through JSON: tuples are lists.
+        to another key or to other code of symdisc is computed again. What comes back has been through JSON: tuples are lists.
         """
-        from symdisc import __version__
-
         path = self.folder / "cells" / f"{_file_name(key)}.json"
-        head = {"key": key, "version": __version__}
+        head = {"key": key, "code": code_digest()}
         found = _read_cell(path)
         if found is None or {k: found.get(k) for k in head} != head or "result" not in found:
             text = json.dumps({**head, "result": compute()}, allow_nan=True)
@@ -127,6 +126,16 @@ class Run:
         if path not in self.files:
             self.files.append(path)
         return path
+
+
+@cache
+def code_digest() -> str:
+    """Of all sources of the package: results of changed code are not mixed with older ones, wherever the change was."""
+    root = Path(__file__).parents[1]
+    found = sha256()
+    for path in sorted(root.rglob("*.py")):
+        found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
 
 
 def _file_name(key: str) -> str:

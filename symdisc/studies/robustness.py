@@ -148,20 +148,11 @@ class _Single(nn.Module):
         return named, named
 
 
-def _decide(model: _Single | Ensemble, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes by vote and by mean probability."""
-    if isinstance(model, _Single):
-        return model.decide(x)
-    logits = model.logits(x)
-    votes = nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0).argmax(-1)
-    return votes, logits.softmax(-1).mean(0).argmax(-1)
-
-
 def _rows(name: str, model: _Single | Ensemble, test: Images, tries: Mapping[float, Tries]) -> Iterator[dict[str, Any]]:
     """Accuracies by vote and by mean: under an attack of several tries an image counts as right when it survives all of them."""
     def right(x: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.stack(_decide(model, x)) == test.y
+            return torch.stack(model.decide(x)) == test.y
 
     def row(attack: str, radius: float, good: Tensor) -> dict[str, Any]:
         return {"defence": name, "attack": attack, "radius": radius, "vote": _share(good[0]), "mean": _share(good[1])}

@@ -8,7 +8,7 @@ U_k = U pi(g_k, Z_k)^-1, so that it agrees with the trained network on the batch
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from symdisc.torchside.checkpoint import Checkpoint, read_checkpoint, write_chec
 from symdisc.torchside.datadep.batch import COMPLETIONS
 from symdisc.torchside.datadep.segments import Pair, find_pairs
 from symdisc.torchside.datadep.site import Site, sites, turn, writer_module
+from symdisc.torchside.recorded import Recorded
 
 __all__ = ["Ensemble", "Memory", "build", "load", "random_elements"]
 
@@ -68,6 +69,7 @@ class Ensemble(nn.Module):
 
     g: Tensor
     U: Tensor
+    _own: tuple[Tensor, ...]
 
     def __init__(self, model: nn.Module, pair: Pair, g: Tensor, members: Tensor) -> None:
         super().__init__()
@@ -81,6 +83,8 @@ class Ensemble(nn.Module):
         _replace(self.body, self.lower, _Turned(self.body.get_submodule(self.lower), torch.eye(h, dtype=g.dtype), pair))
         self.register_buffer("g", g)
         self.register_buffer("U", members)
+        self._names = [n for n, _ in (*self.body.named_parameters(), *self.body.named_buffers())]
+        self._run, self._own = Recorded(self._all), ()
 
     def __len__(self) -> int:
         return len(self.g)
@@ -88,27 +92,43 @@ class Ensemble(nn.Module):
     # --- predicting -------------------------------------------------------------------------------------------------------
     def logits(self, *inputs: Any) -> Tensor:
         """What each copy puts out, [K, batch, classes]; differentiable in the inputs."""
-        def one(g: Tensor, upper: Tensor) -> Tensor:
-            return functional_call(self.body, {f"{self.lower}.g": g, **self._uppers(upper)}, inputs)
+        return self._run(self._tensors(), inputs)
 
-        return vmap(one)(self.g, self.U)
+    def _tensors(self) -> tuple[Tensor, ...]:
+        """g, U and the weights of the body; walking through the modules takes as long as a small network, so they are kept."""
+        if not self._own or self._own[0] is not self.g:  # another dtype or device makes new buffers
+            self._own = (self.g, self.U, *self.body.parameters(), *self.body.buffers())
+        return self._own
+
+    def _all(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
+        """The copies side by side; ``own`` are g, U and the weights of the body."""
+        state = dict(zip(self._names, own[2:], strict=True))
+
+        def one(g: Tensor, upper: Tensor) -> Tensor:
+            return functional_call(self.body, {**state, f"{self.lower}.g": g, **self._uppers(upper)}, tuple(inputs))
+
+        return vmap(one)(own[0], own[1])
 
     def forward(self, *inputs: Any) -> Tensor:
         return self.mean(*inputs).clamp_min(torch.finfo(self.g.dtype).tiny).log()
 
     def mean(self, *inputs: Any) -> Tensor:
         """Mean probability of the copies, [batch, classes]."""
-        return self.logits(*inputs).softmax(-1).mean(0)
+        return _probabilities(self.logits(*inputs)).mean(0).transpose(-1, -2)
 
     def vote(self, *inputs: Any) -> Tensor:
         """The class that most copies name, [batch]; ties go to the lowest class."""
+        return _voted(self.logits(*inputs))
+
+    def decide(self, *inputs: Any) -> tuple[Tensor, Tensor]:
+        """Classes by vote and by mean probability, from one pass."""
         logits = self.logits(*inputs)
-        return nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0).argmax(-1)
+        return _voted(logits), _probabilities(logits).mean(0).argmax(-2)
 
     def diversity(self, *inputs: Any) -> float:
         """Mean squared distance of a copy's probabilities from the mean: zero for an exact symmetry."""
-        p = self.logits(*inputs).softmax(-1)
-        return float((p - p.mean(0)).square().sum(-1).mean())
+        p = _probabilities(self.logits(*inputs))
+        return float((p - p.mean(0)).square().sum(-2).mean())
 
     def agreement(self, model: nn.Module, *inputs: Any) -> tuple[float, float]:
         """How often a copy, and how often the vote, names the class that ``model`` does."""
@@ -148,6 +168,15 @@ class Ensemble(nn.Module):
         tensors = {**self.shared(), G: self.g, U: self.U}
         head = {"format": "pt", "symdisc": FORMAT, "pair": self.pair.name}
         write_checkpoint(Checkpoint(Path(path), {n: t.contiguous().clone() for n, t in tensors.items()}, head), path)
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    """[K, batch, classes] to [K, classes, batch]: a softmax over a short last axis takes longer than the copies."""
+    return logits.transpose(-1, -2).contiguous().softmax(-2)
+
+
+def _voted(logits: Tensor) -> Tensor:
+    return nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0).argmax(-1)
 
 
 def _replace(model: nn.Module, name: str, by: nn.Module) -> None:
