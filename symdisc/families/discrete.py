@@ -106,7 +106,7 @@ def _merged(classes: Classes) -> np.ndarray:
     found = np.zeros(classes.count, dtype=bool)
     facts = classes.facts
     vectors = [v for n in facts.norms for v in (n.ins, n.outs)] + [v for g in facts.gains for v in (g.ins, g.outs)]
-    vectors += [v for ins, outs, _ in facts.elementwise for v in (ins, outs)]
+    vectors += [v for ins, outs, _ in facts.elementwise for v in (ins, outs)] + [row for a in facts.alike for row in a.ins]
     for vector in vectors:
         units = np.unique(vector)
         kinds, count = np.unique(classes(units), return_counts=True)

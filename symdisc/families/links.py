@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from symdisc.families.classes import Classes
-from symdisc.families.hashing import add_to, mix
-from symdisc.spaces import DenseUse, ShiftUse
+from symdisc.families.hashing import add_to, mix, unique_pairs
+from symdisc.spaces import DenseUse, GainUse, ShiftUse
 
 __all__ = ["Link", "Links", "ranks"]
 
@@ -182,14 +182,34 @@ class Links:
         for alike in facts.alike:
             found.append((np.full(alike.ins.size, n), classes(alike.ins.ravel()), classes(alike.outs.ravel())))
             n += 1
-        for members, totals, _ in facts.totals:
-            found.append((np.full(len(members), n), classes(members), classes(totals)))
+        for a, b, _ in (*facts.totals, *facts.weighted):
+            found.append((np.full(len(a), n), classes(a), classes(b)))
+            n += 1
+        for entries, units in self.shared:  # those of an entry in a circle, none of them the first
+            _, first, count = np.unique(entries, return_index=True, return_counts=True)
+            after = np.arange(1, len(units) + 1)
+            after[first + count - 1] = first
+            found.append((np.full(len(units), n), units, units[after]))
             n += 1
         for out, a, b, _ in facts.sums:
             found += [(np.full(len(out), n), classes(out), classes(a)), (np.full(len(out), n + 1), classes(out), classes(b))]
             n += 2
         numbers, left, right = (np.concatenate(x) for x in zip(*found, strict=True))
         return numbers, left, right
+
+    @cached_property
+    def shared(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(entries, classes) of each gain, or statistic, of which an entry multiplies several classes."""
+        uses: dict[str, list[GainUse]] = defaultdict(list)
+        for use in (*self.classes.facts.gains, *self.classes.facts.statistics):
+            uses[use.parameter].append(use)
+        found = []
+        for mine in uses.values():
+            pairs = unique_pairs(np.concatenate([u.elements for u in mine]), self.classes(np.concatenate([u.outs for u in mine])))
+            distinct = len(np.unique(pairs[0]))
+            if 1 < distinct < pairs.shape[1]:
+                found.append((pairs[0], pairs[1]))
+        return found
 
     @staticmethod
     def _refine(h: np.ndarray, pairs: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:

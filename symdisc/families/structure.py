@@ -237,6 +237,12 @@ class Structure:
         for label, relation in (("total", facts.totals), ("weighted", facts.weighted)):
             for left, right, name in relation:
                 self.pairs(self.value(name), label, classes(left), classes(right))
+        for k, (entries, units) in enumerate(links.shared):
+            hub, first = self.vertex(("shared", k), "shared"), self.size
+            _, entry = np.unique(entries, return_inverse=True)
+            self.size += int(entry.max()) + 1
+            self.edge("multiplies", first + entry, units)
+            self.edge("entry", np.arange(first, self.size), hub)
         for k, (out, a, b, p) in enumerate(facts.sums):
             hub = self.vertex(("sums", k), ("sums", p))
             first = self.pairs(hub, "sums", classes(a), classes(b))

@@ -166,7 +166,7 @@ class Made:
             return None
         name = next(iter(self.sources[op.name]))
         value = next(v for v, n in self.graph.parameters.items() if n == name)
-        if op.name not in self.ends[name] or self.graph.shapes[value] != op.shape or not self._bent(op):
+        if self.graph.shapes[value] != op.shape or not self._read_as_it_is(op) or not self._bent(op):
             return None
         before = self.run([op.name])
         if before is None or not bool(torch.isfinite(before[0]).all()):
@@ -178,6 +178,18 @@ class Made:
             if after is None or not _close(after[0], before[0].index_select(axis, order)):
                 return None
         return Chart("map", _called(name), name)
+
+    def _read_as_it_is(self, op: Op) -> bool:
+        """Nothing but layout lies between the value and what reads it; the value itself is no mere layout, unless it is read."""
+        if op.name in self.ends[next(iter(self.sources[op.name]))]:
+            return True
+        frontier, inner = [op.name], {o.name for o in self.values}
+        while frontier:
+            users = [u for n in frontier for u in self.graph.users.get(n, ()) if u.name in inner]
+            if any(u.packet not in PASS for u in users):
+                return False
+            frontier = [u.name for u in users]
+        return op.packet not in PASS
 
     def _bent(self, op: Op) -> bool:
         """Something nonlinear happened on the way from the parameter."""

@@ -28,11 +28,12 @@ LAYOUT = frozenset(f"aten.{n}" for n in (
     "detach", "_to_copy", "to", "type_as", "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind",
     "repeat", "flip", "roll", "narrow", "contiguous", "unfold", "diagonal", "flatten", "movedim", "tile",
     "pixel_shuffle", "pixel_unshuffle", "expand_as", "unflatten", "index", "index_select", "gather", "repeat_interleave", "swapaxes",
-    "lift_fresh_copy", "view_as", "neg", "masked_fill", "tril", "triu", "positive", "dropout", "constant_pad_nd", "pad",
+    "lift_fresh_copy", "view_as", "neg", "tril", "triu", "positive", "dropout", "constant_pad_nd", "pad",
     "copy",
 )) | {"getitem"}
 SAME_PLACES = frozenset(f"aten.{n}" for n in (
-    "clone", "alias", "detach", "_to_copy", "to", "type_as", "contiguous", "neg", "masked_fill", "positive", "dropout"))
+    "clone", "alias", "detach", "_to_copy", "to", "type_as", "contiguous", "neg", "positive", "dropout"))
+PADS = frozenset(("aten.constant_pad_nd", "aten.pad"))
 ENTRYWISE = frozenset(f"aten.{n}" for n in (
     "add", "sub", "rsub", "mul", "div", "neg", "sqrt", "rsqrt", "reciprocal", "pow", "exp", "log", "abs", "clamp", "clamp_min"))
 LOW = -1e4  # masks of scores write less than this
@@ -124,7 +125,7 @@ class Folder:
             env[name] = self.operand(name) if name in movable else self.values.get(name)
             if env[name] is None:
                 return False
-        if op.packet in ("aten.constant_pad_nd", "aten.pad"):
+        if op.packet in PADS:
             op = _with_pad_value(op)
         result = call(op, env)
         if isinstance(result, Tensor):
@@ -176,6 +177,11 @@ class Folder:
         self.labels[name] = torch.from_numpy(units)[inverse].reshape(index.shape)
         return self.labels[name]
 
+    @staticmethod
+    def lays_out(op: Op) -> bool:
+        """The operator moves numbers to other places, and does nothing else."""
+        return op.packet in LAYOUT and op.packet != "aten.neg"
+
     def value_of(self, parameter: str) -> str:
         return next(v for v in (*self.graph.parameters, *self.graph.buffers)
                     if {**self.graph.parameters, **self.graph.buffers}[v] == parameter)
@@ -212,7 +218,7 @@ class Folder:
             return None if rows is None else (parameter, index[rows], offset)
         if op.packet == "aten.add" and len(op.args) == 2 and isinstance(op.args[1], (int, float)):
             return parameter, index, offset + float(op.args[1])
-        if op.packet in LAYOUT and op.packet not in ("aten.neg", "aten.masked_fill", "aten.tril", "aten.triu"):
+        if op.packet in LAYOUT and op.packet not in ("aten.neg", "aten.tril", "aten.triu"):
             env = {n: self.values.get(n) for n in op.inputs}
             env[op.inputs[0]] = index
             if any(v is None for v in env.values()):

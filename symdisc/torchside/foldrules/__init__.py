@@ -9,7 +9,7 @@ from symdisc.opgraph import Op, Ref
 from symdisc.torchside.foldrules.attention import attention, baddbmm, group_norm, layer_norm, matmul, softmax
 from symdisc.torchside.foldrules.einsum import einsum, stacked_matmul
 from symdisc.torchside.foldrules.elementwise import elementwise
-from symdisc.torchside.foldrules.layout import cat, maximum, pool, upsample, where
+from symdisc.torchside.foldrules.layout import cat, masked_fill, maximum, pool, upsample, where
 from symdisc.torchside.foldrules.selection import compare, extreme, gathered, order, paste, scatter, scatter_add
 from symdisc.torchside.foldrules.sums import add, mul, reduce
 from symdisc.torchside.foldrules.weights import addmm, convolution, embedding, linear
@@ -39,7 +39,7 @@ RULES: dict[str, Callable[..., None]] = {
     **_aten(convolution, "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     **_aten(add, "add", "sub", "rsub"), **_aten(mul, "mul", "div"), **_aten(_matmul, "matmul", "bmm", "mm"),
     **_aten(einsum, "einsum"), **_aten(baddbmm, "baddbmm"),
-    **_aten(reduce, "mean", "sum", "cumsum"), **_aten(cat, "cat", "stack"), **_aten(where, "where"),
+    **_aten(reduce, "mean", "sum", "cumsum"), **_aten(cat, "cat", "stack"), **_aten(where, "where"), **_aten(masked_fill, "masked_fill"),
     **_aten(pool, *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2, 3))),
     **_aten(upsample, "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
             "upsample_linear1d", "upsample_bicubic2d", "upsample_trilinear3d"),

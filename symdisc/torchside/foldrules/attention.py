@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 from symdisc.opgraph import Op
 from symdisc.spaces import PAD, Alike, Dual, Norm
 from symdisc.torchside.foldrules.common import argument, equal_scales, opaque, ref_name
+from symdisc.torchside.foldrules.copies import places as places_of
+from symdisc.torchside.foldrules.factors import Places, mark_constant, tell_places_apart, tell_rows_apart
 from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
-from symdisc.torchside.foldrules.sums import mark_constant, multiply, shift, total
+from symdisc.torchside.foldrules.sums import multiply, shift, total
 from symdisc.torchside.foldrules.weights import constant_map, dense
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ def matmul(f: Folder, op: Op) -> None:
         return dense(f, op, b, a, None, transposed=False, axis=-2)
     la, lb = f.operand(a), f.operand(b)
     if acts == [True, True] and la.dim() >= 2 and lb.dim() >= 2:
-        return contract(f, op, la, lb)
+        return contract(f, op, la, lb, (partial(places_of, f, a), partial(places_of, f, b)))
     if acts == [False, False] and f.graph.varies(b) and len(f.graph.shape(b) or ()) == 2 and not f.graph.varies(a):
         return dense(f, op, a, b, None, transposed=True)
     opaque(f, op)
@@ -69,7 +72,7 @@ def baddbmm(f: Folder, op: Op) -> None:
         mark_constant(f, op, bias, labels)
 
 
-def contract(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:
+def contract(f: Folder, op: Op, la: Tensor, lb: Tensor, places: Places) -> None:
     """c[.., m, n] = sum_k a[.., m, k] b[.., k, n] between activations."""
     lead = torch.broadcast_shapes(la.shape[:-2], lb.shape[:-2])
     la, lb = la.expand(*lead, *la.shape[-2:]), lb.expand(*lead, *lb.shape[-2:])
@@ -77,25 +80,25 @@ def contract(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:
     rows, cols = la[..., :1], lb[..., :1, :]
     if bool((la == rows).all()) and bool((lb == cols).all()):  # summed over data
         shape = (*lead, la.shape[-2], lb.shape[-1])
-        return _outer(f, op, rows.expand(shape), cols.expand(shape))
+        return _outer(f, op, rows.expand(shape), cols.expand(shape), (lambda: places[0]()[..., :1], lambda: places[1]()[..., :1, :]))
     same_a = bool((la == la[..., :1, :]).all()) and not bool((la == rows).all())
     same_b = bool((lbt == lbt[..., :1, :]).all())
     if not (same_a and same_b):
-        return _summed(f, op, la, lb)
+        return _summed(f, op, la, lb, places)
     va, vb = la[..., 0, :], lbt[..., 0, :]
     pair_vectors(f, op, va, vb, (*lead, la.shape[-2], lb.shape[-1]))
 
 
-def _summed(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:
+def _summed(f: Folder, op: Op, la: Tensor, lb: Tensor, places: Places) -> None:
     """Products entry by entry, then their sum: where the units along it differ (scores between channels), their scales are tied."""
-    (a, b), shape = shrink(la.unsqueeze(-1), lb.unsqueeze(-3))
-    if a.numel() > MOST_PRODUCTS:
+    left, right = la.unsqueeze(-1), lb.unsqueeze(-3)
+    if shrink(left, right)[0][0].numel() > MOST_PRODUCTS:
         return opaque(f, op, "too many products of units")
-    made = multiply(f, a, b).expand(shape)
-    f.labels[op.name] = total(f, op, made, (len(shape) - 2,))
+    made = multiply(f, op, left, right, places=(lambda: places[0]().unsqueeze(-1), lambda: places[1]().unsqueeze(-3)))
+    f.labels[op.name] = total(f, op, made, (made.dim() - 2,))
 
 
-def _outer(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:
+def _outer(f: Folder, op: Op, la: Tensor, lb: Tensor, places: Places) -> None:
     """Sum over data: the units of both factors multiply; probabilities (one unit) let the other side mix."""
     stack = torch.stack([la.reshape(-1), lb.reshape(-1)])
     distinct, inverse = torch.unique(stack, dim=1, return_inverse=True)
@@ -103,6 +106,8 @@ def _outer(f: Folder, op: Op, la: Tensor, lb: Tensor) -> None:
     out = outs[inverse].reshape(la.shape)
     f.labels[op.name] = out
     f.facts.sums.append((outs.numpy(), distinct[0].numpy(), distinct[1].numpy(), 1.0))
+    for labels, where in zip((la, lb), places, strict=True):
+        tell_places_apart(f, op, labels, where, out)
     varies_a, varies_b = f.varying_axes(la), f.varying_axes(lb)
     if out.dim() - 2 not in varies_a:
         (rows, made), _ = shrink(lb, out)
@@ -120,6 +125,8 @@ def pair_vectors(f: Folder, op: Op, va: Tensor, vb: Tensor, shape: tuple[int, ..
     va, vb = torch.broadcast_tensors(va, vb)
     both = torch.unique(torch.stack([va.reshape(-1, va.shape[-1]), vb.reshape(-1, vb.shape[-1])], 1), dim=0)
     f.facts.duals.append(Dual(both[:, 0].numpy(), both[:, 1].numpy(), op.name))
+    tell_rows_apart(f, op, both[:, 0], both[:, 1])
+    tell_rows_apart(f, op, both[:, 1], both[:, 0])
     rows = torch.stack([va.reshape(-1, va.shape[-1]), vb.reshape(-1, vb.shape[-1])], 1).flatten(1)
     _, inverse = torch.unique(rows, dim=0, return_inverse=True)
     outs = torch.from_numpy(f.facts.fresh(int(inverse.max()) + 1))
@@ -211,6 +218,7 @@ def _alike(f: Folder, op: Op, labels: Tensor, rows: Tensor, back: Callable[[Tens
     f.freeze(f.labels[op.name], op.packet)
     if bool((distinct > PAD).all()):
         f.facts.alike.append(Alike(distinct.numpy(), outs.numpy(), op.name))
+    tell_rows_apart(f, op, distinct, outs)
 
 
 def layer_norm(f: Folder, op: Op) -> None:
@@ -230,6 +238,7 @@ def layer_norm(f: Folder, op: Op) -> None:
     f.labels[op.name] = outs[inverse].reshape(cut.shape).expand(shape)
     f.facts.fixed.append((outs.reshape(-1).numpy(), op.packet))
     equal_scales(f, rows.T)
+    tell_rows_apart(f, op, rows, outs)
     for vec, out in zip(rows.numpy(), outs.numpy(), strict=True):
         f.facts.norms.append(Norm(vec, out, centred, 1e-6 if eps is None else float(eps), op.name))
         if eps is None or eps > 0:

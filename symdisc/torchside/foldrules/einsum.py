@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,8 @@ from symdisc.opgraph import Op, Ref
 from symdisc.spaces import DenseUse
 from symdisc.torchside.foldrules.attention import contract
 from symdisc.torchside.foldrules.common import opaque
+from symdisc.torchside.foldrules.copies import places as places_of
+from symdisc.torchside.foldrules.factors import own_places
 from symdisc.torchside.foldrules.sums import multiply, total
 
 if TYPE_CHECKING:
@@ -65,7 +68,8 @@ def _weighted(f: Folder, op: Op, weight: str, acts: list[str], letters: dict[str
     have, labels = found
     for n in others:
         union = have + "".join(c for c in letters[n] if c not in have)
-        labels = multiply(f, _aligned(have, labels, union), _aligned(letters[n], f.operand(n), union))
+        labels, other = _aligned(have, labels, union), _aligned(letters[n], f.operand(n), union)
+        labels = multiply(f, op, labels, other, places=(partial(own_places, labels), partial(_places, f, n, letters[n], union)))
         have = union
     summed = tuple(k for k, c in enumerate(have) if c not in out)
     if summed:
@@ -132,7 +136,8 @@ def _contracted(f: Folder, op: Op, acts: list[str], letters: dict[str, str], out
     if bool(rows) != bool(cols):  # one factor is common to the other's units: experts weighed by their gates
         union = batch + inner[0] + rows + cols
         left, right = (_aligned(letters[n], f.operand(n), union) for n in acts)
-        made = total(f, op, multiply(f, left, right), (len(batch),))
+        first, second = (partial(_places, f, n, letters[n], union) for n in acts)
+        made = total(f, op, multiply(f, op, left, right, places=(first, second)), (len(batch),))
         f.labels[op.name] = _ordered(batch + rows + cols, made, out)
         return True
     left = _ordered(a, f.operand(acts[0]), batch + rows + inner[0])
@@ -140,7 +145,9 @@ def _contracted(f: Folder, op: Op, acts: list[str], letters: dict[str, str], out
     lead = left.shape[:len(batch)]
     left, right = left.reshape(*lead, -1, left.shape[-1]), right.reshape(*lead, right.shape[len(batch)], -1)
     refused = len(f.facts.opaque)
-    contract(f, op, left, right)
+    where = (lambda: _ordered(a, places_of(f, acts[0]), batch + rows + inner[0]).reshape(left.shape),
+             lambda: _ordered(b, places_of(f, acts[1]), batch + inner[0] + cols).reshape(right.shape))
+    contract(f, op, left, right, where)
     if len(f.facts.opaque) > refused:
         return True  # told already, and every unit frozen
     size = {c: f.operand(n).shape[letters[n].index(c)] for n in acts for c in letters[n]}
@@ -149,6 +156,10 @@ def _contracted(f: Folder, op: Op, acts: list[str], letters: dict[str, str], out
         made = made.reshape(*lead, *(size[c] for c in rows + cols)) if made.dim() == len(lead) + 2 else made
     f.labels[op.name] = _ordered(batch + rows + cols, made, out)
     return True
+
+
+def _places(f: Folder, name: str, have: str, wanted: str) -> Tensor:
+    return _aligned(have, places_of(f, name), wanted)
 
 
 def _ordered(have: str, labels: Tensor, wanted: str) -> Tensor:

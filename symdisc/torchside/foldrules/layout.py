@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from symdisc.opgraph import Op, Ref
+from symdisc.spaces import PAD
 from symdisc.torchside.foldrules.common import argument, is_zero, opaque, ref_name
-from symdisc.torchside.foldrules.sums import mark_constant
+from symdisc.torchside.foldrules.factors import mark_constant
+from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
 
 if TYPE_CHECKING:
     from symdisc.torchside.fold import Folder
 
-__all__ = ["cat", "maximum", "pool", "upsample", "where"]
+__all__ = ["cat", "masked_fill", "maximum", "pool", "upsample", "where"]
 
 
 def upsample(f: Folder, op: Op) -> None:
@@ -64,6 +66,32 @@ def where(f: Folder, op: Op) -> None:
     fixed = [a for a in op.args[1:] if not (isinstance(a, Ref) and f.graph.varies(a.name))]
     if any(not is_zero(f.values.get(a.name) if isinstance(a, Ref) else a) for a in fixed):
         f.freeze(parts[0], "where")
+    _told_apart(f, op, ref_name(op.args[0]), f.labels[op.name])
+
+
+def masked_fill(f: Folder, op: Op) -> None:
+    """Places chosen by a mask are written over. A mask made of activations goes with the units beside it."""
+    act, mask = ref_name(op.args[0]), ref_name(op.args[1])
+    labels = f.operand(act) if act is not None else None
+    number = f.values.get(op.args[2].name) if isinstance(op.args[2], Ref) else op.args[2]
+    if labels is None or op.shape is None or (isinstance(op.args[2], Ref) and f.graph.varies(op.args[2].name)):
+        return opaque(f, op)
+    labels = labels.expand(op.shape)
+    f.labels[op.name] = labels
+    if not is_zero(number):
+        f.freeze(labels, op.packet)
+    if mask is not None and f.moves(mask):
+        pairs, _ = distinct_pairs(*shrink(f.operand(mask).expand(op.shape), labels)[0])
+        pairs = pairs[:, pairs.min(0).values > PAD]
+        f.facts.weighted.append((pairs[0].numpy(), pairs[1].numpy(), op.name))
+        return
+    _told_apart(f, op, mask, labels)
+
+
+def _told_apart(f: Folder, op: Op, mask: str | None, labels: Tensor) -> None:
+    """A mask of data that is not the same for all units keeps them in their places."""
+    if mask is not None and not f.uniform(labels, mask):
+        mark_constant(f, op, mask, labels)
 
 
 def maximum(f: Folder, op: Op) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["distinct_pairs", "shrink"]
+__all__ = ["distinct_pairs", "in_order", "shrink"]
 
 
 def shrink(*tensors: Tensor) -> tuple[list[Tensor], torch.Size]:
@@ -23,3 +23,11 @@ def distinct_pairs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     packed = ((a + 1) << 32) | (b + 1)  # unit numbers stay far below 2^31
     found, inverse = torch.unique(packed, return_inverse=True)
     return torch.stack([(found >> 32) - 1, (found & 0xFFFFFFFF) - 1]), inverse
+
+
+def in_order(keys: Tensor) -> Tensor:
+    """The keys replaced by 0, 1, 2, ... in the order in which they first appear."""
+    distinct, inverse = torch.unique(keys, return_inverse=True)
+    places = torch.arange(inverse.numel())
+    first = torch.full((len(distinct),), len(places)).scatter_reduce(0, inverse.reshape(-1), places, "amin")
+    return torch.argsort(torch.argsort(first))[inverse]

@@ -15,6 +15,7 @@ from torch import Tensor
 from symdisc.opgraph import Op, Ref
 from symdisc.spaces import DATA, Alike
 from symdisc.torchside.foldrules.common import argument, equal_scales, is_zero, opaque, ref_name
+from symdisc.torchside.foldrules.factors import tell_rows_apart
 from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["compare", "extreme", "gathered", "order", "paste", "scatter", "scatter_add"]
 
 PASSED_ON = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "to", "contiguous")) | {"getitem"}
-ORDERS = ("aten.topk", "aten.sort")
+ORDERS = ("aten.topk", "aten.sort", "aten.argmax", "aten.argmin")
 
 
 def order(f: Folder, op: Op) -> None:
@@ -61,9 +62,8 @@ def _largest(f: Folder, op: Op, labels: Tensor, axis: int) -> Tensor:
         return _along(f, op, labels, axis)
     equal_scales(f, rows)
     made = f.fresh_like(rows)
-    table, first = np.unique(torch.cat([rows, made.unsqueeze(0)]).reshape(len(rows) + 1, -1).numpy(), axis=1), len(rows)
-    f.facts.powers.append((table[0], table[first], 1.0))
-    f.facts.alike.append(Alike(table[:first].T, np.repeat(table[first][:, None], first, 1), op.name))
+    table = _row_by_row(f, op, rows, made)
+    f.facts.powers.append((table[0], table[-1], 1.0))
     f.kill(made, op.packet)
     return made.expand(shape[1:]).unsqueeze(0).movedim(0, axis)
 
@@ -76,10 +76,20 @@ def _along(f: Folder, op: Op, labels: Tensor, axis: int) -> Tensor:
     if bool((labels == first).all()):
         return first
     f.freeze(labels, op.packet)
-    rows = labels.movedim(axis, 0)
-    made = f.fresh_like(rows.reshape(len(rows), *rows.shape[1:])).unsqueeze(0).movedim(0, axis)
+    (rows,), shape = shrink(labels.movedim(axis, 0))
+    made = f.fresh_like(rows)
+    _row_by_row(f, op, rows, made)
+    made = made.expand(shape[1:]).unsqueeze(0).movedim(0, axis)
     f.freeze(made, op.packet)
     return made
+
+
+def _row_by_row(f: Folder, op: Op, rows: Tensor, made: Tensor) -> np.ndarray:
+    """Each unit of ``made`` stands for a column of ``rows`` [size, ...], whose units are alike; the table of both."""
+    table = np.unique(torch.cat([rows, made.unsqueeze(0)]).reshape(len(rows) + 1, -1).numpy(), axis=1)
+    if bool((table > DATA).all()):
+        f.facts.alike.append(Alike(table[:-1].T, np.repeat(table[-1][:, None], len(rows), 1), op.name))
+    return table
 
 
 def gathered(f: Folder, op: Op) -> None:
@@ -94,10 +104,30 @@ def gathered(f: Folder, op: Op) -> None:
         if isinstance(f.labels.get(name), Tensor):
             f.freeze(f.labels[name], op.packet)
     for axis in axes:
+        if not bool((labels == labels.narrow(axis, 0, 1)).all()):
+            _tie_to_choice(f, op, labels, axis)
         labels = _along(f, op, labels, axis).expand(labels.shape)
     env = {n: torch.zeros(f.graph.shape(n) or (), dtype=torch.int64) for n in op.inputs}
     env[op.inputs[0]] = labels
     f.labels[op.name] = call(op, env)
+
+
+def _tie_to_choice(f: Folder, op: Op, labels: Tensor, axis: int) -> None:
+    """What is taken out at places chosen along another row of units is renumbered with that row, or not at all."""
+    made = _chosen_by(f, ref_name(op.args[2])) if op.packet == "aten.gather" else None
+    row = None if made is None else f.operand(made.inputs[0])
+    if made is None or row is None or row.shape != labels.shape or _chosen_along(made, row) != axis:
+        f.facts.rigid.append(f.units(labels))
+        return
+    (a, b), _ = shrink(row.movedim(axis, -1), labels.movedim(axis, -1))
+    both = torch.unique(torch.stack([a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])], 1), dim=0)
+    f.facts.alike.append(Alike(both[:, 0].numpy(), both[:, 1].numpy(), op.name))
+
+
+def _chosen_along(made: Op, row: Tensor) -> int:
+    default = None if "arg" in made.packet else -1
+    dim = argument(made, 2 if made.packet == "aten.topk" else 1, "dim", default)
+    return -1 if dim is None else int(dim) % row.dim()
 
 
 def scatter(f: Folder, op: Op) -> None:
@@ -108,7 +138,9 @@ def scatter(f: Folder, op: Op) -> None:
     made = _chosen_by(f, places)
     row = None if made is None else f.operand(made.inputs[0])
     written = ref_name(op.args[3]) if len(op.args) > 3 else None
-    if into is None or op.shape is None or row is None or row.shape != op.shape or f.graph.varies(into):
+    if into is None or op.shape is None or made is None or row is None or row.shape != op.shape or f.graph.varies(into):
+        return opaque(f, op)
+    if _chosen_along(made, row) != axis % len(op.shape):
         return opaque(f, op)
     value = f.operand(written) if written is not None and f.graph.varies(written) else None
     if value is not None:
@@ -119,10 +151,11 @@ def scatter(f: Folder, op: Op) -> None:
     f.labels[op.name] = outs[inverse].reshape(cut.shape).expand(shape).movedim(-1, axis)
     f.freeze(f.labels[op.name], op.packet)
     f.facts.alike.append(Alike(distinct.numpy(), outs.numpy(), op.name))
+    tell_rows_apart(f, op, distinct, outs)
 
 
 def _chosen_by(f: Folder, name: str | None) -> Op | None:
-    """The topk or sort that a tensor of places comes from."""
+    """The operator that has chosen the places in a tensor by value."""
     op = f.graph.by_name.get(name or "")
     while op is not None and op.packet in PASSED_ON:
         op = f.graph.by_name.get(op.inputs[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +20,15 @@ from symdisc.torchside.foldrules.common import (
     opaque,
     ref_name,
 )
+from symdisc.torchside.foldrules.copies import places as places_of
 from symdisc.torchside.foldrules.elementwise import elementwise
-from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
+from symdisc.torchside.foldrules.factors import Places, gain, mark_constant, one_each, statistics, tell_places_apart
+from symdisc.torchside.foldrules.packed import distinct_pairs, in_order, shrink
 
 if TYPE_CHECKING:
     from symdisc.torchside.fold import Folder
 
-__all__ = ["add", "mark_constant", "mul", "multiply", "reduce", "shift", "total"]
+__all__ = ["add", "mul", "multiply", "reduce", "shift", "total"]
 
 
 def add(f: Folder, op: Op) -> None:
@@ -52,7 +55,7 @@ def add(f: Folder, op: Op) -> None:
         return
     elif other is not None and stored is not None:  # running means that are zero today are not zero tomorrow
         parameter, index, _ = stored
-        if not _one_each(index, labels):  # a table, not statistics: it stays as it is
+        if not one_each(index, labels):  # a table, not statistics: it stays as it is
             mark_constant(f, op, other, labels)
         shift(f, op, parameter, index.expand(op.shape or ()), labels, buffer=True)
     else:
@@ -129,74 +132,24 @@ def mul(f: Folder, op: Op) -> None:
     labels = f.operand(act).expand(op.shape or ())
     other = next((n for n in names if n != act), None)
     if other is not None and f.graph.varies(other):
-        return _gain(f, op, act, other, labels, divide)
+        return gain(f, op, act, other, labels, divide)
     if is_zero(f.values.get(other) if other is not None else (b if act == ref_name(a) else a)) and not divide:
         labels = torch.full((), PAD, dtype=torch.int64).expand(op.shape or ())  # nothing is left of the unit
     elif other is not None and not f.uniform(labels, other):
         f.facts.rotated.append(f.units(labels))
         buffer = f.elements(other, buffers=True)
         f.kill(labels, "constant factor per unit" if buffer is None else "running statistics")
-        if not _statistics(f, op, other, labels):
+        if not statistics(f, op, other, labels):
             mark_constant(f, op, other, labels)
     f.labels[op.name] = labels
 
 
-def _one_each(index: Tensor, labels: Tensor) -> bool:
-    """Every unit meets one entry, and every entry one unit."""
-    pairs, _ = distinct_pairs(*shrink(index.expand(labels.shape), labels)[0])
-    return len(torch.unique(pairs[0])) == len(torch.unique(pairs[1])) == pairs.shape[1]
-
-
-def mark_constant(f: Folder, op: Op, other: str, labels: Tensor) -> None:
-    """Which entry of a constant each unit meets (rotary tables: the same for every head); axes of data do not tell."""
-    shape = f.graph.shape(other) or ()
-    entry = torch.arange(int(np.prod(shape))).reshape(shape).expand(labels.shape)
-    varying = f.varying_axes(labels)
-    for axis in range(labels.dim()):
-        if axis not in varying:
-            entry, labels = entry.narrow(axis, 0, 1), labels.narrow(axis, 0, 1)
-    pairs, _ = distinct_pairs(*shrink(entry, labels)[0])
-    use = pairs[1] > PAD
-    f.facts.marked.append((pairs[0][use].numpy(), pairs[1][use].numpy(), op.name))
-
-
-def _statistics(f: Folder, op: Op, other: str, labels: Tensor) -> bool:
-    """Record the buffers behind a factor per unit: a permutation of the units permutes them too. False if there is more."""
-    places = f.buffers_behind(other)
-    if not all(index.numel() == 1 or _one_each(index, labels) for _, index in places or ()):
-        return False
-    for buffer, index in places or ():
-        if index.numel() == 1:
-            continue
-        (at, units), _ = shrink(index.expand(op.shape or ()), labels)
-        pairs, _ = distinct_pairs(at, units)
-        f.facts.statistics.append(GainUse(buffer, op.name, op.module, pairs[0].numpy(), pairs[1].numpy(), pairs[1].numpy(),
-                                          op.name, "", buffer=True))
-    return bool(places)
-
-
-def _gain(f: Folder, op: Op, act: str, other: str, labels: Tensor, divide: bool) -> None:
-    found = f.elements(other)
-    index = None if found is None else found[1].expand(op.shape or ())
-    if found is None or divide or index is None:
-        f.labels[op.name] = labels  # exp(temperature) and the like: scales pass, and what acts equally on all units
-        f.kill(labels, "computed factor")
-        if not f.uniform(labels, other):
-            f.facts.rigid.append(f.units(labels))
-        return
-    (labels, index), shape = shrink(labels, index)
-    distinct, inverse = distinct_pairs(labels, index)
-    outs = torch.from_numpy(f.facts.fresh(distinct.shape[1]))
-    f.labels[op.name] = outs[inverse].expand(shape)
-    f.facts.gains.append(GainUse(found[0], op.name, op.module, distinct[1].numpy(), distinct[0].numpy(), outs.numpy(),
-                                 op.name, act, found[2]))
-
-
 def _product(f: Folder, op: Op, a: str, b: str, sign: float) -> None:
-    f.labels[op.name] = multiply(f, f.operand(a), f.operand(b), sign, alone=a == b and is_squared_norm(f, op))
+    f.labels[op.name] = multiply(f, op, f.operand(a), f.operand(b), (partial(places_of, f, a), partial(places_of, f, b)), sign,
+                                   alone=a == b and is_squared_norm(f, op))
 
 
-def multiply(f: Folder, la: Tensor, lb: Tensor, sign: float = 1.0, alone: bool = False) -> Tensor:
+def multiply(f: Folder, op: Op, la: Tensor, lb: Tensor, places: Places, sign: float = 1.0, alone: bool = False) -> Tensor:
     """Units of an entrywise product (quotient: ``sign`` -1); a factor that is common to all units of the other lets them mix.
 
     ``alone`` says that a norm has dealt with the square already.
@@ -204,10 +157,14 @@ def multiply(f: Folder, la: Tensor, lb: Tensor, sign: float = 1.0, alone: bool =
     (ca, cb), shape = shrink(la, lb)
     distinct, inverse = distinct_pairs(ca, cb)
     outs = torch.from_numpy(f.facts.fresh(distinct.shape[1]))
+    empty = (distinct == PAD).any(0) if sign == 1.0 else distinct[0] == PAD
+    outs = torch.where(empty, PAD, outs)
     out = outs[inverse].expand(shape)
-    f.facts.sums.append((outs.numpy(), distinct[0].numpy(), distinct[1].numpy(), sign))
+    f.facts.sums.append((outs[~empty].numpy(), distinct[0][~empty].numpy(), distinct[1][~empty].numpy(), sign))
     if alone:
         return out
+    for labels, where in zip((la, lb), places, strict=True):
+        tell_places_apart(f, op, labels, where, out)
     for carrier, other, power in ((la, lb, 1.0), (lb, la, sign)):
         axes = f.varying_axes(carrier)
         if not axes:
@@ -252,14 +209,18 @@ def total(f: Folder, op: Op, labels: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Units of a sum over axes: where the units along them differ, their scales are tied together."""
     front = labels.movedim(dims, list(range(len(dims))))
     flat = front.reshape(-1, *front.shape[len(dims):])
-    if bool((flat == flat[:1]).all()):
-        return flat[0]
-    equal_scales(f, flat)
-    made = f.fresh_like(flat[:1]).unsqueeze(0)
-    link = torch.stack([flat[0].reshape(-1), made.reshape(-1)])
+    one = flat.amax(0, keepdim=True)  # zeros add nothing
+    if bool(((flat == one) | (flat == PAD)).all()):
+        return one[0]
+    equal_scales(f, torch.cat([one, flat]))
+    made = f.fresh_like(_column_keys(flat)).unsqueeze(0)
+    made = made if bool((one > PAD).all()) else torch.where(one == PAD, PAD, made)
+    link = torch.stack([one.reshape(-1), made.reshape(-1)])
+    link = link[:, link[1] > PAD]
     f.facts.powers.append((link[0].numpy(), link[1].numpy(), 1.0))
     (members, totals), _ = shrink(flat, made)
     pairs, _ = distinct_pairs(members, totals)
+    pairs = pairs[:, pairs.min(0).values > PAD]
     f.facts.totals.append((pairs[0].numpy(), pairs[1].numpy(), op.name))
     axes = f.varying_axes(made)
     if axes and axes[-1] == made.dim() - 1 and bool((members == members[..., :1]).all(-1).logical_not().all()):
@@ -270,3 +231,11 @@ def total(f: Folder, op: Op, labels: Tensor, dims: tuple[int, ...]) -> Tensor:
         f.kill(labels, "summed over units")
         f.kill(made, "summed over units")
     return made[0]
+
+
+def _column_keys(flat: Tensor) -> Tensor:
+    """[1, ...]: a number for each column of units [n, ...], equal for equal columns (two others agree with probability 2^-64); in the
+    order in which they first appear, for blocks are matched in the order of their units."""
+    (cut,), shape = shrink(flat)
+    weights = torch.randint(-(2**62), 2**62, (len(cut), *[1] * (cut.dim() - 1)), generator=torch.Generator().manual_seed(0))
+    return in_order((cut * (2 * weights + 1)).sum(0)).expand(1, *shape[1:])
