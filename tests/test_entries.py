@@ -127,6 +127,14 @@ def test_points_keep_the_order_of_widths_of_the_published_model() -> None:
     assert all(p["n"] > p["f"] > 2 for p in plan.points) and plan.broken == ()
 
 
+def test_points_keep_the_order_on_which_miniatures_agree_where_no_model_is_published() -> None:
+    """n > f in the first two: at 3 inputs and more hidden units the hidden space would have blind directions."""
+    wide = dataclasses.replace(_family(), published=None)
+    sizes = tuple({"n": n, "f": 3} for n in (4, 5, 6))
+    assert all(p["n"] > p["f"] for p in design(dataclasses.replace(wide, miniatures=sizes)).points)
+    assert any(p["n"] <= p["f"] for p in design(dataclasses.replace(wide, miniatures=({"n": 3, "f": 4}, *sizes))).points)
+
+
 def test_members_without_values_and_with() -> None:
     architecture = _family()
     captured, name = structure(architecture.build, {"n": 3, "f": 4})

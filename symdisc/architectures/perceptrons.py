@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -100,7 +101,8 @@ def _maxout(s: Sizes) -> Built:
 
 
 def _residual(s: Sizes) -> Built:
-    model = nn.Sequential(nn.Linear(s["n"], s["d"]), *(ResidualUnit(s["d"], s["f"]) for _ in range(s["L"])), nn.Linear(s["d"], s["o"]))
+    blocks = nn.Sequential(*(ResidualUnit(s["d"], s["f"]) for _ in range(s["L"])))
+    model = nn.Sequential(OrderedDict(stem=nn.Linear(s["n"], s["d"]), blocks=blocks, head=nn.Linear(s["d"], s["o"])))
     return model.eval(), (torch.randn(4, s["n"]),)
 
 

@@ -1,7 +1,7 @@
 """At which sizes an architecture is looked at: a star and random points around small sizes, in the region of the published model.
 
 A dimension is a polynomial as long as no width passes another one, so the points keep the order of the two axes of every weight
-that the published model has (its feed-forward width above its model width, its vocabulary above both).
+that the published model has (its feed-forward width above its model width, its vocabulary above both), or the miniatures have.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import sympy as sp
 
 from symdisc.entries.polynomials import evaluate, interpolate
@@ -120,16 +121,16 @@ class _Family:
         return {a: f.polynomial for a, f in fits.items() if f.polynomial is not None}
 
     def order(self) -> list[tuple[tuple[str, int], tuple[str, int]]]:
-        """Pairs (larger, smaller) of the first two axes of each weight at the published sizes."""
-        if self.architecture.published is None:
-            return []
-        sizes = self.architecture.published[1]
+        """Pairs (larger, smaller) of the first two axes of each weight at the published sizes; where no model is published, those
+        pairs on which all miniatures agree."""
+        known = self.architecture.published
+        members = (known[1],) if known is not None else self.architecture.miniatures
         pairs = []
         for name in sorted({a for a, _ in self.axes}):
             a, b = (name, 0), (name, 1)
             if a in self.axes and b in self.axes:
-                first, second = evaluate(self.axes[a], sizes), evaluate(self.axes[b], sizes)
-                pairs += [(a, b)] if first > second else [(b, a)] if second > first else []
+                signs = {np.sign(evaluate(self.axes[a], s) - evaluate(self.axes[b], s)) for s in members}
+                pairs += [(a, b)] if signs == {1} else [(b, a)] if signs == {-1} else []
         return pairs
 
     def violations(self, points: Sequence[Sizes], order: Sequence[tuple[tuple[str, int], tuple[str, int]]]

@@ -147,10 +147,12 @@ def solve_torus(classes: Classes, frozen: np.ndarray) -> Torus:
     single, power = np.full(system.variables, -1), np.zeros(system.variables)
     many: dict[int, Equation] = {}
     used: set[int] = set()
-    plain = np.setdiff1d(np.flatnonzero(~system.zero), np.array(list(system.pivots), dtype=np.int64))
+    solved = _shortened({v: system.reduce({v: 1.0}) for v in system.pivots if v < system.variables and not system.zero[v]})
+    plain = np.setdiff1d(np.flatnonzero(~system.zero), np.array(list(solved), dtype=np.int64))
     single[plain], power[plain] = plain, 1.0
-    for v in [p for p in system.pivots if p < system.variables and not system.zero[p]]:
-        terms = system.reduce({v: 1.0})
+    for v, terms in solved.items():
+        if v >= system.variables:  # of a weight used twice, no unit's
+            continue
         used.update(terms)
         if len(terms) == 1:
             single[v], power[v] = next(iter(terms.items()))
@@ -158,6 +160,36 @@ def solve_torus(classes: Classes, frozen: np.ndarray) -> Torus:
             single[v], many[v] = -2, terms
     free = np.union1d(plain, np.array(sorted(used), dtype=np.int64)).astype(np.int64)
     return Torus(free, system.of, single, power, many, max(system.variables, int(free.max(initial=-1)) + 1))
+
+
+def _shortened(solved: dict[int, Equation]) -> dict[int, Equation]:
+    """The same solutions by free variables that make them shorter: an expression that several variables share (the scale of a
+    sum over the states of a recurrence) becomes free in place of one of its terms, so that what is alike looks alike."""
+    while True:
+        shared: dict[frozenset[tuple[int, float]], list[int]] = defaultdict(list)
+        for v, terms in solved.items():
+            if len(terms) > 1:
+                shared[frozenset(terms.items())].append(v)
+        for v in (min(vs) for vs in sorted(shared.values(), key=len, reverse=True) if len(vs) > 1):
+            changes = (_exchanged(solved, v, free) for free in sorted(solved[v], reverse=True))
+            better = next((new for new in changes if _terms(new) < _terms({w: solved[w] for w in (v, *new) if w in solved})), None)
+            if better is not None:
+                solved = {w: terms for w, terms in {**solved, **better}.items() if w != v}
+                break
+        else:
+            return solved
+
+
+def _terms(solved: dict[int, Equation]) -> int:
+    return sum(map(len, solved.values()))
+
+
+def _exchanged(solved: dict[int, Equation], v: int, free: int) -> dict[int, Equation]:
+    """What becomes of all that follow ``free`` when ``v`` is free in its place."""
+    whole = {**{w: -c / solved[v][free] for w, c in solved[v].items() if w != free}, v: 1.0 / solved[v][free]}
+    new = {w: _merge([*((u, c) for u, c in terms.items() if u != free), *((u, terms[free] * c) for u, c in whole.items())])
+           for w, terms in solved.items() if free in terms and w != v}
+    return {**new, free: whole}
 
 
 def _parameter_relations(classes: Classes, system: _System):  # type: ignore[no-untyped-def]

@@ -67,10 +67,19 @@ def add(f: Folder, op: Op) -> None:
 def _sum_of_two(f: Folder, op: Op, a: str, b: str) -> None:
     la, lb = f.operand(a), f.operand(b)
     f.unite(la, lb)
-    f.labels[op.name] = torch.maximum(*torch.broadcast_tensors(la, lb))
+    f.labels[op.name] = _of_both(f, la, lb)
     mean = f.graph.by_name.get(b)
     if op.packet == "aten.sub" and mean is not None and mean.packet == "aten.mean" and mean.inputs == (a,):
         f.kill(la, "mean subtracted")
+
+
+def _of_both(f: Folder, la: Tensor, lb: Tensor) -> Tensor:
+    """The units of a sum, whose terms are united. Two terms in which two units change places (a single rotary plane) would leave one
+    of them at both: the axis would look like one of data."""
+    la, lb = torch.broadcast_tensors(la, lb)
+    made = torch.maximum(la, lb)
+    lost = (set(f.varying_axes(la)) & set(f.varying_axes(lb))) - set(f.varying_axes(made))
+    return la if lost and bool((la > PAD).all()) else made
 
 
 def shift(f: Folder, op: Op, parameter: str, index: Tensor, labels: Tensor, buffer: bool = False) -> None:
