@@ -128,3 +128,69 @@ def test_vectors_stay_whole(apart: bool) -> None:
     cat = _catalog(model := Mixed(apart), 2, 3, WIDTH)
     assert _dimension(cat, "direction that a centred vector lacks") == (0 if apart else CLASSES)
     assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+
+
+class Kept(nn.Module):
+    """A class token and its place among the positions, beside those patches that are kept by the order of given numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Linear(IN, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.position, self.token = nn.Parameter(torch.empty(9, WIDTH)), nn.Parameter(torch.empty(1, WIDTH))
+        self.norm, self.norm2 = nn.LayerNorm(WIDTH, eps=0.05), nn.LayerNorm(WIDTH, eps=0.05)
+
+    def forward(self, x: Tensor, order: Tensor) -> Tensor:
+        x = self.embed(x) + self.position[1:]
+        x = torch.gather(x, 1, order.argsort(1)[:, :7, None].repeat(1, 1, WIDTH))
+        x = torch.cat([(self.token + self.position[:1]).expand(len(x), -1, -1), x], 1)
+        return self.norm2(x + self.mix(torch.tanh(self.norm(x))))
+
+
+def test_a_class_token_has_its_own_row_of_the_positions() -> None:
+    model = Kept()
+    torch.manual_seed(1)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.5)
+    inputs = torch.randn(3, 8, IN, dtype=torch.float64), torch.rand(3, 8, dtype=torch.float64)
+    cat = symdisc.discover(model.double(), inputs, solve=False)
+    traded = {s.parameters: s.dimension for s in cat.symmetries if s.name == "translation traded between parameters"}
+    assert traded == {("token", "position"): WIDTH, ("embed.bias", "position"): WIDTH - 1}  # along 1 both are free
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+    assert symdisc.certify(cat).complete
+
+
+class Merged(nn.Module):
+    """Four neighbours are put into one vector, or the largest of them is taken. With ``torn`` entries of two of the four change places."""
+
+    def __init__(self, merge: bool, torn: bool = False) -> None:
+        super().__init__()
+        self.merge, self.torn, wide = merge, torn, 4 * WIDTH if merge else WIDTH
+        self.embed, self.mix, self.side = nn.Linear(IN, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.norm, self.norm2, self.head = nn.LayerNorm(WIDTH, eps=0.05), nn.LayerNorm(wide, eps=0.05), nn.Linear(wide, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y = self.norm(x)
+        x = x + self.mix(y)
+        if not self.merge:
+            return self.head(self.norm2(self.side(y).reshape(len(x), -1, 4, WIDTH).amax(2) + x[:, ::4]))
+        parts = [x[:, k::4] for k in range(4)]
+        if self.torn:
+            parts[2:] = torch.cat([parts[2][..., :2], parts[3][..., 2:]], -1), torch.cat([parts[3][..., :2], parts[2][..., 2:]], -1)
+        return self.head(self.norm2(torch.cat(parts, -1)))
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_merged_places(merge: bool) -> None:
+    """Concatenated places turn together; a constant along 1 is the same for all of them."""
+    cat = _catalog(model := Merged(merge), 3, 8, IN)
+    assert [s.group for s in cat.symmetries if s.family == "o1"] == (["SO(5)"] if merge else [])
+    assert _dimension(cat, "bias without effect") == 1
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+    assert symdisc.certify(cat).complete
+
+
+def test_torn_places_do_not_turn_together() -> None:
+    cat = _catalog(model := Merged(True, torn=True), 3, 8, IN)
+    assert not [s for s in cat.symmetries if s.family == "o1"]
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9

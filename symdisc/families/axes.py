@@ -7,7 +7,14 @@ from typing import Any
 
 from symdisc.opgraph import Op, OpGraph
 
-__all__ = ["before"]
+__all__ = ["KEEPS", "before"]
+
+KEEPS = frozenset(f"aten.{n}" for n in (
+    "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",
+    "_to_copy", "to", "type_as", "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "contiguous", "flatten",
+    "cat", "stack", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d", "index", "index_select", "repeat", "repeat_interleave", "roll", "flip", "unflatten",
+)) | {"getitem"}  # what holds of each entry of the operands holds of each entry of the result
 
 SAME = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout"))
 REGROUPS = frozenset(f"aten.{n}" for n in ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze"))
@@ -21,11 +28,20 @@ def before(graph: OpGraph, op: Op, axis: int) -> tuple[str, int] | None:
     """
     if op.target == "getitem":
         return _part(graph, op, axis)
+    name = op.inputs[0]
+    if op.packet == "aten.gather" and op.args[1] % len(op.shape or (1,)) != axis and _alike(graph, op.inputs[1], axis):
+        return name, axis
     if len(set(op.inputs)) != 1 or op.shape is None:
         return None
-    name = op.inputs[0]
     found = _axis(op, axis, graph.shape(name) or (), op.shape)
     return None if found is None else (name, found)
+
+
+def _alike(graph: OpGraph, index: str, axis: int) -> bool:
+    """The index is the same all along an axis: one column, repeated."""
+    op = graph.by_name.get(index)
+    source = None if op is None or op.packet not in ("aten.repeat", "aten.expand") else graph.shape(op.inputs[0])
+    return source is not None and len(source) == len(graph.shape(index) or ()) and source[axis] == 1
 
 
 def _part(graph: OpGraph, op: Op, axis: int) -> tuple[str, int] | None:

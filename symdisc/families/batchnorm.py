@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from symdisc.families.axes import KEEPS
 from symdisc.families.classes import Classes
 from symdisc.moves import Index, Move, parameters_of
+from symdisc.opgraph import OpGraph
 from symdisc.spaces import DenseUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
-__all__ = ["affine_after", "buffer_behind", "split_buffers", "unused"]
+__all__ = ["affine_after", "buffer_behind", "split_buffers", "unused", "variance_behind"]
 
 
 def split_buffers(classes: Classes, symmetries: list[Symmetry]) -> list[Symmetry]:
@@ -103,14 +105,12 @@ def _adds_before(classes: Classes, parameter: str, sub: ShiftUse) -> bool:
 
 def affine_after(classes: Classes, sub: str) -> tuple[str, float, str | None, str | None] | None:
     """(running variance, eps, gain, shift) of the normalisation that begins with ``sub``, which takes off the running mean."""
-    from symdisc.families.translations import Translations
-
     graph = classes.graph
     users = [u for u in graph.users.get(sub, ()) if u.name in graph.live]
     if len(users) != 1 or users[0].packet != "aten.mul":
         return None
     other = next((n for n in users[0].inputs if n != sub), None)
-    variance = Translations(classes)._variance(other) if other else None
+    variance = variance_behind(graph, other) if other else None
     if variance is None:
         return None
     gain = shift = None
@@ -133,12 +133,23 @@ def affine_after(classes: Classes, sub: str) -> tuple[str, float, str | None, st
 
 def buffer_behind(classes: Classes, value: str) -> str | None:
     """The buffer of which ``value`` is a view."""
-    from symdisc.families.translations import KEEPS
-
     graph = classes.graph
     while value in graph.by_name and graph.by_name[value].packet in KEEPS:
         value = graph.by_name[value].inputs[0]
     return graph.buffers.get(value)
+
+
+def variance_behind(graph: OpGraph, value: str) -> tuple[str, float] | None:
+    """(variance, eps) where ``value`` is ``rsqrt(variance + eps)`` of a running variance, laid out anew."""
+    op = graph.by_name.get(value)
+    while op is not None and op.packet in KEEPS:
+        op = graph.by_name.get(op.inputs[0])
+    if op is None or op.packet != "aten.rsqrt":
+        return None
+    total = graph.by_name.get(op.inputs[0])
+    if total is None or total.packet != "aten.add" or total.inputs[0] not in graph.buffers:
+        return None
+    return graph.buffers[total.inputs[0]], float(total.args[1])
 
 
 def unused(classes: Classes) -> list[Symmetry]:

@@ -172,10 +172,13 @@ class Finder:
             self.spaces.append(space)
 
     def _complete(self, space: Space) -> bool:
-        """Every element is present on each side, norms see the whole block, gains end in readers."""
+        """Every element is present on each side, norms see the whole block, once or several times, gains end in readers."""
         if space.family == "o1":
+            whole = list(range(space.size))
             for link in self.links.all:
-                if link.kind == "norm1" and self.element[link.left[0]] >= 0 and len(link.left) != space.size:
+                element = self.element[link.left] if link.kind == "norm1" else np.zeros(0)
+                if (element >= 0).any() and any(sorted(element[k:k + space.size].tolist()) != whole
+                                                for k in range(0, len(element), space.size)):
                     return False
         in_front = np.array([gain is not None and gain[2] for gain in space.gains])[space.gain]
         front, behind = space.classes[in_front], space.classes[(space.gain > 0) & ~in_front]

@@ -14,7 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
-from symdisc.families.batchnorm import affine_after, buffer_behind
+from symdisc.families.batchnorm import affine_after, buffer_behind, variance_behind
 from symdisc.families.classes import Classes
 from symdisc.families.naming import describe_affine
 from symdisc.families.translations import Translations
@@ -227,7 +227,8 @@ def _step(classes: Classes, search: Translations, op: Op, value: str, vec: np.nd
             return None
         elements, outs = np.array([table[int(c)] for c in vec]).T
         return outs, (Through("gain", gain.parameter, index=Index.of(elements[None, :, None]), offset=gain.offset),)
-    variance = search._variance(next(n for n in op.inputs if n != value)) if op.packet == "aten.mul" and len(op.inputs) == 2 else None
+    factor = next((n for n in op.inputs if n != value), "") if op.packet == "aten.mul" and len(op.inputs) == 2 else ""
+    variance = variance_behind(search.graph, factor)
     if variance is None or len(vec) != classes.shape(variance[0])[0]:
         return None
     return vec, (Through("rsqrt", variance[0], index=Index.of(np.arange(len(vec))[None, :, None]), offset=variance[1]),)

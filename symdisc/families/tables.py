@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from symdisc.families.axes import KEEPS
 from symdisc.families.classes import Classes, components
 from symdisc.families.naming import describe_affine
-from symdisc.families.translations import KEEPS, Translations
+from symdisc.families.translations import Translations
 from symdisc.moves import Index, Move
 from symdisc.spaces import ShiftUse
 from symdisc.symmetry import Symmetry

@@ -8,11 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
+from symdisc.families.axes import KEEPS
+from symdisc.families.batchnorm import variance_behind
 from symdisc.families.classes import Classes, rows_of, units_of
 from symdisc.families.invisible import Invisible
 from symdisc.families.naming import describe_affine
 from symdisc.families.part_biases import taken_by_rows
 from symdisc.families.scores import Scores
+from symdisc.families.shifts import added, by_coordinate, row_by_row, taken
 from symdisc.moves import Index, Move, Through, parameters_of
 from symdisc.opgraph import Op, Ref
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
@@ -21,13 +24,6 @@ from symdisc.symmetry import Symmetry
 __all__ = ["Translations"]
 
 Current = dict[int, int]  # class -> index into the translation vector at this point
-KEEPS = frozenset(f"aten.{n}" for n in (
-    "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",
-    "_to_copy", "to", "type_as", "t", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "contiguous", "flatten",
-    "cat", "stack", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d", "index", "index_select", "repeat", "repeat_interleave", "roll", "flip", "unflatten",
-)) | {"getitem"}
-
 
 class Translations:
     """Searches, for each parameter that is added, for a way to undo a constant added to it."""
@@ -54,13 +50,13 @@ class Translations:
     # --- origins ------------------------------------------------------------------------------------------------------
     def find(self, invisible: dict[str, int], done: Collection[str] = ()) -> list[Symmetry]:
         """One symmetry per origin but those ``done``; ``invisible`` names parameters whose shift along 1 is free by itself already."""
-        found: list[Symmetry | None] = []
-        for shift in self.facts.shifts:
-            if shift.buffer or shift.parameter in done or not self.single(shift.parameter) or shift.op not in self.order:
-                continue
-            origin = self._as_writer(shift) or self._apart(shift)
-            if origin is None:
-                continue
+        origins = [(shift, origin) for shift in self.facts.shifts
+                   if not shift.buffer and shift.parameter not in done and self.single(shift.parameter)
+                   and (origin := self._as_writer(shift) or self._apart(shift)) is not None]
+        alone = [s for shift, origin in origins if shift.parameter not in invisible and (s := self._free(shift, *origin)) is not None]
+        invisible = {**invisible, **{s.parameters[0]: 1 for s in alone}}
+        found: list[Symmetry | None] = [*alone]
+        for shift, origin in origins:
             whole = self._from(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible)
             if whole is not None:
                 found.append(whole)
@@ -77,6 +73,14 @@ class Translations:
                 whole = self._from(*start)
                 found.append(whole if whole is not None or use.parameter in invisible else self._from(*start, same=True))
         return [s for s in found if s is not None]
+
+    def _free(self, shift: ShiftUse, positions: np.ndarray, vec: np.ndarray) -> Symmetry | None:
+        """The constant vector, if nothing at all sees it, though other translations are seen."""
+        if self.undone(shift.parameter, shift.value, dict.fromkeys(map(int, vec), 0)) != []:
+            return None
+        if self.undone(shift.parameter, shift.value, {int(c): i for i, c in enumerate(vec)}) == []:
+            return None
+        return self._from(shift.parameter, shift.axis, positions, vec, shift.value, shift.module, {}, same=True)
 
     def parts(self, vec: np.ndarray) -> list[np.ndarray]:
         """Positions grouped by the kinds of vectors that the classes take part in."""
@@ -127,10 +131,10 @@ class Translations:
         if self.classes.data in current or (same and len(vec) == 1):
             return None
         moves = self.undone(parameter, value, current)
-        if moves is None:
+        first = added(self.classes, parameter, axis, positions, value, same)
+        if moves is None or first is None:
             return None
         n = 1 if same else len(vec)
-        first = Move("add", parameter, axis, Index.of(positions[:, None, None] if same else positions[None, None, :]))
         all_moves = (first, *moves)
         names = parameters_of(all_moves)
         overlap = all(p in invisible for p in names) and bool(moves)
@@ -147,6 +151,7 @@ class Translations:
     def undone(self, origin: str, value: str, current: Current) -> list[Move] | None:
         """Moves of other parameters than ``origin`` that undo the translation ``current`` of ``value``, or None."""
         self.origin, self.start, self.depth = origin, self.order.get(value, -1), 0
+        self.pushed: dict[str, tuple[Current, tuple[Through, ...]]] = {}
         return self.push(value, current, ())
 
     # --- pushing forward ----------------------------------------------------------------------------------------------
@@ -158,6 +163,7 @@ class Translations:
         if isinstance(labels, np.ndarray) and not self._touched(labels, current):
             return []
         moves: list[Move] = []
+        self.pushed[value] = current, chain
         for op in self.graph.users.get(value, ()):
             if op.name not in self.graph.live:
                 continue
@@ -173,11 +179,26 @@ class Translations:
 
     def _cross(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         if op.packet in KEEPS and list(op.inputs).count(value) == 1:
-            if op.packet in ("aten.cat", "aten.stack") and any(self._besides(n, value, op, current) for n in op.inputs if n != value):
-                return None
+            if op.packet in ("aten.cat", "aten.stack"):
+                return self._joined(op, value, current, chain)
             return self.push(op.name, current, chain)
         rule = getattr(self, "_" + op.packet.removeprefix("aten."), None)
         return None if rule is None else rule(op, value, current, chain)
+
+    def _joined(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        """Values beside each other: those with the same units must carry the same translation."""
+        if any(self._besides(n, value, op, current) and not self._moved(n, current, chain) for n in op.inputs if n != value):
+            return None
+        return [] if self.pushed.get(op.name) == (current, chain) else self.push(op.name, current, chain)
+
+    def _moved(self, name: str, current: Current, chain: tuple[Through, ...]) -> bool:
+        """The value is made, by layout alone, of one that carries the same translation."""
+        while self.pushed.get(name) != (current, chain):
+            op = self.graph.by_name.get(name)
+            if op is None or op.packet not in KEEPS or len(set(op.inputs)) != 1:
+                return False
+            name = op.inputs[0]
+        return True
 
     def _besides(self, name: str, value: str, join: Op, current: Current) -> bool:
         """The same units, or none, at places where nothing was added (keys from elsewhere, a class token, one zero key more)."""
@@ -227,6 +248,12 @@ class Translations:
             return []  # the subtraction answers for it
         return self.push(op.name, current, chain) if self._mean_over_data(op) else None
 
+    def _amax(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        """The largest over places moves with each of them."""
+        return self.push(op.name, current, chain) if self._mean_over_data(op) else None
+
+    _amin = _amax
+
     def _avg_pool2d(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         padding = op.args[3] if len(op.args) > 3 else 0
         return self.push(op.name, current, chain) if padding in (0, (0,), (0, 0), ()) else None
@@ -251,8 +278,8 @@ class Translations:
         if biases and any(set(s.units.tolist()) != set(use.outs.tolist()) for s in biases):
             return taken_by_rows(self, op, use, biases, chain, step)
         for bias in biases:
-            taken = self._take_row_by_row(bias, use, longer) or self._take(bias, after, longer)
-            return None if taken is None else [taken]
+            found = row_by_row(self.classes, bias, use, longer) or taken(self.classes, bias, after, longer)
+            return None if found is None else [found]
         if not chain and use.rows is None and self.single(use.parameter):
             source = self.centred(use.source)
             if source is not None and source.shift == self.origin:
@@ -276,7 +303,7 @@ class Translations:
         if number is not None:
             return self.push(op.name, current, (*chain, Through("scale", "", offset=float(number))))
         other = next((n for n in op.inputs if n != value), None)
-        variance = self._variance(other) if other else None
+        variance = variance_behind(self.graph, other) if other else None
         if variance is None:
             return None
         where = self._channels(value, current, self.classes.shape(variance[0])[0])
@@ -297,18 +324,6 @@ class Translations:
                 if len(at) == len(current):
                     return np.array([at[k] for k in sorted(at)])
         return None
-
-    def _variance(self, name: str) -> tuple[str, float] | None:
-        """``rsqrt(var + eps)`` of a running variance, re-laid-out."""
-        op = self.graph.by_name.get(name)
-        while op is not None and op.packet in KEEPS:
-            op = self.graph.by_name.get(op.inputs[0])
-        if op is None or op.packet != "aten.rsqrt":
-            return None
-        total = self.graph.by_name.get(op.inputs[0])
-        if total is None or total.packet != "aten.add" or total.inputs[0] not in self.graph.buffers:
-            return None
-        return self.graph.buffers[total.inputs[0]], float(total.args[1])
 
     def _scaled_dot_product_attention(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         roles = [i for i, a in enumerate(op.args[:4]) if isinstance(a, Ref) and a.name == value]
@@ -360,39 +375,17 @@ class Translations:
             if not shift.buffer and shift.parameter != self.origin and self.single(shift.parameter):
                 writer = self._as_writer(shift)
                 if writer is not None and set(current) <= set(writer[1].tolist()):
-                    return self._take(shift, current, chain)
+                    return taken(self.classes, shift, current, chain)
         for use in self.dense.get(op.name, []):
             if use.ins is None and use.outs is not None and self.single(use.parameter) and use.parameter != self.origin:
                 vec = self.classes(use.outs)
                 if set(vec.tolist()) == set(current):
-                    index = _by_coordinate(np.arange(len(vec)), vec, current)
+                    index = by_coordinate(np.arange(len(vec)), vec, current)
                     return None if index is None else Move("add", use.parameter, use.out_axis, index, power=-1.0, through=chain)
-        if value != at.name and (op.packet in KEEPS or op.packet == "aten.add"):
+        over_places = op.packet in ("aten.amax", "aten.amin", "aten.mean") and self._mean_over_data(op)
+        if value != at.name and (op.packet in KEEPS or op.packet == "aten.add" or over_places):
             for name in op.inputs:
                 move = self._absorbed_by(name, op, current, chain) if name in self.graph.by_name else None
                 if move is not None:
                     return move
         return None
-
-    def _take(self, shift: ShiftUse, current: Current, chain: tuple[Through, ...]) -> Move | None:
-        where = self.classes.coordinates(shift, shift.axis)
-        index = _by_coordinate(where, self.classes(shift.units), current)
-        return None if index is None else Move("add", shift.parameter, shift.axis, index, power=-1.0, through=chain)
-
-    def _take_row_by_row(self, bias: ShiftUse, use: DenseUse, chain: tuple[Through, ...]) -> Move | None:
-        """The bias of the same operator: its elements go with the rows of the weight, also where rows share a class (rotary planes)."""
-        if use.outs is None or not np.array_equal(bias.units, use.outs):
-            return None
-        index = Index.of(self.classes.coordinates(bias, bias.axis)[None, None, :])
-        return Move("add", bias.parameter, bias.axis, index, power=-1.0, through=chain)
-
-
-def _by_coordinate(where: np.ndarray, vec: np.ndarray, current: Current) -> Index | None:
-    """Positions at which each coordinate of the translation is added: one, or as many as a constant vector has entries."""
-    positions: dict[int, set[int]] = defaultdict(set)
-    for w, c in zip(where.tolist(), vec.tolist(), strict=True):
-        if c in current:
-            positions[current[c]].add(w)
-    if len({len(p) for p in positions.values()}) != 1:
-        return None
-    return Index.of(np.array([sorted(positions[k]) for k in sorted(positions)]).T[:, None, :])

@@ -159,10 +159,23 @@ class Folder:
         if name in self.labels:
             return self.labels[name]
         if self.graph.varies(name):
-            return self.written(name)
+            found = self.written(name)
+            return self._sum_of_stored(name) if found is None else found
         shape, value = self.graph.shape(name), self.values.get(name)
         zero = isinstance(value, Tensor) and value.numel() > 0 and name not in self.graph.buffers and not bool(value.any())
         return None if shape is None else torch.full((), PAD if zero else DATA, dtype=torch.int64).expand(shape)
+
+    def _sum_of_stored(self, name: str) -> Tensor | None:
+        """Units for the sum of parameters (a class token and its place in the table of positions), laid out anew."""
+        op = self.graph.by_name.get(name)
+        stored = op is not None and not self.graph.is_activation(name) and (op.packet == "aten.add" or op.packet in LAYOUT)
+        if op is None or not stored or op.kwargs or any(self.operand(n) is None for n in op.inputs):
+            return None
+        if not all(n in self.labels for n in op.inputs if self.graph.varies(n)):
+            return None
+        self.facts.constant.update(n for n in (name, *op.inputs) if self.graph.varies(n))
+        self.step(op)
+        return self.labels.get(name)
 
     def written(self, name: str) -> Tensor | None:
         """Units for a parameter that enters as an activation (a class token): one per element, recorded as a shift."""

@@ -130,11 +130,11 @@ def _blip() -> Built:
 
 def _mae() -> Built:
     config = _config("ViTMAEConfig", {
-        "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": 1, "num_attention_heads": HEADS, "image_size": 8,
-        "patch_size": 4, "num_channels": 2, "decoder_hidden_size": WIDTH, "decoder_num_hidden_layers": 1,
+        "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": 1, "num_attention_heads": HEADS, "image_size": 12,
+        "patch_size": 4, "num_channels": 2, "mask_ratio": 0.5, "decoder_hidden_size": WIDTH, "decoder_num_hidden_layers": 1,
         "decoder_num_attention_heads": HEADS, "decoder_intermediate_size": INNER})
-    return Built(_model("ViTMAEModel", config), (), {"pixel_values": torch.randn(2, 2, 8, 8),
-                                                     "noise": torch.linspace(0.0, 1.0, 8).reshape(2, 4)})
+    return Built(_model("ViTMAEModel", config), (), {"pixel_values": torch.randn(2, 2, 12, 12),
+                                                     "noise": torch.linspace(0.0, 1.0, 18).reshape(2, 9)})
 
 
 def _swin() -> Built:

@@ -30,7 +30,7 @@ __all__ = ["attention", "baddbmm", "group_norm", "layer_norm", "matmul", "softma
 def matmul(f: Folder, op: Op) -> None:
     a, b = ref_name(op.args[0]), ref_name(op.args[1])
     assert a is not None and b is not None
-    acts = [f.graph.is_activation(n) for n in (a, b)]
+    acts = [f.moves(n) for n in (a, b)]
     if acts == [True, False] and f.graph.varies(b) and len(f.graph.shape(b) or ()) == 2:
         return dense(f, op, a, b, None, transposed=True)
     if acts == [True, False] and not f.graph.varies(b):

@@ -1,0 +1,61 @@
+"""Translations as moves of parameters that are added: whole vectors, or those rows of a table that are used at a place."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from symdisc.families.classes import Classes
+from symdisc.moves import Index, Move, Through
+from symdisc.spaces import DenseUse, ShiftUse
+
+__all__ = ["added", "by_coordinate", "row_by_row", "taken"]
+
+Current = dict[int, int]  # class -> index into the translation vector
+
+
+def added(classes: Classes, parameter: str, axis: int, positions: np.ndarray, value: str, same: bool) -> Move | None:
+    """The translation of its origin, at ``positions`` along ``axis``; of a table, in the rows that ``value`` takes from it, if it takes
+    whole rows."""
+    part = next((s for s in classes.facts.shifts if s.parameter == parameter and s.value == value and _partial(classes, s)), None)
+    if part is None:
+        return Move("add", parameter, axis, Index.of(positions[:, None, None] if same else positions[None, None, :]))
+    where = classes.coordinates(part, axis)
+    if len({*np.bincount(where)[positions].tolist()}) != 1:
+        return None
+    entries = np.stack([part.elements[where == p] for p in positions.tolist()])
+    return Move("add", parameter, -1, Index.of(entries.reshape(-1, 1, 1) if same else entries.T[:, None, :]))
+
+
+def _partial(classes: Classes, shift: ShiftUse) -> bool:
+    """Some rows of a table."""
+    shape = classes.shape(shift.parameter)
+    return len(shape) > 1 and len(shift.elements) < int(np.prod(shape))
+
+
+def taken(classes: Classes, shift: ShiftUse, current: Current, chain: tuple[Through, ...]) -> Move | None:
+    """The parameter of ``shift`` takes away what comes along ``chain``."""
+    axis = -1 if _partial(classes, shift) else shift.axis
+    where = shift.elements if axis < 0 else classes.coordinates(shift, axis)
+    index = by_coordinate(where, classes(shift.units), current)
+    return None if index is None else Move("add", shift.parameter, axis, index, power=-1.0, through=chain)
+
+
+def row_by_row(classes: Classes, bias: ShiftUse, use: DenseUse, chain: tuple[Through, ...]) -> Move | None:
+    """The bias of the same operator: its elements go with the rows of the weight, also where rows share a class (rotary planes)."""
+    if use.outs is None or not np.array_equal(bias.units, use.outs):
+        return None
+    index = Index.of(classes.coordinates(bias, bias.axis)[None, None, :])
+    return Move("add", bias.parameter, bias.axis, index, power=-1.0, through=chain)
+
+
+def by_coordinate(where: np.ndarray, vec: np.ndarray, current: Current) -> Index | None:
+    """Positions at which each coordinate of the translation is added: one, or as many as a constant vector has entries."""
+    positions: dict[int, set[int]] = defaultdict(set)
+    for w, c in zip(where.tolist(), vec.tolist(), strict=True):
+        if c in current:
+            positions[current[c]].add(w)
+    if len({len(p) for p in positions.values()}) != 1:
+        return None
+    return Index.of(np.array([sorted(positions[k]) for k in sorted(positions)]).T[:, None, :])
