@@ -33,7 +33,8 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 
 # Functions that open a door upwards, so that a record can be asked for its picture or its action: (from, to).
 DOORS = {
-    ("catalog", "torchside"), ("catalog", "report"), ("equivariance", "torchside"), ("laws", "session"), ("torchside", "report"),
+    ("catalog", "torchside"), ("catalog", "report"), ("equivariance", "torchside"), ("laws", "session"), ("laws", "torchside"),
+    ("torchside", "report"),
 }
 TORCH_ROOMS = {"torchside", "zoo", "architectures", "studies", "coverage", "examples"}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50

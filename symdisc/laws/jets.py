@@ -1,4 +1,4 @@
-"""Truncated power series on residues, and reverse-mode differentiation of polynomial programs over them.
+"""Truncated power series on residues, and reverse-mode differentiation of programs over them.
 
 A *jet* is an int64 array [E, K, B, *shape]: K coefficients of a power series in t, E = 2 when a first-order direction
 (a dual number) is carried along, B independent samples. A shorter E or K means that the missing coefficients are zero,
@@ -8,13 +8,17 @@ so constants cost nothing. Every product is a contraction of two jets, which kee
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from symdisc.laws.residues import MAX_CONTRACTION
 
-__all__ = ["Node", "Tape", "add", "contract"]
+__all__ = ["Node", "Pullback", "Tape", "add", "contract"]
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def contract(spec: str, a: np.ndarray, b: np.ndarray, order: int, prime: int) -> np.ndarray:
@@ -61,22 +65,29 @@ def _dual_pairs(a: int, b: int) -> list[tuple[int, int]]:
     return [(0, 0)] + ([(1, 0)] if a == 2 else []) + ([(0, 1)] if b == 2 else [])
 
 
+Pullback = Callable[[np.ndarray], np.ndarray]
+
+
 @dataclass(eq=False)
 class Node:
-    """A value on the tape; ``parents`` holds (parent, spec of its adjoint or None for a sum, the other factor)."""
+    """A value on the tape; ``parents`` holds (parent, what takes an adjoint of this value to that of the parent)."""
 
     value: np.ndarray
-    parents: tuple[tuple[Node, str | None, Node | None], ...] = ()
+    parents: tuple[tuple[Node, Pullback], ...] = ()
     active: bool = False
 
 
 @dataclass(eq=False)
 class Tape:
-    """Records a polynomial program made of contractions and sums; ``gradient`` runs it backwards."""
+    """Records a program made of contractions, sums, linear maps and analytic functions; ``gradient`` runs it backwards.
+
+    ``arguments`` collects what exponentials were taken of, [B, n] each (see ``laws.analytic``).
+    """
 
     order: int
     prime: int
     nodes: list[Node] = field(default_factory=list)
+    arguments: list[np.ndarray] = field(default_factory=list)
 
     def leaf(self, jet: np.ndarray) -> Node:
         """A value to differentiate by."""
@@ -97,15 +108,33 @@ class Tape:
         for node, mine, theirs, other in ((a, left, right, b), (b, right, left, a)):
             if node.active:
                 assert set(mine) <= set(theirs) | set(out), f"no adjoint for {spec}"
-                parents.append((node, f"{out},{theirs}->{mine}", other))
-        return self._put(contract(spec, a.value, b.value, self.order, self.prime), tuple(parents))
+                parents.append((node, partial(self._contracted, f"{out},{theirs}->{mine}", other.value)))
+        return self.put(contract(spec, a.value, b.value, self.order, self.prime), tuple(parents))
+
+    def _contracted(self, spec: str, other: np.ndarray, bar: np.ndarray) -> np.ndarray:
+        return contract(spec, bar, other, self.order, self.prime)
+
+    def times(self, a: Node, b: Node) -> Node:
+        """a b entry by entry, of one shape."""
+        letters = _LETTERS[: a.value.ndim - 3]
+        return self.einsum(f"{letters},{letters}->{letters}", a, b)
 
     def add(self, a: Node, b: Node) -> Node:
         """a + b, of one shape."""
-        parents = tuple((node, None, None) for node in (a, b) if node.active)
-        return self._put(add(a.value, b.value, self.prime), parents)
+        parents = tuple((node, _same) for node in (a, b) if node.active)
+        return self.put(add(a.value, b.value, self.prime), parents)
 
-    def _put(self, value: np.ndarray, parents: tuple[tuple[Node, str | None, Node | None], ...]) -> Node:
+    def scale(self, a: Node, factor: int) -> Node:
+        """factor a, for a residue."""
+        parents = ((a, lambda bar: bar * factor % self.prime),) if a.active else ()
+        return self.put(a.value * factor % self.prime, parents)
+
+    def linear(self, a: Node, forward: Pullback, back: Pullback) -> Node:
+        """A linear map that takes jets [E, K, B, *shape] to jets, and its transpose."""
+        return self.put(forward(a.value), ((a, back),) if a.active else ())
+
+    def put(self, value: np.ndarray, parents: tuple[tuple[Node, Pullback], ...]) -> Node:
+        """A new value on the tape."""
         node = Node(value, parents, bool(parents))
         self.nodes.append(node)
         return node
@@ -118,8 +147,12 @@ class Tape:
             bar = adjoint.pop(id(node), None)
             if bar is None:
                 continue
-            for parent, spec, other in node.parents:
-                part = bar if spec is None else contract(spec, bar, other.value, self.order, self.prime)  # type: ignore[union-attr]
+            for parent, back in node.parents:
+                part = back(bar)
                 known = adjoint.get(id(parent))
                 adjoint[id(parent)] = part if known is None else add(known, part, self.prime)
         return [adjoint.get(id(leaf), np.zeros((1, 1, 1, *leaf.value.shape[3:]), np.int64)) for leaf in leaves]
+
+
+def _same(bar: np.ndarray) -> np.ndarray:
+    return bar

@@ -41,7 +41,8 @@ class CountProblem:
     0 on the states (t, theta, theta'), tau constant. P is the identity but for the parameters named in ``entropic``
     (mirror descent with entropy): there it is diag(theta), and diag(tau theta + theta') with momentum
     (arXiv:2405.12888). ``laws`` hold for that flow. ``generators``: of how many fields the family is the span, if known
-    (a single field is its own Lie algebra). ``note`` says what was taken for the inputs of a network.
+    (a single field is its own Lie algebra). ``note`` says what was taken for the inputs of a network; ``generic`` tells (given
+    random numbers and a prime) why values that are drawn freely are generic, or raises Undecided.
     """
 
     name: str
@@ -53,6 +54,7 @@ class CountProblem:
     flow: str = "gradient"
     generators: int | None = None
     note: str = ""
+    generic: Callable[[np.random.Generator, int], str] | None = None
 
     def __post_init__(self) -> None:
         if self.flow not in ("gradient", "momentum"):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from symdisc.opgraph import OpGraph, refs
 
-__all__ = ["draw", "vocabularies"]
+__all__ = ["draw", "kept", "vocabularies"]
 
 # Samples differ in scale by about this factor (log-normal), so that the regions of piecewise functions are all met.
 SPREAD = 0.7
@@ -41,14 +41,14 @@ def draw(graph: OpGraph, example: Sequence[Tensor], seed: int) -> tuple[Tensor, 
     """
     generator = torch.Generator().manual_seed(seed)
     tables = vocabularies(graph)
-    switches = {n for n, x in zip(graph.inputs, example, strict=True) if _is_switch(x, n in tables)}
+    switches = {n for n, x in zip(graph.inputs, example, strict=True) if kept(x, n in tables)}
     if len(switches) == len(graph.inputs):
         switches = {n for n, x in zip(graph.inputs, example, strict=True) if not x.is_floating_point() and n not in tables}
     return tuple((x.double() if x.is_floating_point() else x) if name in switches else _one(x, tables.get(name), generator)
                  for name, x in zip(graph.inputs, example, strict=True))
 
 
-def _is_switch(x: Tensor, looked_up: bool) -> bool:
+def kept(x: Tensor, looked_up: bool) -> bool:
     """An additive mask, a mask of zeros and ones, an adjacency, an integer that is no index into a table: kept as given."""
     if not x.is_floating_point():
         return not looked_up
