@@ -68,6 +68,8 @@ class Moved:
         return out.reshape(*v.shape[:3], *self.index.shape)
 
     def back(self, bar: np.ndarray, shape: tuple[int, ...], prime: int) -> np.ndarray:
+        if not self.size * self.index.size:
+            return np.zeros((*bar.shape[:3], *shape), np.int64)
         flat = bar.reshape(-1, self.index.size)
         if self._once:
             out = np.zeros((len(flat), self.size), np.int64)
