@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import factorial
 from typing import Any
 
@@ -97,7 +98,7 @@ class _Swapper:
 def find_blocks(classes: Classes, links: Links, known: Sequence[Discrete] = ()) -> list[Discrete]:
     """Symmetric groups on exchangeable blocks; ``known`` are permutations of single units, which are not found again."""
     structure = Structure(classes, links)
-    swapper = _Swapper(structure)
+    swapper, emit = _Swapper(structure), _Emitter(structure)
     found: list[Discrete] = []
     seen: dict[frozenset[str], list[set[frozenset[object]]]] = defaultdict(list)
     waiting: dict[frozenset[str], list[Discrete]] = defaultdict(list)
@@ -110,7 +111,7 @@ def find_blocks(classes: Classes, links: Links, known: Sequence[Discrete] = ()) 
         for table in _groups(swapper, seeds):
             together.update((frozenset(row), table) for row in table.tolist())
             # without classes only summands change places, which a translation between them does as well
-            factor = _emit(structure, table) if (table < classes.count).any() else None
+            factor = emit(table) if (table < classes.count).any() else None
             if factor is None:
                 continue
             place = frozenset(factor.parameters)
@@ -149,14 +150,17 @@ def _groups(swapper: _Swapper, seeds: list[int]) -> Iterable[np.ndarray]:
     """Tables [vertices of a block, blocks] of what can be exchanged: column j holds what block j has in the place of the first.
 
     The first seed is compared with all others. Those that exchange with the least moved are its siblings; the rest is sorted in
-    the same way, so that groups of groups are found too.
+    the same way, so that groups of groups are found too; seeds in two blocks that are known to be exchangeable are not compared,
+    for what would exchange them is made of that and of an exchange within a block.
     """
+    blocks: list[dict[int, int]] = []
     while len(seeds) > 1:
         first, *others = seeds
         by_support: dict[bytes, list[np.ndarray]] = {}
         joined: dict[int, bytes] = {}
         for seed in others:
-            block = swapper.swap(first, seed)
+            apart = any(b.get(first, -1) != b.get(seed, -1) and first in b and seed in b for b in blocks)
+            block = None if apart else swapper.swap(first, seed)
             if block is not None:
                 joined[seed] = block[0].tobytes()
                 rows = by_support.setdefault(joined[seed], [block[0]])
@@ -165,49 +169,73 @@ def _groups(swapper: _Swapper, seeds: list[int]) -> Iterable[np.ndarray]:
         for rows in by_support.values():
             table = np.stack(rows, 1)
             if len(np.unique(table)) == table.size:
+                row, column = np.nonzero(np.isin(table, seeds))
+                blocks.append(dict(zip(table[row, column].tolist(), column.tolist(), strict=True)))
                 yield table
         least = min(by_support, key=len, default=b"")
         seeds = [s for s in others if joined.get(s) != least]
 
 
 # --- to moves -----------------------------------------------------------------------------------------------------------
-def _emit(structure: Structure, table: np.ndarray) -> Discrete | None:
-    """Moves of the symmetric group on the blocks: positions along axes, rows of grouped weights, whole tensors."""
-    classes = structure.classes
-    place = np.full(structure.size, -1)
-    item = np.full(structure.size, -1)
-    place[table] = np.arange(len(table))[:, None]
-    item[table] = np.arange(table.shape[1])[None, :]
-    names = {v: k for k, v in structure.names.items()}
-    number = {id(use): structure.names[("dense", k)] for k, use in enumerate(classes.facts.dense)}
-    moves, modules = _tensors(table, names)
-    whole = {m.parameter for m in moves}
-    for use, axis, positions, vec, _ in axis_vectors(classes):
-        if use.parameter in whole:
-            continue
-        grouped = isinstance(use, DenseUse) and use.rows is not None
-        if grouped and item[number[id(use)]] >= 0:
-            continue
-        index = _places(positions, place[vec], item[vec], table.shape[1])
-        if index is None:
-            continue
-        moves.append(Move("permute", use.parameter, axis, index, rows=use.rows if isinstance(use, DenseUse) else None))
-        modules.append(use.module)
-    for gain in (*classes.facts.gains, *classes.facts.statistics):
-        if gain.parameter not in whole:
+class _Emitter:
+    """Tables of blocks turned into moves; what stands on which axis is looked up once for all of them."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure, classes = structure, structure.classes
+        self.names = {v: k for k, v in structure.names.items()}
+        self.place, self.item = np.full(structure.size, -1), np.full(structure.size, -1)  # of a vertex in the table at hand
+        number = {id(use): structure.names[("dense", k)] for k, use in enumerate(classes.facts.dense)}
+        self.axes: list[_Axis] = []
+        for use, axis, positions, vec, _ in axis_vectors(classes):
+            rows = use.rows if isinstance(use, DenseUse) else None
+            self.axes.append(_Axis(use.parameter, use.module, axis, positions, vec, rows, number[id(use)] if rows else -1))
+        for gain in (*classes.facts.gains, *classes.facts.statistics):
             elements, first = np.unique(gain.elements, return_index=True)
-            outs = classes(gain.outs)[first]
-            index = _places(elements, place[outs], item[outs], table.shape[1]) if len(elements) > 1 else None
+            if len(elements) > 1:
+                self.axes.append(_Axis(gain.parameter, gain.module, -1, elements, classes(gain.outs)[first]))
+        held = [np.unique(a.classes) for a in self.axes] or [np.zeros(0, dtype=np.int64)]
+        where, classes_there = np.repeat(np.arange(len(held)), list(map(len, held))), np.concatenate(held)
+        order = np.argsort(classes_there, kind="stable")
+        self._where, self._start = where[order], np.searchsorted(classes_there[order], np.arange(classes.count + 1))
+
+    def _touched(self, table: np.ndarray) -> list[_Axis]:
+        """The axes on which classes of the table stand."""
+        moved = table[table < self.structure.classes.count]
+        found = [self._where[self._start[v]:self._start[v + 1]] for v in moved.tolist()]
+        return [self.axes[k] for k in np.unique(np.concatenate(found)).tolist()] if found else []
+
+    def __call__(self, table: np.ndarray) -> Discrete | None:
+        """Moves of the symmetric group on the blocks: positions along axes, rows of grouped weights, whole tensors."""
+        self.place[table], self.item[table] = np.arange(len(table))[:, None], np.arange(table.shape[1])[None, :]
+        moves, modules = _tensors(table, self.names)
+        whole = {m.parameter for m in moves}
+        for axis in self._touched(table):
+            if axis.parameter in whole or (axis.vertex >= 0 and self.item[axis.vertex] >= 0):
+                continue
+            index = _places(axis.positions, self.place[axis.classes], self.item[axis.classes], table.shape[1])
             if index is not None:
-                moves.append(Move("permute", gain.parameter, -1, index))
-                modules.append(gain.module)
-    moves += _rows(structure, table, names, whole)
-    moves = list(dict.fromkeys(moves))
-    if not moves:
-        return None
-    n = table.shape[1]
-    return Discrete("permutation of blocks", f"S_{n}", "permutation", common_path(modules), parameters_of(moves), factorial(n),
-                    (n,), tuple(moves), rf"S_{{{n}}}")
+                moves.append(Move("permute", axis.parameter, axis.axis, index, rows=axis.rows))
+                modules.append(axis.module)
+        moves = list(dict.fromkeys([*moves, *_rows(self.structure, table, self.names, whole)]))
+        self.place[table] = self.item[table] = -1
+        if not moves:
+            return None
+        n = table.shape[1]
+        return Discrete("permutation of blocks", f"S_{n}", "permutation", common_path(modules), parameters_of(moves), factorial(n),
+                        (n,), tuple(moves), rf"S_{{{n}}}")
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of a parameter, or the entries of a gain, with the classes that stand there; ``vertex`` of one group of a weight."""
+
+    parameter: str
+    module: str
+    axis: int
+    positions: np.ndarray
+    classes: np.ndarray
+    rows: tuple[int, int] | None = None
+    vertex: int = -1
 
 
 def _places(positions: np.ndarray, place: np.ndarray, item: np.ndarray, items: int) -> Index | None:
