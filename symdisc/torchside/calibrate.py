@@ -26,7 +26,7 @@ __all__ = ["calibrate"]
 SAMPLES = 16  # draws of the inputs that the weights are fitted to
 FIRST = 90_000  # number of the first such draw, apart from those that ranks are taken of
 SPREAD = 0.3  # of singular values, deviations and means around their aim: generic, but well conditioned
-AIM = 0.35  # a threshold lies between the quantiles AIM and 1 - AIM of what comes in
+AIMS = (0.35, 0.15, 0.05, 0.0)  # a threshold lies between two such quantiles, from below and from above, of what comes in
 STILL = 1e-9  # of the largest deviation: a unit that varies less is constant, and is left so
 AFFINE = {"aten.conv1d": -2, "aten.conv2d": -3, "aten.conv3d": -4, "aten.linear": -1}  # axis of the units in the result
 SAME = frozenset(f"aten.{n}" for n in ("clone", "alias", "contiguous", "detach"))
@@ -54,6 +54,7 @@ class _Walk:
         wide = {n: t.double() if t.is_floating_point() else t for n, t in self.tensors.items()}
         self.values: list[dict[str, Any]] = [{**wide, **dict(zip(self.graph.inputs, x, strict=True))} for x in draws]
         self.fitted: set[str] = set()
+        self.flips = 0  # counted bits (Thue and Morse): no period of layers gives all readers of a channel one sign
 
     def run(self) -> None:
         for op in self.graph.ops:
@@ -66,7 +67,7 @@ class _Walk:
             elif op.packet == "aten.mul":
                 self._statistic(op, torch.var)
             elif bend := _bend(op):
-                self._bring(op.inputs[0], *bend)
+                self._bring(op, *bend)
             self._run(op)
 
     def _run(self, op: Op) -> None:
@@ -167,25 +168,56 @@ class _Walk:
         op = self.graph.by_name.get(name)
         return {name} if op is None else {s for n in op.inputs for s in self._sources(n)}
 
-    def _bring(self, name: str, centre: float, deviation: float) -> None:
-        """The value ``name`` moved and scaled, unit by unit, to where its reader bends: a quantile near the median comes there.
+    def _bring(self, op: Op, centre: float, deviation: float) -> None:
+        """What ``op`` is given moved and scaled, unit by unit, to where it bends: a value near the median comes there.
 
         Nothing is done where no bias reaches the value.
         """
+        name = op.inputs[0]
         knob = self._knob(name)
         if knob is None:
             return
         since, bias, gain = knob
-        if gain is not None and deviation != 1.0:
-            for n in (gain, bias):
-                self._write(n, self.tensors[n].double() * deviation)
+        if gain is not None:
+            self._stretch(gain, bias, deviation)
             self._again(since if gain in self.graph.by_name[since].inputs else self._before(since), name)
         axes = [k + 1 for k, n in enumerate(self._broadcast(since, bias)) if n > 1]
-        units = self._of(name).movedim(axes, list(range(len(axes)))).reshape(self.tensors[bias].numel(), -1).sort(1).values
-        at = AIM + (1.0 - 2.0 * AIM) * torch.rand(len(units), generator=self.generator, dtype=torch.float64)
-        level = units.gather(1, (at * (units.shape[1] - 1)).round().long()[:, None])
-        self._write(bias, self.tensors[bias].double().reshape(-1) + centre - level[:, 0])
+        seen = self._pooled(op, name).movedim(axes, list(range(len(axes))))
+        units = seen.reshape(self.tensors[bias].numel(), -1).sort(1).values
+        level = self._threshold(units)
+        self._write(bias, self.tensors[bias].double().reshape(-1) + centre - level)
         self._again(since, name)
+
+    def _stretch(self, gain: str, bias: str, deviation: float) -> None:
+        """A weight, as it is fitted, times ``deviation``, or gains drawn anew.
+
+        Gains have both signs: behind a ReLU, a unit of positive gain and negative bias would hide that the ReLU is there.
+        """
+        old = self.tensors[gain].double()
+        if old.dim() > 1:
+            self._write(gain, old * deviation)
+            self._write(bias, self.tensors[bias].double() * deviation)
+        elif self._claim(gain):
+            signs = (-1.0) ** (torch.arange(old.numel()) + self.flips.bit_count())
+            self._write(gain, deviation * signs * (1.0 + self._noise(signs)))
+            self.flips += 1
+
+    def _threshold(self, units: Tensor) -> Tensor:
+        """For each row of the sorted values [units, n] a random one that divides them, and lies on none that is met often."""
+        last, size = units.shape[1] - 1, units.abs().amax(1)
+        low = high = units[:, 0]
+        for q in reversed(AIMS):  # the nearest to the median that differ: after a ReLU many values are the same
+            a, b = units[:, round(q * last)], units[:, round((1.0 - q) * last)]
+            apart = b - a > STILL * size
+            low, high = torch.where(apart, a, low), torch.where(apart, b, high)
+        return low + (high - low) * (0.2 + 0.6 * torch.rand(low.shape, generator=self.generator, dtype=torch.float64))
+
+    def _pooled(self, op: Op, name: str) -> Tensor:
+        """The value ``name`` after the maximum that alone reads ``op``: of a rising function the pool shows the largest only."""
+        readers = [o for o in self.graph.ops if o.name in self.graph.live and op.name in o.inputs]
+        if len(readers) != 1 or not readers[0].packet.startswith("aten.max_pool"):
+            return self._of(name)
+        return torch.stack([call(readers[0], {**env, op.name: env[name]}, torch.float64) for env in self.values])
 
     def _before(self, name: str) -> str:
         return next(n for n in self.graph.by_name[name].inputs if n in self.graph.by_name and self.graph.by_name[n].packet == "aten.mul")
