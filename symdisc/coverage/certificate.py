@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["certified", "within"]
 
-RANK_LIMIT = 1500  # parameters up to which ranks are taken of the module itself: a rank costs their number cubed
+RANK_LIMIT = 2000  # parameters up to which ranks are taken of the module itself: a rank costs their number cubed
 SMALL_LIMIT = 2700  # up to which they are taken of the graph at small sizes, where nothing smaller is left
 TRIALS = ((200, 12), (700, 3), (SMALL_LIMIT, 2))  # of weights, at most, by parameters: a surplus may be local to some
-RANK_SECONDS, LINEAR_SECONDS = 40.0, 30.0  # of the processor; a rank that takes longer is told as not taken
+RANK_SECONDS, LINEAR_SECONDS = 80.0, 30.0  # of the processor; a rank that takes longer is told as not taken
+AGAIN_SECONDS = 40.0  # after which no further weights are tried
 Record = dict[str, Any]
 
 
@@ -88,7 +89,7 @@ def _best(ranked: Callable[[int], Ranked]) -> Record:
     best: Ranked | None = None
     trouble = Undecided("no weights tried")
     most, spent, trial = TRIALS[-1][1], time.process_time(), 0
-    while trial < most and time.process_time() - spent < RANK_SECONDS:
+    while trial < most and time.process_time() - spent < AGAIN_SECONDS:
         try:
             with within(RANK_SECONDS):
                 here = ranked(trial)

@@ -25,6 +25,7 @@ AT_ONCE = 8  # draws between two looks at the rank
 MOST_LOOKS = 12  # blocks of rows after which a rank that still grows is given up
 LEAST_ROWS = 400  # rows of a block: rare regions of piecewise linear networks must be met
 PATIENT = 600  # parameters up to which three equal ranks are asked for; beyond, two and a look at new rows
+GROWTH = 1.05  # of the rank by one block of rows: then it is not yet looked at closely
 VISIBLE = 1e-9  # of the largest row: the null space is good to 1e-12, a new direction shows at 1e-6 or more
 ROUNDING = 1e-9
 PATTERNS = 8  # draws whose dependence of outputs on inputs is joined: sorting and maxima show one order each
@@ -43,9 +44,14 @@ def fibre(network: Network, first: int = 0, function: Function | None = None) ->
     at, trouble = first, ""
     block = max(int(1.2 * network.size) + 20, LEAST_ROWS)
     ranks: list[int] = []
+    rough = 0
     for _ in range(MOST_LOOKS):
         fresh, at = _rows(network, run, at, block)
         stack.add(fresh)
+        before, rough = rough, _rough_rank(stack.factor) if network.size > PATIENT else 0
+        if rough > GROWTH * before if before else 0 < 2 * rough < network.size:
+            ranks.append(-1)  # a null space of this many directions would cost more than further rows
+            continue
         try:
             found = fibre_basis(stack.factor)
         except Undecided as error:
@@ -61,6 +67,14 @@ def fibre(network: Network, first: int = 0, function: Function | None = None) ->
                 return found, at - first
             stack.add(fresh)
     raise Undecided(trouble or "the rank of the Jacobian keeps growing with the inputs: give larger example inputs")
+
+
+def _rough_rank(factor: np.ndarray) -> int:
+    """The rank up to rounding of a Gram matrix, at unit columns: enough to see that it grows, and cheap."""
+    size = np.linalg.norm(factor, axis=0)
+    unit = factor / np.where(size > ZERO_COLUMN * size.max(initial=0.0), size, 1.0)
+    values = np.linalg.eigvalsh(unit.T @ unit)
+    return int((values > ROUNDING * values.max(initial=0.0)).sum())
 
 
 def _rows(network: Network, run: Function, at: int, wanted: int) -> tuple[np.ndarray, int]:

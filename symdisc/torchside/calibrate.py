@@ -26,15 +26,16 @@ __all__ = ["calibrate"]
 SAMPLES = 16  # draws of the inputs that the weights are fitted to
 FIRST = 90_000  # number of the first such draw, apart from those that ranks are taken of
 SPREAD = 0.3  # of singular values, deviations and means around their aim: generic, but well conditioned
-AIMS = (0.35, 0.15, 0.05, 0.0)  # a threshold lies between two such quantiles, from below and from above, of what comes in
+INNER = (0.35, 0.15, 0.05, 0.0)  # the one bend of an operator lies between two such quantiles, from below and from above
+OUTER = (0.2, 0.1, 0.05, 0.0)  # two bends lie at such quantiles, the innermost that differ
 STILL = 1e-9  # of the largest deviation: a unit that varies less is constant, and is left so
 AFFINE = {"aten.conv1d": -2, "aten.conv2d": -3, "aten.conv3d": -4, "aten.linear": -1}  # axis of the units in the result
 SAME = frozenset(f"aten.{n}" for n in ("clone", "alias", "contiguous", "detach"))
 LAYOUT = SAME | frozenset(f"aten.{n}" for n in ("view", "reshape", "_unsafe_view", "unsqueeze", "expand"))
-# where operators bend: the centre and the deviation of what they are given, so that all their pieces are met
-BENDS = {"aten.relu": (0.0, 1.0), "aten.leaky_relu": (0.0, 1.0), "aten.elu": (0.0, 1.5), "aten.gelu": (0.0, 1.5), "aten.silu": (0.0, 2.0),
-         "aten.tanh": (0.0, 1.0), "aten.sigmoid": (0.0, 2.0), "aten.softplus": (0.0, 2.0), "aten.hardswish": (0.0, 3.0),
-         "aten.hardsigmoid": (0.0, 3.0)}
+# where operators bend, or between which values they do: all their pieces are to be met
+BENDS = {"aten.relu": (0.0,), "aten.leaky_relu": (0.0,), "aten.elu": (-1.0, 1.0), "aten.gelu": (-1.0, 1.0), "aten.silu": (-2.0, 2.0),
+         "aten.tanh": (-1.0, 1.0), "aten.sigmoid": (-2.0, 2.0), "aten.softplus": (-2.0, 2.0), "aten.hardswish": (-3.0, 3.0),
+         "aten.hardsigmoid": (-3.0, 3.0)}
 
 
 def calibrate(capture: Capture, seed: int = 0) -> None:
@@ -66,8 +67,8 @@ class _Walk:
                 self._statistic(op, torch.mean)
             elif op.packet == "aten.mul":
                 self._statistic(op, torch.var)
-            elif bend := _bend(op):
-                self._bring(op, *bend)
+            elif bends := _bends(op):
+                self._bring(op, bends)
             self._run(op)
 
     def _run(self, op: Op) -> None:
@@ -151,7 +152,7 @@ class _Walk:
         if how is torch.var:
             found = torch.where(found > STILL**2 * found.max(), found, 1.0) * (1.0 + self._noise(found)).square()
         self._write(name, found)
-        self._again(next(o.name for o in self.graph.ops if name in o.inputs), op.inputs[1])
+        self._again(self._reader(name), op.inputs[1])
 
     def _buffer(self, op: Op) -> str | None:
         """The running statistic that alone decides the second operand of ``op``, unit by unit."""
@@ -168,8 +169,9 @@ class _Walk:
         op = self.graph.by_name.get(name)
         return {name} if op is None else {s for n in op.inputs for s in self._sources(n)}
 
-    def _bring(self, op: Op, centre: float, deviation: float) -> None:
-        """What ``op`` is given moved and scaled, unit by unit, to where it bends: a value near the median comes there.
+    def _bring(self, op: Op, bends: tuple[float, ...]) -> None:
+        """What ``op`` is given moved, unit by unit, to where it bends: a value near the median comes there; where it bends twice
+        and nothing else is added behind the gain, one value comes to each bend.
 
         Nothing is done where no bias reaches the value.
         """
@@ -178,39 +180,39 @@ class _Walk:
         if knob is None:
             return
         since, bias, gain = knob
-        if gain is not None:
-            self._stretch(gain, bias, deviation)
-            self._again(since if gain in self.graph.by_name[since].inputs else self._before(since), name)
+        if gain is not None and self.tensors[gain].dim() == 1 and self._claim(gain):
+            self._write(gain, self._gains(self.tensors[gain].numel()))
+            self._again(self._reader(gain), name)
         axes = [k + 1 for k, n in enumerate(self._broadcast(since, bias)) if n > 1]
         seen = self._pooled(op, name).movedim(axes, list(range(len(axes))))
         units = seen.reshape(self.tensors[bias].numel(), -1).sort(1).values
-        level = self._threshold(units)
-        self._write(bias, self.tensors[bias].double().reshape(-1) + centre - level)
-        self._again(since, name)
+        old, size = self.tensors[bias].double().reshape(-1), torch.ones(len(units), dtype=torch.float64)
+        low, high = self._apart(units)
+        at = low + (high - low) * (0.2 + 0.6 * torch.rand(low.shape, generator=self.generator, dtype=torch.float64))
+        if len(bends) > 1 and gain is not None and self._same(name) == since and len(self.tensors[gain]) == len(units):
+            low, high = self._apart(units, OUTER)
+            at = (low + high) / 2
+            size = (bends[-1] - bends[0]) / (high - low).clamp(min=STILL) * (1.1 + self._noise(at).abs())
+            weight = self.tensors[gain].double()
+            self._write(gain, weight * size.reshape(-1, *[1] * (weight.dim() - 1)))
+        self._write(bias, (old - at) * size + sum(bends) / len(bends))
+        self._again(self._reader(gain) if gain else since, name)
 
-    def _stretch(self, gain: str, bias: str, deviation: float) -> None:
-        """A weight, as it is fitted, times ``deviation``, or gains drawn anew.
+    def _gains(self, count: int) -> Tensor:
+        """Both signs: behind a ReLU, a unit of positive gain and negative bias would hide that the ReLU is there."""
+        signs = (-1.0) ** (torch.arange(count) + self.flips.bit_count())
+        self.flips += 1
+        return signs * (1.0 + self._noise(signs))
 
-        Gains have both signs: behind a ReLU, a unit of positive gain and negative bias would hide that the ReLU is there.
-        """
-        old = self.tensors[gain].double()
-        if old.dim() > 1:
-            self._write(gain, old * deviation)
-            self._write(bias, self.tensors[bias].double() * deviation)
-        elif self._claim(gain):
-            signs = (-1.0) ** (torch.arange(old.numel()) + self.flips.bit_count())
-            self._write(gain, deviation * signs * (1.0 + self._noise(signs)))
-            self.flips += 1
-
-    def _threshold(self, units: Tensor) -> Tensor:
-        """For each row of the sorted values [units, n] a random one that divides them, and lies on none that is met often."""
+    def _apart(self, units: Tensor, quantiles: Sequence[float] = INNER) -> tuple[Tensor, Tensor]:
+        """For each row of the sorted values [units, n] the innermost two quantiles that differ: a ReLU repeats one value often."""
         last, size = units.shape[1] - 1, units.abs().amax(1)
         low = high = units[:, 0]
-        for q in reversed(AIMS):  # the nearest to the median that differ: after a ReLU many values are the same
+        for q in reversed(quantiles):
             a, b = units[:, round(q * last)], units[:, round((1.0 - q) * last)]
             apart = b - a > STILL * size
             low, high = torch.where(apart, a, low), torch.where(apart, b, high)
-        return low + (high - low) * (0.2 + 0.6 * torch.rand(low.shape, generator=self.generator, dtype=torch.float64))
+        return low, high
 
     def _pooled(self, op: Op, name: str) -> Tensor:
         """The value ``name`` after the maximum that alone reads ``op``: of a rising function the pool shows the largest only."""
@@ -219,8 +221,14 @@ class _Walk:
             return self._of(name)
         return torch.stack([call(readers[0], {**env, op.name: env[name]}, torch.float64) for env in self.values])
 
-    def _before(self, name: str) -> str:
-        return next(n for n in self.graph.by_name[name].inputs if n in self.graph.by_name and self.graph.by_name[n].packet == "aten.mul")
+    def _reader(self, name: str) -> str:
+        """The first operator that computes something from a parameter or buffer."""
+        return next(o.name for o in self.graph.ops if name in o.inputs)
+
+    def _same(self, name: str) -> str:
+        while name in self.graph.by_name and self.graph.by_name[name].packet in SAME:
+            name = self.graph.by_name[name].inputs[0]
+        return name
 
     def _knob(self, name: str) -> tuple[str, str, str | None] | None:
         """(operator that adds a bias, the bias, the gain before it) behind the value ``name``, through sums and copies."""
@@ -263,10 +271,9 @@ def _aligned(shape: Sequence[int], rank: int) -> tuple[int, ...]:
     return (1,) * (rank - len(shape)) + tuple(shape)
 
 
-def _bend(op: Op) -> tuple[float, float] | None:
+def _bends(op: Op) -> tuple[float, ...] | None:
     if op.packet == "aten.hardtanh":
-        low, high = op.args[1:3] if len(op.args) > 2 else (-1.0, 1.0)
-        return (low + high) / 2, (high - low) / 2
+        return tuple(float(a) for a in op.args[1:3]) if len(op.args) > 2 else (-1.0, 1.0)
     return BENDS.get(op.packet)
 
 
