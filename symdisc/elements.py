@@ -39,7 +39,13 @@ def sample_array(s: Symmetry, rng: np.random.Generator, scale: float) -> np.ndar
     if s.family.startswith("outer") and s.moves:
         # added to a weight along a whole axis: of the size that weights of that fan-in have, or float32 drowns in it
         t = t / s.moves[0].index.size ** 0.5
-    return np.asarray(t - t.mean() if s.family.endswith("0") else t)
+    return np.asarray(_centred(s, t) if s.family.endswith("0") else t)
+
+
+def _centred(s: Symmetry, t: np.ndarray) -> np.ndarray:
+    """Without the sums that other symmetries move: over all entries, or over the first axis for each place along the others."""
+    columns = t.reshape(-1, t.size - s.dimension)
+    return np.asarray((columns - columns.mean(0)).reshape(t.shape))
 
 
 def identity_array(s: Symmetry) -> np.ndarray:
@@ -68,13 +74,10 @@ def tangent_arrays(s: Symmetry, step: float):  # type: ignore[no-untyped-def]
 def _basis(s: Symmetry):  # type: ignore[no-untyped-def]
     """A basis of the algebra as arrays of the shape of an element."""
     if s.family not in MATRIX:
-        n = int(np.prod(s.shape))
-        for k in range(n - 1 if s.family.endswith("0") else n):
-            a = np.zeros(n)
-            a[k] = 1.0
-            if s.family.endswith("0"):
-                a -= 1.0 / n
-            yield a.reshape(s.shape)
+        for k in range(s.dimension if s.family.endswith("0") else int(np.prod(s.shape))):
+            a = np.zeros(s.shape)
+            a.flat[k] = 1.0
+            yield _centred(s, a) if s.family.endswith("0") else a
         return
     blocks, size, _ = s.shape
     for b in range(blocks):

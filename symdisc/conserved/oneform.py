@@ -159,6 +159,8 @@ def _algebra_shape(
     sizes = []
     for m in moves:
         p = state[m.parameter]
+        if m.kind == "outer_bias" and len(moves) > 1:
+            continue  # it takes sums of the element over the taps of a kernel
         if m.kind in ("outer", "outer_bias"):
             sizes.append(p.size if m.axis == -1 or m.kind == "outer_bias" else p.size // p.shape[m.axis])
         elif not m.through:

@@ -42,6 +42,8 @@ def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: t
     if rule is None:
         raise BadInput(f"a move of kind {move.kind!r} has no infinitesimal generator; known kinds: {', '.join(_RULES)}")
     found = rule(move, x, y, state)
+    if move.kind == "outer_bias":  # all taps of a kernel write into it
+        found = found[np.repeat(np.arange(len(found)), int(np.prod(shape)) // len(found))]
     # A full sum over an array of objects (symbolic entries) is the bare object.
     return (found if hasattr(found, "reshape") else np.array(found)).reshape(shape)
 

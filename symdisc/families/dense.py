@@ -66,16 +66,19 @@ class Finder:
                 if vec is not None:
                     self.carried[self.classes(vec)] = True
         for link in self.links.all:
-            self.no_behind[link.left] = True
             self.no_front[link.right] = True
             if link.kind != "gain":
-                self.no_behind[link.right] = True
                 self.no_front[link.left] = True
+            if link.kind != "copy":  # a common factor keeps what stands behind a gain
+                self.no_behind[link.left] = True
+                self.no_behind[link.right] |= link.kind != "gain"
         self.shift_pairs = []
         self.shifts_of: dict[int, list[int]] = {}
         for k, shift in enumerate(self.classes.facts.shifts):
             units = self.classes(shift.units)
-            self.shift_pairs.append(unique_pairs(self.classes.coordinates(shift, shift.axis), units))
+            pairs = unique_pairs(self.classes.coordinates(shift, shift.axis), units)
+            apart = len(np.unique(pairs[0])) == pairs.shape[1]  # else the biases of stacked experts: entry by entry
+            self.shift_pairs.append(pairs if apart else np.stack([shift.elements, units]))
             for c in np.unique(units).tolist():
                 self.shifts_of.setdefault(c, []).append(k)
 
@@ -85,12 +88,12 @@ class Finder:
         free = np.flatnonzero(~self.dead & (colours != 0))
         planes = free[doubled[free]]
         plain = free[~doubled[free] & ~self.classes.rotated[free]]
-        for members, plane in ((plain, False), (planes, True)):
+        for members, plane in ((planes, True), (plain, False)):  # what a norm makes of planes looks plain by itself
             _, groups = runs(colours[members])
             for group in sorted((members[g] for g in groups), key=self._turn):
                 if not self.taken[group[0]] and (plane or len(group) > 1):
                     self.grow(group, plane)
-        return self.spaces
+        return sorted(self.spaces, key=lambda s: s.plane)
 
     def _turn(self, group: np.ndarray) -> tuple[bool, int]:
         """In their order, but what only enters a gain comes last: it is conjugated where the gain's products are a block."""
@@ -148,8 +151,11 @@ class Finder:
     def _across(self, space: Space, link: Link, dual: bool, gain: int, forward: bool) -> tuple[bool, int] | None:
         """(dual, gain) of the partner classes, or None where the link cannot be crossed."""
         if link.kind in ("norm", "norm1"):
-            if space.plane or (gain and forward):
+            if gain and (forward or space.plane):
                 return None
+            if space.plane:  # only turns keep the length
+                space.family = "o"
+                return (dual, gain) if link.kind == "norm" else None
             space.family = "o1" if link.kind == "norm1" or space.family == "o1" else "o"
             return dual, gain
         if link.kind == "gain":
@@ -160,7 +166,9 @@ class Finder:
                 return dual, space.gains.index(name)
             back: Gain = (link.gain or "", link.offset, forward)
             return (dual, 0) if space.gains[gain] == back else None
-        return None if gain else (dual != (link.kind == "dual"), 0)
+        if gain and (link.kind == "dual" or space.gains[gain][2]):  # type: ignore[index]
+            return None
+        return dual != (link.kind == "dual"), gain
 
     def _close(self, space: Space, members: np.ndarray, alive: bool) -> None:
         space.classes = members

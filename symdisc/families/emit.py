@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -107,7 +107,8 @@ def _dense_symmetry(spaces: list[Space], found: list[Roles]) -> Symmetry:
                           gain_power=role.gain_power, offset=role.offset, rows=role.rows))
     modules = [r.module for r in found[0]]
     blocks = sum(s.blocks for s in spaces)
-    return describe_dense(first.family, first.size, blocks, tuple(moves), parameters_of(moves), modules)
+    symmetry = describe_dense(first.family, first.size, blocks, tuple(moves), parameters_of(moves), modules)
+    return replace(symmetry, name="turns of rotary planes") if first.plane and first.family == "o" else symmetry
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,9 @@ class Invisible:
             return bool(users) and all(u.packet == "aten.sub" and self._centres(u, value) for u in users)
         if op.packet == "aten.cat" and op.inputs.count(value) == 1 and len(op.args) > 1 and op.args[1] % len(shape) != len(shape) - 1:
             return self.unseen(op.name)  # places beside other places
+        if op.packet == "aten.topk" and (op.args[2] if len(op.args) > 2 else dict(op.kwargs).get("dim", -1)) % len(shape) == len(shape) - 1:
+            # the order stays, and the values move alike
+            return all(u.args[1] == 1 or self.unseen(u.name) for u in self.graph.users.get(op.name, ()) if u.name in self.graph.live)
         kept = before(self.graph, op, len(op.shape or ()) - 1) == (value, len(shape) - 1)
         return kept and (op.shape or ())[-1:] == shape[-1:] and self.unseen(op.name)
 
@@ -99,10 +102,24 @@ class Invisible:
             if shift.buffer or not shape or not self.single(shift.parameter) or shift.value not in self.graph.by_name:
                 continue
             value, gain = self._scaled(shift.value, shift.units)
-            rows = self._rows(shift.elements, shape, shift.axis) if self._whole(value, shape[shift.axis]) else None
+            if not self._whole(value, shape[shift.axis]):
+                continue
+            rows = self._rows(shift.elements, shape, shift.axis)
             if rows is not None:
                 found.append(self._outer(shift.parameter, shift.axis, shift.module, rows, gain))
+            elif gain is None and shift.axis == len(shape) - 1:
+                found += self._of_rows(shift, shape[-1])
         return found
+
+    @staticmethod
+    def _of_rows(shift: ShiftUse, size: int) -> list[Symmetry]:
+        """Any number added to each of some rows of a table, if they are used whole."""
+        rows = np.unique(shift.elements // size)[:, None] * size + np.arange(size)
+        if not np.array_equal(np.sort(shift.elements), rows.ravel()):
+            return []
+        move = Move("add", shift.parameter, -1, Index.of(rows.T[:, None, :]))
+        return [describe_affine("direction that is centred away", "translation", len(rows), (len(rows),), (move,), (shift.parameter,),
+                                [shift.module], r"f(x + c\mathbf{1}) = f(x)", r"T_r \mapsto T_r + t_r \mathbf{1}")]
 
     def _scaled(self, value: str, units: np.ndarray) -> tuple[str, GainUse | None]:
         """The product of ``value`` and a gain with one entry for each of ``units``, in their order, if nothing else reads it."""
@@ -160,22 +177,24 @@ class Invisible:
         """Weights that read a centred vector: the part along 1/gamma meets a constant, which the bias absorbs."""
         found = []
         for use in self.facts.dense:
-            if use.ins is None or not self.single(use.parameter) or "conv" in self.graph.by_name[use.op].packet:
+            conv = "conv" in self.graph.by_name[use.op].packet
+            if use.ins is None or not self.single(use.parameter) or (conv and use.rows is not None):
                 continue
-            chain = self.centred_source(use.source)
-            if chain is None or not self.aligned(use, chain.value):
+            axis = len(self.graph.shape(use.source) or ()) - (len(self.classes.shape(use.parameter)) - 1 if conv else 1)
+            chain = self.centred_source(use.source, axis)
+            if chain is None or not self.aligned(use, chain.value, axis) or (use.padded and chain.shift is not None):
                 continue
             symmetry = self._reader(use, chain, use.parameter in taken)
             if symmetry is not None:
                 found.append(symmetry)
         return found
 
-    def aligned(self, use: DenseUse, value: str) -> bool:
-        """The weight reads the vector ``value`` as it stands."""
+    def aligned(self, use: DenseUse, value: str, axis: int = -1) -> bool:
+        """The weight reads the vectors along ``axis`` of ``value`` as they stand."""
         labels = self.facts.labels.get(value)
         assert use.ins is not None
-        return isinstance(labels, np.ndarray) and labels.shape[-1] == len(use.ins) and bool(
-            (self.classes(labels.reshape(-1, labels.shape[-1])[0]) == self.classes(use.ins)).all())
+        return isinstance(labels, np.ndarray) and labels.shape[axis] == len(use.ins) and bool(
+            (self.classes(np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0]) == self.classes(use.ins)).all())
 
     @cached_property
     def gain_at(self) -> dict[str, GainUse]:
@@ -187,10 +206,10 @@ class Invisible:
         """Operator -> the vector that it adds."""
         return {s.op: s for s in self.facts.shifts if not s.buffer and len(self.classes.shape(s.parameter)) == 1}
 
-    def centred_source(self, value: str) -> Centred | None:
-        """What the vectors along the last axis of ``value`` are made of when they are gain * centred + shift, each optional, or means
+    def centred_source(self, value: str, axis: int = -1) -> Centred | None:
+        """What the vectors along an axis of ``value`` are made of when they are gain * centred + shift, each optional, or means
         of such over places."""
-        found, axis = Centred(value), len(self.graph.shape(value) or ()) - 1
+        found, axis = Centred(value), axis % len(self.graph.shape(value) or (1,))
         while True:
             op = self.graph.by_name.get(value)
             if op is None:
@@ -231,7 +250,7 @@ class Invisible:
         gain, offset = source.gain, source.offset
         shape = self.classes.shape(use.parameter)
         assert use.outs is not None
-        cut = tuple(1 if a == use.in_axis else len(use.outs) for a in range(len(shape)))
+        cut = tuple(1 if a == use.in_axis else len(use.outs) if a == use.out_axis else n for a, n in enumerate(shape))
         index = Index.of(np.arange(shape[use.in_axis])[None, None, :])
         moves = [Move("outer", use.parameter, use.in_axis, index, gain=gain, offset=offset, rows=use.rows)]
         if source.shift is not None:
@@ -241,7 +260,7 @@ class Invisible:
             rows = _run(bias, self.classes.shape(bias.parameter))
             moves.append(Move("outer_bias", bias.parameter, 0, Index.of(np.arange(len(use.outs))[None, None, :]),
                               power=-1.0, gain=gain, offset=offset, rows=rows, extra=(source.shift,)))
-        count = int(np.prod(cut)) - (1 if taken else 0)
+        count = int(np.prod(cut)) - (int(np.prod(cut)) // len(use.outs) if taken else 0)
         family = "outer0" if taken else "outer"
         return describe_affine("direction that a centred vector lacks", family, count, cut, tuple(moves), parameters_of(moves),
                                [use.module], r"\mathbf{1}^\top \hat x = 0",

@@ -117,11 +117,15 @@ class Links:
         return self._where[np.repeat(first, counts) + offset], owner
 
     def doubled(self) -> np.ndarray:
-        """Boolean per class: it fills exactly two places of each dual vector that holds it (a rotary plane)."""
+        """Boolean per class: it fills exactly two places of each dual vector, or of each normed one, that holds it (a rotary plane)."""
+        dual, norm = (self._twice([link.kind == kind for link in self.all]) for kind in ("dual", "norm"))
+        return np.asarray(dual | (norm & self.classes.rotated))
+
+    def _twice(self, chosen: list[bool]) -> np.ndarray:
+        """Boolean per class: exactly two places of each side of the chosen links that holds it."""
         count = self.classes.count
         least, most = np.full(count, 1 << 30), np.zeros(count, dtype=np.int64)
-        dual = np.array([link.kind == "dual" for link in self.all], dtype=bool)
-        use = dual[self.number] if len(self.all) else np.zeros(0, dtype=bool)
+        use = np.array(chosen, dtype=bool)[self.number] if len(self.all) else np.zeros(0, dtype=bool)
         for side in (self.left, self.right):
             keys, n = np.unique(self.number[use] * count + side[use], return_counts=True)
             np.minimum.at(least, keys % count, n)

@@ -16,6 +16,7 @@ from torch import nn
 
 from symdisc.errors import CaptureError
 from symdisc.opgraph import Literal, Op, OpGraph, Ref
+from symdisc.torchside.complexes import written_out
 from symdisc.torchside.decompose import TABLE
 from symdisc.torchside.experts import declare_experts
 from symdisc.torchside.exportable import substituted
@@ -95,8 +96,8 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
     inputs = tuple(n for n in signature.user_inputs if isinstance(n, str) and n in shapes)
     aliases = {n: c for n, c in canonical.items() if n != c}
     flat = [t for t in torch.utils._pytree.tree_leaves((tuple(example), kwargs or {})) if isinstance(t, torch.Tensor)]
-    graph = OpGraph(tuple(ops), inputs, parameters, buffers, tuple(lifted), tuple(dict.fromkeys(outputs)), shapes, dtypes,
-                    aliases, model.training)
+    graph = OpGraph(written_out(ops, shapes, dtypes), inputs, parameters, buffers, tuple(lifted), tuple(dict.fromkeys(outputs)),
+                    shapes, dtypes, aliases, model.training)
     saved = {canonical.get(n, n) for n in model.state_dict()}
     return Capture(graph, {k: v.detach() for k, v in tensors.items() if v is not None}, tuple(flat),
                    frozenset(buffers.values()) - saved)

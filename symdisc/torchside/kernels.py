@@ -194,7 +194,7 @@ def _inverse_gain(move: Move | Through, state: Mapping[str, Tensor]) -> Tensor:
 def _outer_bias(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     shift = _compute(state[move.extra[0]]).to(torch.float64).reshape(-1)
     inverse = torch.ones_like(shift) if move.gain is None else _inverse_gain(move, state)
-    t = _tensor(_wide(array), x).reshape(-1)
+    t = _tensor(_wide(array), x).reshape(len(x), -1).sum(1)  # all taps of a kernel write into it
     return x + move.power * t * (shift * inverse).sum().to(x.dtype)
 
 

@@ -170,9 +170,9 @@ def _detr() -> Built:
 
 def _patchtst() -> Built:
     config = _config("PatchTSTConfig", {
-        "num_input_channels": 2, "context_length": 8, "patch_length": 4, "patch_stride": 2, "num_hidden_layers": 1, "d_model": WIDTH,
-        "num_attention_heads": HEADS, "ffn_dim": INNER, "prediction_length": 3})
-    return Built(_model("PatchTSTForPrediction", config), (), {"past_values": torch.randn(3, 8, 2)})
+        "num_input_channels": 2, "context_length": 30, "patch_length": 10, "patch_stride": 5, "num_hidden_layers": 1, "d_model": WIDTH,
+        "num_attention_heads": HEADS, "ffn_dim": INNER, "prediction_length": 9})
+    return Built(_model("PatchTSTForPrediction", config), (), {"past_values": torch.randn(3, 30, 2)})
 
 
 def _lora() -> Built:
@@ -189,6 +189,14 @@ def _experts(kind: str) -> Callable[[Any], Any]:
         return model
 
     return prepare
+
+
+def _clamped(model: Any) -> Any:
+    """Experts that clamp at 0.3, not at 7, which small inputs never reach."""
+    for module in model.modules():
+        if hasattr(module, "limit"):
+            module.limit = 0.3
+    return model
 
 
 def _gpt2(name: str, kind: str, **more: Any) -> Callable[[], Built]:
@@ -244,7 +252,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "falcon_alibi": _text("FalconForCausalLM", "FalconConfig", alibi=True, multi_query=True, new_decoder_architecture=False,
                           ffn_hidden_size=INNER, vocab_size=MANY),
     "phi": _decoder("Phi", partial_rotary_factor=0.5, vocab_size=MANY),
-    "phi3": _decoder("Phi3", **GROUPED, hidden_size=16),
+    "phi3": _decoder("Phi3", num_key_value_heads=1),
     "starcoder2": _decoder("Starcoder2"),
     "stablelm": _decoder("StableLm", partial_rotary_factor=0.5),
     "llama_gqa": _decoder("Llama", **GROUPED),
@@ -267,7 +275,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "gemma": _decoder("Gemma"),
     "gemma2": _decoder("Gemma2", **GROUPED, query_pre_attn_scalar=4),
     "gemma3": _text("Gemma3ForCausalLM", "Gemma3TextConfig", **GROUPED, head_dim=4, query_pre_attn_scalar=4, max_position_embeddings=16),
-    "gpt_oss": _decoder("GptOss", **GROUPED, **MOE),
+    "gpt_oss": _decoder("GptOss", num_attention_heads=4, num_key_value_heads=2, **MOE, prepare=_clamped),
     "granite": _decoder("Granite"),
     "nemotron": _decoder("Nemotron"),
     "glm4": _decoder("Glm4", **GROUPED),
