@@ -14,8 +14,10 @@ from torch import Tensor, nn
 import symdisc
 from symdisc.errors import NotProved, Undecided
 from symdisc.laws import analytic, count_laws
+from symdisc.laws.graphs import problem_of_catalog
 from symdisc.laws.jets import Tape, contract
 from symdisc.laws.residues import PRIMES, draw
+from symdisc.torchside import brackets
 
 P = PRIMES[0]
 
@@ -123,8 +125,48 @@ class Related(nn.Module):
 
 
 def test_exponentials_with_a_relation_are_not_free() -> None:
+    count = count_laws(symdisc.discover(Related(), (torch.randn(3, 2),)))
+    assert "integer relation" in count.evidence.note and count.evidence.proof == "float64" and not count.complete
     with pytest.raises(Undecided, match="integer relation"):
-        count_laws(symdisc.discover(Related(), (torch.randn(3, 2),)))
+        problem_of_catalog(symdisc.discover(Related(), (torch.randn(3, 2),))).generic(np.random.default_rng(0), P)  # type: ignore[misc]
+
+
+# --- in float64 ---------------------------------------------------------------------------------------------------------------
+FLOATS: dict[str, tuple[Make, int]] = {
+    "layer norm": (lambda: (S(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 2)), torch.randn(5, 3)), 4),
+    "batch norm": (lambda: (S(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)), 4),
+    "weight norm": (lambda: (S(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.ReLU(), nn.Linear(4, 2)), torch.randn(5, 3)), 8),
+}
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_roots_are_counted_in_float64_and_not_called_proofs(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = FLOATS[name][0]()
+    count = count_laws(symdisc.discover(model.train(), (x,), solve=False))
+    assert (count.laws, count.found, count.complete, count.evidence.exact) == (FLOATS[name][1], FLOATS[name][1], False, False)
+    assert count.verdict == "all in closed form, by ranks in float64" and "relative singular values" in count.evidence.note
+
+
+@pytest.mark.parametrize("name", ["relu, tanh", "conv, linear", "attention", "attention, rotary", "tokens"])
+def test_brackets_in_float64_agree_with_the_exact_ones(name: str) -> None:
+    counted = brackets.count(made(name), 0)
+    cat = made(name)
+    assert (cat.parameter_count - counted.span, counted.found) == (MODELS[name][1],) * 2
+
+
+def test_a_law_that_is_none_is_refused_in_float64() -> None:
+    relu = S(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    known = symdisc.discover(relu, (torch.randn(5, 3),)).symmetries
+    with pytest.raises(NotProved):
+        brackets.count(made("tanh").replace(symmetries=known), 0)
+
+
+def test_one_channel_behind_a_norm_has_its_quantities() -> None:
+    """Running statistics are no parameters, and as long as the gain beside them."""
+    model = S(nn.Conv2d(2, 1, 2), nn.BatchNorm2d(1), nn.ReLU(), nn.Conv2d(1, 2, 2)).eval()
+    cat = symdisc.discover(model, (torch.randn(1, 2, 4, 4),), solve=False)
+    assert sum(q.dimension for q in cat.conserved if q.status == "conserved") > 0
 
 
 # --- the functions ------------------------------------------------------------------------------------------------------------

@@ -82,9 +82,8 @@ def laws(shape: str = typer.Argument(..., metavar="SHAPE",
     if as_json:
         document({"shape": shape, **count.to_dict()})
     else:
-        verdict = "complete" if count.complete else "a lower bound of the closed forms; see the evidence"
-        out().print(f"{count.laws} independent conservation laws of gradient flow on {shape} ({count.parameters} parameters); "
-                    f"{count.found} in closed form: {verdict}", markup=False)
+        out().print(f"{count.laws} independent conservation laws of gradient flow on {shape} ({count.parameters} parameters): "
+                    f"{count.verdict}", markup=False)
         if count.evidence.note:
             out().print(count.evidence.note, markup=False)
 

@@ -96,6 +96,7 @@ def miniature(
 ) -> Miniature:
     """The field of a symmetry on small symbolic parameters; constants become distinct numbers."""
     most = _least(family)
+    shapes = {**_constants(moves, shapes), **shapes}
     layout = {name: _mini_shape(name, axes, shapes, most) for name, axes in _axes(moves, shapes).items()}
     state, coordinates, names = {}, [], []
     for k, (name, (small, _)) in enumerate(sorted(layout.items())):
@@ -128,6 +129,19 @@ def miniature(
     return Miniature(
         tuple(coordinates[i] for i in kept), unknowns, tuple(field[i] for i in kept), tuple(names[i] for i in kept)
     )
+
+
+def _constants(moves: Sequence[Move], shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Lengths of what is read and not trained (running statistics, eps): those of the vectors beside them."""
+    found: dict[str, tuple[int, ...]] = {}
+    for move in moves:
+        beside = next((shapes[n] for n in (move.gain, move.parameter) if n and len(shapes.get(n, ())) == 1), None)
+        if beside:
+            found.update({n: tuple(beside) for n in move.extra if n})
+        for step in move.through:
+            if step.index is not None and step.kind != "dense":
+                found.update({n: (step.index.blocks * step.index.size,) for n in step.reads})
+    return found
 
 
 def _index(n: int, matrix: bool) -> Index:

@@ -92,7 +92,7 @@ def _laws(cat: Catalog) -> str:
         count = count_laws(cat)
     except SymdiscError as error:
         return f"not counted: {error}".split(";")[0]
-    return f"{count.laws}, all in closed form" if count.complete else f"at most {count.laws}, {count.found} in closed form"
+    return f"{count.laws}, {count.verdict}"
 
 
 def twins_of(architecture: Architecture, sizes: Sizes, slots: Slots) -> tuple[Twin, ...]:

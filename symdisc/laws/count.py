@@ -8,23 +8,27 @@ proved.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import singledispatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from symdisc.errors import BadInput, NotProved, Undecided
-from symdisc.laws.graphs import looks_like_catalog, looks_like_model, problem_of_catalog, problem_of_model
+from symdisc.laws.graphs import catalog_of_model, looks_like_catalog, looks_like_model, problem_of_catalog
 from symdisc.laws.lie import Span, lie_span, random_state
 from symdisc.laws.problem import CountProblem
 from symdisc.laws.residues import PRIMES, matmul, rank
 from symdisc.laws.shapes import problem_of_shape
 
+if TYPE_CHECKING:
+    from symdisc.torchside.brackets import Counted
+
 __all__ = ["Evidence", "LawCount", "count_laws", "problem_of"]
 
 # Eliminations cost N^3; beyond this size they take minutes, and the count of a family is seen at small sizes anyway.
 MAX_STATES = 3000
+PROOFS, FLOATS = ("bounds meet", "single field"), "float64"
 ATTEMPTS = 20  # at points where no quotient has a zero below; with a prime of 25 bits the first will mostly do
 
 
@@ -34,8 +38,9 @@ class Evidence:
 
     ``lie_rank`` vectors of the Lie algebra, independent modulo ``primes[-1]``, were found from ``fields`` fields,
     brackets of up to ``depth`` fields and ``transports`` transports; ``upper_bound`` = states - rank of the laws'
-    gradients. ``proof`` is "bounds meet", "single field" (its Lie algebra is itself) or "none" (the rank stopped
-    growing: a lower bound of dim Lie). ``note`` says which inputs a network was counted for, and how they were found.
+    gradients. ``proof`` is "bounds meet", "single field" (its Lie algebra is itself), "none" (the rank stopped growing: a
+    lower bound of dim Lie) or "float64" (a rank by singular values: no proof). ``note`` says which inputs a network was
+    counted for, and how they were found.
     """
 
     problem: str
@@ -54,7 +59,7 @@ class Evidence:
     @property
     def exact(self) -> bool:
         """Whether the number of laws is proved."""
-        return self.proof != "none"
+        return self.proof in PROOFS
 
     def to_dict(self) -> dict[str, Any]:
         d = asdict(self)
@@ -67,13 +72,26 @@ class Evidence:
 
 @dataclass(frozen=True)
 class LawCount:
-    """``laws`` = parameters - dim Lie; ``found`` of them in closed form; ``complete``: proved that these are all."""
+    """``laws`` = parameters - dim Lie; ``found`` of them in closed form; ``complete``: proved that these are all.
+
+    Ranks in float64 prove nothing: there ``complete`` is False, and ``verdict`` says what they tell.
+    """
 
     laws: int
     found: int
     complete: bool
     parameters: int
     evidence: Evidence
+
+    @property
+    def verdict(self) -> str:
+        """Whether the closed forms are all of the laws."""
+        if self.complete:
+            return "all in closed form"
+        if self.evidence.proof == FLOATS:
+            rest = "all" if self.laws == self.found else str(self.found)
+            return f"{rest} in closed form, by ranks in float64"
+        return f"at most that many, {self.found} in closed form"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``from_dict`` gives the equal record back."""
@@ -87,11 +105,9 @@ class LawCount:
 
 @singledispatch
 def problem_of(source: object) -> CountProblem:
-    """What is to be counted: a shape (mapping), a CountProblem, a catalog, a torch module; others register here."""
+    """What is to be counted: a shape (mapping), a CountProblem, a catalog; others register here."""
     if looks_like_catalog(source):
         return problem_of_catalog(source)
-    if looks_like_model(source):
-        return problem_of_model(source)
     raise BadInput(
         f"cannot count laws of a {type(source).__name__}: give a shape such as {{'kind': 'relu', 'widths': [3, 4, 2]}}"
     )
@@ -111,10 +127,45 @@ def count_laws(source: object, *, seed: int = 0) -> LawCount:
     """The independent conservation laws of the flow on a shape, a catalog, a torch module or a CountProblem.
 
     A module comes without inputs: they are inferred where the model takes one only width (``evidence.note`` says so), else refused.
-    Exact on residues; a run whose bounds do not meet is repeated modulo a second prime and the larger rank is kept.
-    Raises BadInput for a wrong shape, NotProved if a claimed law is not one, Undecided beyond MAX_STATES.
+    Exact on residues; a run whose bounds do not meet is repeated modulo a second prime and the larger rank is kept. A network with
+    operators that have no exact form (roots, in norms) is counted in float64: evidence, not called complete.
+    Raises BadInput for a wrong shape, NotProved if a claimed law is not one, Undecided beyond MAX_STATES or where float64 cannot tell.
     """
-    problem = problem_of(source)
+    if looks_like_model(source):
+        source, note = catalog_of_model(source)
+        count = _of_catalog(source, seed)
+        return replace(count, evidence=replace(count.evidence, note="; ".join([note, *count.evidence.note.split("; ")[1:]])))
+    return _of_catalog(source, seed) if looks_like_catalog(source) else _exact(problem_of(source), seed)
+
+
+def _of_catalog(cat: Any, seed: int) -> LawCount:
+    """Exactly where that can be, else in float64; known laws without an exact form are counted in float64, too."""
+    from symdisc.torchside.brackets import count, independent_laws
+
+    try:
+        exact = _exact(problem_of_catalog(cat), seed)
+    except Undecided as error:
+        return _in_floats(cat, count(cat, seed), seed, str(error))
+    if exact.complete:
+        return exact
+    found, formulas = independent_laws(cat, seed)
+    if found <= exact.found:
+        return exact
+    note = f"{exact.evidence.note}; the gradients of known laws are compared in float64"
+    return replace(exact, found=found, evidence=replace(
+        exact.evidence, upper_bound=exact.parameters - found, proof=FLOATS, formulas=formulas, note=note))
+
+
+def _in_floats(cat: Any, counted: Counted, seed: int, reason: str) -> LawCount:
+    size = cat.parameter_count
+    above, below = (f"{v[0]:.0e}" if v else "none" for v in (counted.evidence.above[:1], counted.evidence.below[:1]))
+    note = f"inputs as in the catalog; {reason}; ranks in float64, relative singular values {above} | {below}"
+    evidence = Evidence(cat.architecture, size, (), seed, counted.fields, counted.depth, 0, counted.span, size - counted.found, FLOATS,
+                        counted.formulas, note)
+    return LawCount(size - counted.span, counted.found, False, size, evidence)
+
+
+def _exact(problem: CountProblem, seed: int) -> LawCount:
     if problem.states > MAX_STATES:
         raise Undecided(f"{problem.name} has {problem.states} states, above {MAX_STATES}: count a smaller copy of it")
     told = problem.generic(np.random.default_rng(seed), PRIMES[0]) if problem.generic else ""

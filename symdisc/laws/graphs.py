@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from symdisc.errors import BadInput
 from symdisc.laws.inputs import infer_inputs
 from symdisc.laws.problem import CountProblem
 
-__all__ = ["ChargeLaw", "looks_like_catalog", "looks_like_model", "problem_of_catalog", "problem_of_model"]
+__all__ = ["ChargeLaw", "catalog_of_model", "looks_like_catalog", "looks_like_model", "problem_of_catalog"]
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def problem_of_catalog(cat: Any) -> CountProblem:
     return problem_of(cat, tuple(ChargeLaw(q) for q in cat.conserved if ChargeLaw.fits(q) and not q.zero_sum))
 
 
-def problem_of_model(model: Any) -> CountProblem:
-    """A torch module; its inputs are inferred and said in the note. Raises BadInput where they are not determined."""
+def catalog_of_model(model: Any) -> tuple[Any, str]:
+    """The catalog of a torch module at inferred inputs, and how they were found. Raises BadInput where they are not determined."""
     from symdisc.session import discover
 
     inputs, how = infer_inputs(model)
-    return replace(problem_of_catalog(discover(model, inputs)), note=how)
+    return discover(model, inputs), how
 
 
 def looks_like_catalog(source: object) -> bool:

@@ -10,6 +10,7 @@ formula; its t-derivative is the pullback of [X(t), Y].)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ MAX_DEPTH = 8
 # A depth is taken as exhausted after this many transports without growth, and the span as saturated after two such
 # depths.
 IDLE_TRANSPORTS = 2
+ROOM = 2**24  # numbers of all values of a network at all samples that are held at once, at 8 bytes and some copies
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ def lie_span(
     """Fields and brackets at ``state`` [N] until their rank meets ``bound`` or stops growing."""
     samples = bound + 4
     point = state.reshape(1, 1, 1, -1)
-    first = problem.field(point, problem.sample(rng, samples, 1, prime), friction, 1, prime)
-    known = Subspace.zero(problem.states, prime).extended(first[0, 0])
+    known = Subspace.zero(problem.states, prime)
+    for count in _portions(samples, problem.entries):
+        known = known.extended(problem.field(point, problem.sample(rng, count, 1, prime), friction, 1, prime)[0, 0])
     if len(known) >= bound or problem.generators == 1:
         return Span(known.basis, 1, samples, 0)
     transports, fields, idle_depths, depth = 0, samples, 0, 1
@@ -80,15 +83,23 @@ def transported(
     driver = problem.sample(rng, 1, order, prime)
     path = _flow(problem, state, driver, friction, order, prime)
     inverse = _inverse_jacobian(problem, path, driver, friction, order - 1, prime)
-    moved = problem.field(path, problem.sample(rng, batch, 1, prime), friction, order, prime)[0]
     rows = []
-    for k in range(1, order):
-        total = np.zeros((moved.shape[1], state.size), np.int64)
-        for j in range(k + 1):
-            if k - j < len(moved):
-                total += matmul(moved[k - j], inverse[j].T, prime)
-        rows.append(total % prime)
+    for count in _portions(batch, order * problem.entries):
+        moved = problem.field(path, problem.sample(rng, count, 1, prime), friction, order, prime)[0]
+        for k in range(1, order):
+            total = np.zeros((moved.shape[1], state.size), np.int64)
+            for j in range(k + 1):
+                if k - j < len(moved):
+                    total += matmul(moved[k - j], inverse[j].T, prime)
+            rows.append(total % prime)
     return np.concatenate(rows)
+
+
+def _portions(number: int, entries: int) -> Iterator[int]:
+    """``number`` samples of so many entries in portions that fit into memory."""
+    most = max(1, ROOM // max(entries, 1))
+    for start in range(0, number, most):
+        yield min(most, number - start)
 
 
 def _flow(
@@ -109,17 +120,20 @@ def _inverse_jacobian(
 ) -> list[np.ndarray]:
     """The coefficients of H(t) = (D phi_t)^-1, from H' = -H DX(t), H(0) = 1; ``order`` + 1 matrices [N, N]."""
     n = path.shape[-1]
-    dual = np.zeros((2, order, n, n), np.int64)
-    dual[0] = path[0, :order]
-    dual[1, 0] = np.eye(n, dtype=np.int64)
-    jet = problem.field(dual, driver, friction, order, prime)
-    slopes = [m.T for m in jet[1]] if jet.shape[0] == 2 else []
+    slopes, start = [np.zeros((n, n), np.int64) for _ in range(order)], 0
+    for count in _portions(n, 2 * order * problem.entries):
+        dual = np.zeros((2, order, count, n), np.int64)
+        dual[0] = path[0, :order]
+        dual[1, 0, np.arange(count), start + np.arange(count)] = 1
+        jet = problem.field(dual, driver, friction, order, prime)
+        for k, rows in enumerate(jet[1] if len(jet) == 2 else ()):
+            slopes[k][:, start : start + count] = rows.T
+        start += count
     inverse = [np.eye(n, dtype=np.int64)]
     for k in range(order):
         total = np.zeros((n, n), np.int64)
         for j in range(k + 1):
-            if k - j < len(slopes):
-                total += matmul(inverse[j], slopes[k - j], prime)
+            total += matmul(inverse[j], slopes[k - j], prime)
         inverse.append(-(total % prime) * pow(k + 1, -1, prime) % prime)
     return inverse
 

@@ -42,7 +42,8 @@ class CountProblem:
     (mirror descent with entropy): there it is diag(theta), and diag(tau theta + theta') with momentum
     (arXiv:2405.12888). ``laws`` hold for that flow. ``generators``: of how many fields the family is the span, if known
     (a single field is its own Lie algebra). ``note`` says what was taken for the inputs of a network; ``generic`` tells (given
-    random numbers and a prime) why values that are drawn freely are generic, or raises Undecided.
+    random numbers and a prime) why values that are drawn freely are generic, or raises Undecided; ``entries`` counts the
+    values of a network per sample, which are held in portions.
     """
 
     name: str
@@ -55,6 +56,7 @@ class CountProblem:
     generators: int | None = None
     note: str = ""
     generic: Callable[[np.random.Generator, int], str] | None = None
+    entries: int = 0
 
     def __post_init__(self) -> None:
         if self.flow not in ("gradient", "momentum"):

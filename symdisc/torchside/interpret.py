@@ -27,6 +27,8 @@ def resolve(target: str) -> Callable[..., Any]:
         return _written_over
     if target == "aten.copy.default":  # as a copy it has no derivative
         return lambda into, source, *_: source.to(into.dtype).expand_as(into)
+    if target == "aten._weight_norm.default":  # torch's kernel has no forward derivative
+        return _normed
     if target in ("aten.view.default", "aten._unsafe_view.default"):
         target = "aten.reshape.default"  # strides seen while tracing need not be those met here
     parts = target.split(".")
@@ -43,6 +45,12 @@ def _written_over(into: torch.Tensor, source: torch.Tensor, dim: int = 0, start:
                   step: int = 1) -> torch.Tensor:
     """slice_scatter with an end inside the axis: under vmap its derivative counts beyond 2^63 otherwise."""
     return torch.slice_scatter(into, source, dim, start, None if end is None else min(end, into.shape[dim]), step)
+
+
+def _normed(direction: torch.Tensor, size: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """size * direction / |direction|, norms over all axes but ``dim`` (over all, if -1)."""
+    axes = [a for a in range(direction.dim()) if a != dim] if dim >= 0 else list(range(direction.dim()))
+    return size * direction / direction.square().sum(axes, keepdim=True).sqrt()
 
 
 def _value(arg: Any, env: Mapping[str, Any], dtype: torch.dtype | None) -> Any:

@@ -32,6 +32,8 @@ from symdisc.torchside.residues.run import Run, Sampled, refuse
 __all__ = ["problem_of"]
 
 TOGETHER = 3  # samples whose exponentials are asked together for integer relations
+ROOM = 2**24  # entries of the matrix of arguments whose rank is taken
+HELD = 2**22  # numbers of a network's values that are held at once
 BEYOND = 8  # points beyond the number of unknowns
 SUMS = frozenset({"aten.add", "aten.sub", "aten.rsub", "aten.neg", "aten.mul", *LINEAR, *MOVING, *PRODUCTS, *PIECEWISE}) - {
     "aten.softmax", "aten._softmax", "aten.scaled_dot_product_attention", "aten.elu"}
@@ -45,7 +47,7 @@ def problem_of(cat: Any, laws: tuple[Any, ...]) -> CountProblem:
     regions = ", every activation pattern" if network.pieces else ""
     parameters = tuple((n, tuple(cat.parameters[n]) or (1,)) for n in cat.parameters)
     return CountProblem(f"{cat.architecture}{regions}", parameters, network.data(), network.potential, laws,
-                        note=f"inputs as in the catalog: {shapes}", generic=network.generic)
+                        note=f"inputs as in the catalog: {shapes}", generic=network.generic, entries=network.entries)
 
 
 def _one_row(cat: Any) -> Capture:
@@ -119,6 +121,11 @@ class _Network:
     def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.graph.shape(name) or ())
 
+    @property
+    def entries(self) -> int:
+        """Numbers that one sample holds."""
+        return sum(int(np.prod(op.shape)) for op in self.ops if op.name in self.jets and op.shape)
+
     def data(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Inputs, a covector per output, what is drawn per piecewise operator."""
         found = [(f"x:{n}", self._shape(n)) for n in self.graph.inputs if n not in self.switches]
@@ -174,21 +181,25 @@ class _Network:
     # --- what free values rest on -------------------------------------------------------------------------------------------
     def generic(self, rng: np.random.Generator, prime: int) -> str:
         """That no integer relation holds between the arguments of exponentials, in words; raises Undecided where one may."""
-        first = self._arguments(rng, prime, 1)
-        if not first.shape[1]:
+        number = self._arguments(rng, prime, 1).shape[1]
+        if not number:
             return ""
-        points = TOGETHER * first.shape[1] + BEYOND
-        columns = self._arguments(rng, prime, points)
+        points = number + BEYOND
+        if points * points > ROOM:
+            raise Undecided(f"{number // TOGETHER} exponentials per sample are too many to ask for relations between them: "
+                            "count a smaller copy of the network")
+        most = max(1, HELD // max(self.entries, 1))
+        columns = np.concatenate([self._arguments(rng, prime, min(most, points - k)) for k in range(0, points, most)])
         if not independent(columns, prime):
             raise Undecided("the exponentials of this network have arguments between which an integer relation may hold")
-        return (f"exponentials and their integrals as free values: between their {first.shape[1]} arguments per sample no integer "
+        return (f"exponentials and their integrals as free values: between their {number // TOGETHER} arguments per sample no integer "
                 f"relation holds, {TOGETHER} samples taken together (a rank modulo a prime)")
 
     def _arguments(self, rng: np.random.Generator, prime: int, points: int) -> np.ndarray:
         """Arguments of exponentials at random weights and inputs, [points, n of all samples]."""
         theta = {name: draw(rng, (1, 1, points, *(self._shape(v) or (1,))), prime) for v, name in self.graph.parameters.items()}
         found = []
-        for _ in range(TOGETHER if points > 1 else 1):
+        for _ in range(TOGETHER):
             tape = Tape(1, prime)
             sample = {name: tape.data(draw(rng, (1, 1, points, *shape), prime)) for name, shape in self.data()}
             self.potential(tape, {n: tape.data(t) for n, t in theta.items()}, sample)

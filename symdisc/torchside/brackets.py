@@ -1,0 +1,175 @@
+"""Laws of a network counted in float64, where its operators have no exact form: evidence, not a proof.
+
+The fields grad <y, f(., x)> of random losses and inputs, and their brackets [X, Y] = DY X - DX Y by automatic differentiation, are
+taken at one random point; their rank bounds dim Lie from below as far as a rank in float64 can tell, with its gap shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import grad, jacrev, jvp, vmap
+
+from symdisc.errors import NotProved, Undecided
+from symdisc.exact import RankEvidence, rank
+from symdisc.torchside.network import Network, plain_kernels
+
+__all__ = ["Counted", "count", "independent_laws"]
+
+DEEPEST = 4  # brackets of so many fields; their derivatives double in cost with each
+MIXED = 3  # inputs that one field sees, each with a covector of its own
+MORE = 8  # fields and brackets beyond the number of unknown dimensions
+SPREAD = 0.3  # of weights around where they are: the count is at generic ones
+POINTS = 3  # random weights at which brackets are taken where they fall short of the laws known
+CHUNK = 32  # brackets that run side by side
+ORTHOGONAL = 1e-7  # cosine of a law's gradient with a field that counts as none
+LIMIT = 800  # parameters; brackets cost their square and more
+
+Field = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Dimension of what the brackets span, independent laws known, and how both were found."""
+
+    span: int
+    found: int
+    depth: int
+    fields: int
+    formulas: tuple[str, ...]
+    evidence: RankEvidence
+
+
+def count(cat: Any, seed: int) -> Counted:
+    """Brackets of a catalog fresh from ``discover`` until their rank meets the laws known, or stops growing.
+
+    Units that never switch at one point are no laws of the network, so further points are tried, and the widest span counts.
+    Raises Undecided where the network is too large, has no derivatives of such order under vmap, or a rank has no clear gap;
+    NotProved when a law of the catalog is not orthogonal to some field.
+    """
+    if cat.parameter_count > LIMIT:
+        raise Undecided(f"{cat.parameter_count} parameters are too many for brackets in float64: count a smaller copy of the network")
+    best: Counted | None = None
+    for k in range(POINTS):
+        found = _at_one_point(cat, seed + k)
+        if best is None or found.span > best.span:
+            best = found
+        if best.span + best.found >= cat.parameter_count:
+            break
+    assert best is not None
+    return best
+
+
+def _at_one_point(cat: Any, seed: int) -> Counted:
+    lie = _Brackets(cat, seed)
+    known, formulas = lie.laws(cat)
+    found = rank(known, what="gradients of laws").rank if len(known) else 0
+    want = lie.network.size - found
+    rows = lie.rows(1, want + MORE)
+    total, evidence, depth, idle = len(rows), _rank(rows), 1, 0
+    while evidence.rank < want and depth < DEEPEST and idle < 2:
+        depth += 1
+        fresh = lie.rows(depth, want - evidence.rank + MORE)
+        rows, total = np.concatenate([rows, fresh]), total + len(fresh)
+        grown = _rank(rows)
+        idle = 0 if grown.rank > evidence.rank else idle + 1
+        evidence = grown
+    _orthogonal(known, rows)
+    return Counted(evidence.rank, found, depth, total, formulas, evidence)
+
+
+def independent_laws(cat: Any, seed: int) -> tuple[int, tuple[str, ...]]:
+    """The rank of the gradients of all conserved quantities of a catalog, and their formulas."""
+    known, formulas = _Brackets(cat, seed).laws(cat)
+    return rank(known, what="gradients of laws").rank if len(known) else 0, formulas
+
+
+def _rank(rows: np.ndarray) -> RankEvidence:
+    return rank(rows, what="fields and brackets")
+
+
+def _orthogonal(known: np.ndarray, rows: np.ndarray) -> None:
+    lengths = np.linalg.norm(known, axis=1)
+    cosines = np.abs(known @ rows.T).max(axis=1, initial=0.0) / np.where(lengths > 0, lengths, 1.0)
+    if len(known) and cosines.max() > ORTHOGONAL:
+        raise NotProved(f"a conserved quantity of the catalog changes along a bracket of fields (cosine {cosines.max():.1e})")
+
+
+class _Brackets:
+    """Random fields of one network and their brackets at one random point."""
+
+    def __init__(self, cat: Any, seed: int) -> None:
+        source = cat.captured
+        self.state = {**{n: source.tensors[v] for v, n in source.graph.buffers.items() if v in source.tensors}, **source.parameters}
+        self.network = Network(source, self.state, seed)
+        self.function = self.network.function(self.network.graph.outputs)
+        draw = torch.Generator().manual_seed(seed)
+        spread = {n: SPREAD * max(1.0, float(t.std()) if t.numel() > 1 else 1.0) for n, t in self.network.parameters.items()}
+        self.point = {n: t + spread[n] * torch.randn(t.shape, dtype=torch.float64, generator=draw)
+                      for n, t in self.network.parameters.items()}
+        self.theta = torch.from_numpy(self.network.flatten(self.point))
+        self.outputs = len(self.function(self.point, *self.network.draws(0, 1)[0]))
+        self.drawn, self.seed = 0, seed
+
+    def _field(self, inputs: tuple[Tensor, ...], covectors: Tensor) -> Field:
+        """theta -> grad of sum_s <y_s, f(theta, x_s)>, for stacked inputs and covectors."""
+        def potential(theta: Tensor) -> Tensor:
+            values = vmap(lambda *x: self.function(self.network.unflatten(theta), *x), randomness="same")(*inputs)
+            return (values * covectors).sum()
+
+        return grad(potential)
+
+    def rows(self, depth: int, number: int) -> np.ndarray:
+        """Brackets of ``depth`` random fields, [number, D], each of length 1."""
+        count = number * depth * MIXED
+        draws = self.network.draws(self.drawn, count)
+        self.drawn += count
+        inputs = tuple(torch.stack(t).unflatten(0, (number, depth, MIXED)) for t in zip(*draws, strict=True))
+        noise = torch.Generator().manual_seed(self.seed * 1000 + depth)
+        covectors = torch.randn(number, depth, MIXED, self.outputs, dtype=torch.float64, generator=noise)
+
+        def one(covector: Tensor, *x: Tensor) -> Tensor:
+            fields = [self._field(tuple(t[k] for t in x), covector[k]) for k in range(depth)]
+            nested = fields[0]
+            for field in fields[1:]:
+                nested = _bracket(field, nested)
+            return nested(self.theta)
+
+        try:
+            with plain_kernels():
+                found = vmap(one, chunk_size=CHUNK, randomness="same")(covectors, *inputs).detach().numpy()
+        except (RuntimeError, NotImplementedError) as error:
+            raise Undecided(f"this network has no derivatives of order {depth} side by side: {str(error).splitlines()[0]}") from error
+        found = found[np.isfinite(found).all(axis=1)]
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        return found[lengths[:, 0] > 0] / lengths[lengths[:, 0] > 0]
+
+    def laws(self, cat: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Gradients of all conserved quantities that are functions of the weights, [rows, D], and their formulas."""
+        blocks, formulas = [np.zeros((0, self.network.size))], []
+        for q in cat.conserved:
+            if q.status == "conserved" and q.form not in ("", "momentum") and set(q.parameters) <= set(self.point):
+                blocks.append(self._gradient(q))
+                formulas.append(str(q.latex()))
+        return np.concatenate(blocks), tuple(formulas)
+
+    def _gradient(self, q: Any) -> np.ndarray:
+        def value(theta: Tensor) -> Tensor:
+            parameters: Mapping[str, Tensor] = {**self.state, **self.network.unflatten(theta)}
+            return torch.as_tensor(q.evaluate(parameters)).reshape(-1)
+
+        return np.asarray(jacrev(value)(self.theta).detach().numpy())
+
+
+def _bracket(one: Field, other: Field) -> Field:
+    """[X, Y] = DY X - DX Y."""
+    def field(theta: Tensor) -> Tensor:
+        x, y = one(theta), other(theta)
+        return jvp(other, (theta,), (x,))[1] - jvp(one, (theta,), (y,))[1]
+
+    return field
