@@ -105,3 +105,23 @@ def test_repeats_by_seed_and_ties_stay() -> None:
         states.append(torch.cat([p.detach().reshape(-1).clone() for p in model.parameters()]))
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
     assert model.second.weight is model.first.weight
+
+
+class Scaled(nn.Module):
+    """Scales and offsets that are buffers, but no statistics: constants of the architecture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(2.0))
+        self.register_buffer("knots", torch.linspace(-1.0, 1.0, 3))
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.layer(x * self.scale) - self.knots) * self.scale
+
+
+def test_constants_of_the_architecture_stay() -> None:
+    c = captured(Scaled(), normal(4, 3))
+    before = {n: t.clone() for n, t in c.tensors.items() if n in c.graph.buffers}
+    calibrate(c, 0)
+    assert len(before) == 2 and all(torch.equal(c.tensors[n], t) for n, t in before.items())

@@ -32,6 +32,7 @@ STILL = 1e-9  # of the largest deviation: a unit that varies less is constant, a
 AFFINE = {"aten.conv1d": -2, "aten.conv2d": -3, "aten.conv3d": -4, "aten.linear": -1}  # axis of the units in the result
 SAME = frozenset(f"aten.{n}" for n in ("clone", "alias", "contiguous", "detach"))
 LAYOUT = SAME | frozenset(f"aten.{n}" for n in ("view", "reshape", "_unsafe_view", "unsqueeze", "expand"))
+ROOTS = ("aten.rsqrt", "aten.sqrt", "aten.pow")
 # where operators bend, or between which values they do: all their pieces are to be met
 BENDS = {"aten.relu": (0.0,), "aten.leaky_relu": (0.0,), "aten.elu": (-1.0, 1.0), "aten.gelu": (-1.0, 1.0), "aten.silu": (-2.0, 2.0),
          "aten.tanh": (-1.0, 1.0), "aten.sigmoid": (-2.0, 2.0), "aten.softplus": (-2.0, 2.0), "aten.hardswish": (-3.0, 3.0),
@@ -158,11 +159,19 @@ class _Walk:
         """The running statistic that alone decides the second operand of ``op``, unit by unit."""
         if len(op.inputs) != 2 or "data" not in self.graph.roles[op.inputs[0]] or self.graph.roles[op.inputs[1]]:
             return None
+        divisors = [op] if op.packet == "aten.mul" else [o for o in self.graph.ops if o.packet == "aten.mul" and o.inputs[:1] == (op.name,)]
+        if not any(self._is_deviation(o.inputs[-1]) for o in divisors):
+            return None  # a constant of the architecture
         sources = self._sources(op.inputs[1])
         name = next(iter(sources)) if len(sources) == 1 else ""
         if name not in self.graph.buffers or not self.tensors[name].is_floating_point():
             return None
         return name if self.tensors[name].numel() == self.values[0][op.inputs[1]].numel() and self._claim(name) else None
+
+    def _is_deviation(self, name: str) -> bool:
+        """A root is taken on the way from what is stored to the value."""
+        op = self.graph.by_name.get(name)
+        return op is not None and (op.packet in ROOTS or any(self._is_deviation(n) for n in op.inputs))
 
     def _sources(self, name: str) -> set[str]:
         """Parameters, buffers, constants and inputs that a value is computed from."""
