@@ -15,6 +15,7 @@ from symdisc.coverage.builders import Built
 __all__ = ["MODELS"]
 
 VOCABULARY, WIDTH, HEADS, INNER, LENGTH, TARGET = 13, 8, 2, 6, 5, 3
+WIDER = 6  # narrower than the stream, as in the published models, but not than a head
 MANY = 40  # where an MLP reads the embedding itself, beside the attention: at fewer tokens it is seen at too few points
 
 
@@ -97,7 +98,7 @@ def _audio(name: str, kind: str) -> Callable[[], Built]:
     def made() -> Built:
         config = _config(kind, {
             "vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": HEADS,
-            "intermediate_size": INNER, "conv_dim": [4, 4], "conv_stride": [2, 2], "conv_kernel": [4, 3],
+            "intermediate_size": INNER, "conv_dim": [WIDTH, WIDTH], "conv_stride": [2, 2], "conv_kernel": [4, 3],
             "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "apply_spec_augment": False})
         return Built(_model(name, config), (), {"input_values": torch.randn(2, 41)})
 
@@ -224,10 +225,10 @@ NEXT: dict[str, Any] = {
 MODELS: Mapping[str, Callable[[], Built]] = {
     "bert": _text("BertModel", "BertConfig", **BERT),
     "roberta": _text("RobertaModel", "RobertaConfig", type_vocab_size=1, positions=LENGTH + 2, **ROBERTA),
-    "albert": _text("AlbertModel", "AlbertConfig", embedding_size=4, **BERT),
+    "albert": _text("AlbertModel", "AlbertConfig", embedding_size=WIDER, **BERT),
     "distilbert": _text("DistilBertModel", "DistilBertConfig", dim=WIDTH, n_layers=1, n_heads=HEADS, hidden_dim=INNER,
                         max_position_embeddings=LENGTH, pad_token_id=0),
-    "electra": _text("ElectraModel", "ElectraConfig", embedding_size=4, **BERT),
+    "electra": _text("ElectraModel", "ElectraConfig", embedding_size=WIDER, **BERT),
     "deberta_v2": _text("DebertaV2ForMaskedLM", "DebertaV2Config", relative_attention=True, pos_att_type=["p2c", "c2p"],
                         position_buckets=4, max_relative_positions=8, position_biased_input=False, type_vocab_size=0,
                         pad_token_id=0),
@@ -284,7 +285,8 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "olmoe": _decoder("Olmoe", **MOE),
     "smollm3": _decoder("SmolLM3", **GROUPED),
     "deepseek_v3": _decoder("DeepseekV3", **DEEPSEEK),
-    "lfm2": _decoder("Lfm2", layer_types=["conv", "full_attention"], num_hidden_layers=2, block_auto_adjust_ff_dim=False),
+    "lfm2": _decoder("Lfm2", layer_types=["conv", "full_attention"], num_hidden_layers=2, block_auto_adjust_ff_dim=False,
+                    vocab_size=MANY),
     "jamba": _text("JambaForCausalLM", "JambaConfig", num_key_value_heads=1, **HYBRID),
     "mamba": _text("MambaForCausalLM", "MambaConfig", **MAMBA),
     "mamba2": _text("Mamba2ForCausalLM", "Mamba2Config", state_size=3, expand=1, conv_kernel=3, num_heads=2, head_dim=4, n_groups=1,

@@ -13,6 +13,9 @@ from symdisc.coverage.builders import Built
 __all__ = ["MODELS"]
 
 
+MANY = 40  # tokens: units that see fewer points leave more of a function to itself than the layers do
+
+
 class _First(nn.Module):
     """The first of several outputs, as one who uses the layer takes it."""
 
@@ -35,7 +38,7 @@ class _SharedTied(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.layer, self.head = nn.Embedding(11, 5), nn.Linear(5, 5), nn.Linear(5, 11, bias=False)
+        self.embed, self.layer, self.head = nn.Embedding(MANY, 5), nn.Linear(5, 5), nn.Linear(5, MANY, bias=False)
         self.head.weight = self.embed.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,7 +125,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
                             (4, 4)),
     "mlp_prelu_ln_gn": _of(lambda: nn.Sequential(nn.Linear(4, 6), nn.PReLU(6), nn.LayerNorm(6), nn.Linear(6, 8), nn.GroupNorm(2, 8),
                                                  nn.Linear(8, 4), nn.RMSNorm(4), nn.Linear(4, 3)), (4, 4)),
-    "mlp_shared_tied": lambda: Built(_SharedTied(), (torch.randint(0, 11, (3, 5)),)),
+    "mlp_shared_tied": lambda: Built(_SharedTied(), (torch.randint(0, MANY, (3, 5)),)),
     "mlp_weightnorm": _of(_weight_norm, (4, 4)),
     "siren": _of(lambda: nn.Sequential(nn.Linear(2, 5), _Sine(), nn.Linear(5, 5), _Sine(), nn.Linear(5, 2)), (5, 2)),
     "kan_like": _of(_Kan, (5, 3)),
