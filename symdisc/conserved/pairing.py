@@ -184,6 +184,8 @@ def _transpose(step: Through, u: Array, state: Mapping[str, Array]) -> Array:
     weight = state[step.parameter]
     if step.kind == "gain":
         return u * (weight.reshape(-1)[p[0]] + step.offset)
+    if step.kind == "each":
+        return (u * (weight.reshape(-1)[p[0]] + step.offset)).sum().reshape(1)
     if step.kind == "rsqrt":
         return u * (weight.reshape(-1)[p[0]] + step.offset) ** -0.5
     part = weight if step.rows is None else weight[step.rows[0]:step.rows[1]]

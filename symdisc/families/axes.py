@@ -7,7 +7,7 @@ from typing import Any
 
 from symdisc.opgraph import Op, OpGraph
 
-__all__ = ["KEEPS", "before"]
+__all__ = ["KEEPS", "REGROUPS", "SAME", "before"]
 
 KEEPS = frozenset(f"aten.{n}" for n in (
     "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",

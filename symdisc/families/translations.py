@@ -12,6 +12,7 @@ from symdisc.families.axes import KEEPS
 from symdisc.families.batchnorm import variance_behind
 from symdisc.families.classes import Classes, rows_of, units_of
 from symdisc.families.invisible import Invisible
+from symdisc.families.mixing import constant_along, merged, past_gain
 from symdisc.families.naming import describe_affine
 from symdisc.families.part_biases import taken_by_rows
 from symdisc.families.scores import Scores
@@ -41,7 +42,8 @@ class Translations:
             self.shift[s.op].append(s)
         self.depth = 0
         self.scores = Scores(self.graph, self.facts)
-        self.centred = Invisible(classes).centred_source
+        invisible = Invisible(classes)
+        self.centred, self.unseen = invisible.centred_source, invisible.unseen
 
     def single(self, parameter: str) -> bool:
         """Every entry of the parameter is used by one operator."""
@@ -57,21 +59,22 @@ class Translations:
         invisible = {**invisible, **{s.parameters[0]: 1 for s in alone}}
         found: list[Symmetry | None] = [*alone]
         for shift, origin in origins:
-            whole = self._from(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible)
+            whole = self.along(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible)
             if whole is not None:
                 found.append(whole)
                 continue
-            parts = [self._from(shift.parameter, shift.axis, origin[0][part], origin[1][part], shift.value, shift.module, invisible)
+            parts = [self.along(shift.parameter, shift.axis, origin[0][part], origin[1][part], shift.value, shift.module, invisible)
                      for part in self.parts(origin[1])]  # a fused bias: queries, keys and values each have a fate of their own
             if not any(parts) and shift.parameter not in invisible:
-                parts.append(self._from(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible, same=True))
+                parts.append(self.along(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible, same=True))
             found += parts
+        found += merged(self, {*invisible, *done}, invisible)
         for use in self.facts.dense:
             if use.ins is None and use.outs is not None and self.single(use.parameter):
                 vec = self.classes(use.outs)
                 start = (use.parameter, use.out_axis, np.arange(len(vec)), vec, use.value, use.module, invisible)
-                whole = self._from(*start)
-                found.append(whole if whole is not None or use.parameter in invisible else self._from(*start, same=True))
+                whole = self.along(*start)
+                found.append(whole if whole is not None or use.parameter in invisible else self.along(*start, same=True))
         return [s for s in found if s is not None]
 
     def _free(self, shift: ShiftUse, positions: np.ndarray, vec: np.ndarray) -> Symmetry | None:
@@ -80,7 +83,7 @@ class Translations:
             return None
         if self.undone(shift.parameter, shift.value, {int(c): i for i, c in enumerate(vec)}) == []:
             return None
-        return self._from(shift.parameter, shift.axis, positions, vec, shift.value, shift.module, {}, same=True)
+        return self.along(shift.parameter, shift.axis, positions, vec, shift.value, shift.module, {}, same=True)
 
     def parts(self, vec: np.ndarray) -> list[np.ndarray]:
         """Positions grouped by the kinds of vectors that the classes take part in."""
@@ -124,7 +127,7 @@ class Translations:
         alone = np.flatnonzero((np.bincount(vec)[vec] == 1) & (vec != self.classes.data))
         return (where[alone], vec[alone]) if len(alone) else None
 
-    def _from(self, parameter: str, axis: int, positions: np.ndarray, vec: np.ndarray, value: str, module: str,
+    def along(self, parameter: str, axis: int, positions: np.ndarray, vec: np.ndarray, value: str, module: str,
               invisible: dict[str, int], same: bool = False) -> Symmetry | None:
         """The translation of one parameter undone by others; with ``same`` only the constant vector, which norms do not see."""
         current = {int(c): 0 if same else i for i, c in enumerate(vec)}
@@ -160,7 +163,7 @@ class Translations:
         if value in self.graph.outputs or self.depth > 4000:
             return None
         labels = self.facts.labels.get(value)
-        if isinstance(labels, np.ndarray) and not self._touched(labels, current):
+        if isinstance(labels, np.ndarray) and (not self._touched(labels, current) or (constant_along(labels) and self.unseen(value))):
             return []
         moves: list[Move] = []
         self.pushed[value] = current, chain
@@ -291,14 +294,7 @@ class Translations:
     def _mul(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         use = self.gain.get(op.name)
         if use is not None:
-            ins, outs = self.classes(use.ins), self.classes(use.outs)
-            order = [(current[int(i)], int(e), int(o)) for i, e, o in zip(ins, use.elements, outs, strict=True) if int(i) in current]
-            if len(order) != len(current) or len({k for k, _, _ in order}) != len(current):
-                return None
-            order.sort()
-            index = Index.of(np.array([e for _, e, _ in order])[None, None, :])
-            return self.push(op.name, {o: k for k, _, o in order},
-                             (*chain, Through("gain", use.parameter, index=index, offset=use.offset)))
+            return past_gain(self, op, use, current, chain)
         number = next((a for a in op.args[:2] if isinstance(a, (int, float))), None)
         if number is not None:
             return self.push(op.name, current, (*chain, Through("scale", "", offset=float(number))))

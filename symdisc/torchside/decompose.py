@@ -99,6 +99,14 @@ def vector_norm(x, order=2, dim=None, keepdim=False, *, dtype=None):  # type: ig
     return (x * x).sum(dim, keepdim=keepdim).sqrt()
 
 
+def addcmul(x, a, b, *, value=1):  # type: ignore[no-untyped-def]
+    return x + (a * b if value == 1 else value * (a * b))
+
+
+def addcdiv(x, a, b, *, value=1):  # type: ignore[no-untyped-def]
+    return x + (a / b if value == 1 else value * (a / b))
+
+
 def glu(x, dim=-1):  # type: ignore[no-untyped-def]
     a, b = x.chunk(2, dim)
     return a * torch.sigmoid(b)
@@ -205,6 +213,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.bilinear.default: bilinear,
     aten.dropout.default: dropout,
     aten.glu.default: glu,
+    aten.addcmul.default: addcmul,
+    aten.addcdiv.default: addcdiv,
     aten.linalg_vector_norm.default: vector_norm,
     aten.lstm.input: lstm,
     aten.gru.input: _single(_gru_cell),

@@ -152,7 +152,7 @@ def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     weight = _compute(state[step.parameter]).to(t.dtype)
     assert step.index is not None
     index = torch.as_tensor(step.index.positions(), device=t.device).flatten(1)
-    if step.kind == "gain":
+    if step.kind in ("gain", "each"):
         return t * (weight.reshape(-1)[index[0]] + step.offset)
     if step.kind == "rsqrt":
         return t * torch.rsqrt(weight.reshape(-1)[index[0]] + step.offset)

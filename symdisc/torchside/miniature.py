@@ -160,8 +160,8 @@ def randomise(model: nn.Module, seed: int) -> None:
         for p in model.parameters():
             noise = torch.randn(p.shape, generator=g, dtype=torch.float64).to(p.dtype)
             low, high = float(p.min()), float(p.max())
-            if low == high != 0.0:
-                p.copy_(low * (1.0 + 0.25 * noise.clamp(-2.5, 2.5)))
+            if low == high != 0.0:  # layer scales begin at 1e-4 and less, where a branch would drown in rounding
+                p.copy_((low if abs(low) > 0.1 else 1.0) * (1.0 + 0.25 * noise.clamp(-2.5, 2.5)))
             elif p.dim() >= 2:
                 p.copy_(noise / max(p[0].numel(), 1) ** 0.5)
             else:

@@ -34,7 +34,7 @@ def _class(module: str, name: str, side: int = 32, prepare: Callable[[Any, dict[
 
         found = getattr(timm.models, module)
         options = settings if prepare is None else prepare(found, settings)
-        return Built(getattr(found, name)(num_classes=CLASSES, **options), (torch.randn(2, 3, side, side),))
+        return Built(getattr(found, name)(**{"num_classes": CLASSES, **options}), (torch.randn(2, 3, side, side),))
 
     return built
 
@@ -80,7 +80,8 @@ def _small(block: Any, channels: int) -> Any:
 
 
 def _residual(found: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    return {**settings, "block_layer": getattr(found, settings["block_layer"]), "mlp_layer": getattr(found, settings["mlp_layer"])}
+    """The settings with layers, told by name, from the module of the model."""
+    return {k: getattr(found, v) if isinstance(v, str) else v for k, v in settings.items()}
 
 
 def _config(kind: str) -> Callable[[Any, dict[str, Any]], dict[str, Any]]:
@@ -116,7 +117,8 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "timm_mixer_s32_224": _class("mlp_mixer", "MlpMixer", 8, **MLP, mlp_ratio=(0.5, 1.0)),
     "timm_gmlp_s16_224": _class("mlp_mixer", "MlpMixer", 8, _residual, **MLP, mlp_ratio=2, block_layer="SpatialGatingBlock",
                                 mlp_layer="GatedMlp"),
-    "timm_resmlp_12_224": _class("mlp_mixer", "MlpMixer", 8, _residual, **MLP, mlp_ratio=1, block_layer="ResBlock", mlp_layer="Mlp"),
+    "timm_resmlp_12_224": _class("mlp_mixer", "MlpMixer", 8, _residual, **MLP, mlp_ratio=1, block_layer="ResBlock", mlp_layer="Mlp",
+                                 norm_layer="Affine", num_classes=9),  # no fewer than channels: there is no norm before the head
     "timm_convmixer_768_32": _class("convmixer", "ConvMixer", 16, dim=6, depth=1, kernel_size=3, patch_size=4),
     "timm_convnext_atto": _class("convnext", "ConvNeXt", depths=(1, 1, 1, 1), dims=(4, 4, 4, 6), kernel_sizes=3, conv_mlp=True),
     "timm_edgenext_xx_small": _of("edgenext_xx_small", 32, depths=(1, 1, 1, 1), dims=(4, 4, 8, 8), heads=(2, 2, 2, 2),
