@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from symdisc.moves import Move
+from symdisc.moves import Move, Through
 
-__all__ = ["complement"]
+__all__ = ["complement", "unseen"]
 
 
 def complement(move: Move, size: int, state: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -30,6 +30,15 @@ def complement(move: Move, size: int, state: Mapping[str, Any]) -> tuple[np.ndar
         columns.append(constant[:, None])
     left = np.linalg.svd(np.concatenate(columns, 1), full_matrices=True)[0]
     return left[:, left.shape[1] - size:], constant
+
+
+def unseen(step: Through, size: int, state: Mapping[str, Any]) -> np.ndarray:
+    """Orthonormal basis [n, size] of the vectors that a weight, read as a "dense" step reads it, turns into multiples of 1."""
+    weight = np.moveaxis(_array(state[step.parameter]), (step.keep, step.axis), (0, 1))
+    assert step.index is not None
+    read = np.sum([weight[:, copy] for copy in step.index.positions().reshape(step.index.copies, -1)], axis=0)
+    right = np.linalg.svd(read - read.mean(0), full_matrices=True)[2]
+    return right[len(right) - size:].T
 
 
 def _array(value: Any) -> np.ndarray:

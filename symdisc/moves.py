@@ -64,8 +64,9 @@ class Through:
     ``kind`` is "dense" (contract ``axis`` of the weight, or of its ``rows``, at ``index`` with the translation, keep ``keep``, sum
     the other axes), "gain" (multiply by the flat parameter at ``index``, plus ``offset``), "each" (the same, of one number), "rsqrt"
     (multiply by ``(parameter[index] + offset) ** -1/2``), "scale" (by ``offset``), "flip" (a sign a to ``offset (1 - a) / 2``), "total"
-    (multiply by the sum of ``parameter / (gain + offset)``: what an "outer" with that gain does to a constant) or "spread" (a number
-    becomes that number times ``1 / (parameter + offset)``; both are brought to size by the gain's least entry).
+    (multiply by the sum of ``parameter / (gain + offset)``: what an "outer" with that gain does to a constant), "spread" (a number
+    becomes that number times ``1 / (parameter + offset)``; both are brought to size by the gain's least entry) or "unseen" (multiply by
+    an orthonormal basis of what a "dense" step turns into multiples of 1).
     """
 
     kind: str

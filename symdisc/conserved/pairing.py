@@ -184,6 +184,8 @@ def _transpose(step: Through, u: Array, state: Mapping[str, Array]) -> Array:
     weight = state[step.parameter]
     if step.kind == "gain":
         return u * (weight.reshape(-1)[p[0]] + step.offset)
+    if step.kind == "unseen":
+        raise BadInput("what a weight turns into multiples of 1 is not a formula of its entries")
     if step.kind == "each":
         return (u * (weight.reshape(-1)[p[0]] + step.offset)).sum().reshape(1)
     if step.kind == "rsqrt":

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from symdisc.families.half_seen import CONDITION, NAME, half_seen
 from symdisc.families.invisible import Centred, Invisible
 from symdisc.families.naming import describe_affine
 from symdisc.families.part_biases import own_bias
@@ -50,13 +51,12 @@ def _symmetry(search: Translations, use: DenseUse, source: Centred, rows: np.nda
         return None
     undone = own_bias(search, use, use.outs[rows]) or search.undone(use.parameter, use.value, {int(c): k for k, c in enumerate(vec[rows])})
     if undone is None:
-        return None
-    size, n = search.classes.shape(use.parameter)[use.in_axis], len(rows)
+        return _half_seen(search, use, source, rows, vec)
+    n = len(rows)
     shape = tuple(n if a == use.out_axis else 1 for a in range(2))
     assert source.shift is not None
     total = Through("total", source.shift, offset=source.offset, gain=source.gain)
-    first = Move("outer", use.parameter, use.in_axis, Index.of(np.arange(size)[None, None, :]), gain=source.gain, offset=source.offset,
-                 rows=None if whole else (int(rows[0]), int(rows[-1]) + 1))
+    first = _first(search, use, source, rows)
     moves = (first, *_behind(undone, total))
     names = parameters_of(moves)
     overlap = len(names) > 1 and all(p in taken for p in names)
@@ -66,6 +66,24 @@ def _symmetry(search: Translations, use: DenseUse, source: Centred, rows: np.nda
         "constant read off a centred vector", "outer0" if overlap else "outer", n - overlap, shape, moves, names, [use.module],
         r"\mathbf{1}^\top \hat x = 0", r"W \mapsto W + a (1/\gamma)^\top,\; b' \mapsto b' - L a \textstyle\sum \beta/\gamma",
         ("the norm's gain has no zero entry",) if source.gain else ())
+
+
+def _first(search: Translations, use: DenseUse, source: Centred, rows: np.ndarray) -> Move:
+    assert use.outs is not None
+    size = search.classes.shape(use.parameter)[use.in_axis]
+    return Move("outer", use.parameter, use.in_axis, Index.of(np.arange(size)[None, None, :]), gain=source.gain, offset=source.offset,
+                rows=None if len(rows) == len(use.outs) else (int(rows[0]), int(rows[-1]) + 1))
+
+
+def _half_seen(search: Translations, use: DenseUse, source: Centred, rows: np.ndarray, vec: np.ndarray) -> Symmetry | None:
+    """The constants that the next weight turns into multiples of 1, before a norm that does not see those."""
+    found = half_seen(search, use.parameter, use.value, {int(c): k for k, c in enumerate(vec[rows])})
+    if found is None or use.out_axis != 0:
+        return None
+    step, n = found
+    move = replace(_first(search, use, source, rows), through=(step,))
+    return describe_affine(NAME, "outer", n, (n,), (move,), (use.parameter,), [use.module], CONDITION,
+                           r"W \mapsto W + B t (1/\gamma)^\top", ("the norm's gain has no zero entry",) if source.gain else ())
 
 
 def _behind(moves: list[Move], step: Through) -> list[Move]:

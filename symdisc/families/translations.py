@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from symdisc.families.axes import KEEPS
 from symdisc.families.batchnorm import variance_behind
 from symdisc.families.classes import Classes, rows_of, units_of
+from symdisc.families.half_seen import half_seen_bias
 from symdisc.families.invisible import Invisible
 from symdisc.families.mixing import constant_along, merged, past_gain
 from symdisc.families.naming import describe_affine
@@ -40,7 +42,7 @@ class Translations:
             self.dense[d.op].append(d)
         for s in self.facts.shifts:
             self.shift[s.op].append(s)
-        self.depth = 0
+        self.depth, self.ends = 0, None  # type: int, list[Through] | None
         self.scores = Scores(self.graph, self.facts)
         invisible = Invisible(classes)
         self.centred, self.unseen = invisible.centred_source, invisible.unseen
@@ -67,7 +69,7 @@ class Translations:
                      for part in self.parts(origin[1])]  # a fused bias: queries, keys and values each have a fate of their own
             if not any(parts) and shift.parameter not in invisible:
                 parts.append(self.along(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible, same=True))
-            found += parts
+            found += parts if any(parts) else half_seen_bias(self, shift, *origin)
         found += merged(self, {*invisible, *done}, invisible)
         for use in self.facts.dense:
             if use.ins is None and use.outs is not None and self.single(use.parameter):
@@ -287,7 +289,13 @@ class Translations:
             source = self.centred(use.source)
             if source is not None and source.shift == self.origin:
                 return [Move("centred", use.parameter, use.in_axis, index, gain=source.gain, offset=source.offset, extra=(self.origin,))]
-        return None if len(after) != len(use.outs) else self.push(op.name, after, longer)
+        if len(after) != len(use.outs):
+            return None
+        pushed = self.push(op.name, after, longer)
+        if pushed is None and not chain and self.ends is not None and (op.shape or ())[-1:] == (len(after),) and self.unseen(op.name):
+            self.ends.append(replace(step, kind="unseen"))
+            return []
+        return pushed
 
     _addmm = _conv1d = _conv2d = _conv3d = _matmul_dense = _linear
 

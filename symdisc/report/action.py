@@ -244,6 +244,8 @@ def _shifted(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> str:
             return r"\theta + a"
         if len(shapes.get(move.parameter, (0, 0))) == 1:
             return rf"\theta + a\, {one}"
+        if move.through:
+            return rf"\theta + B_{{{_name(move.through[0].parameter)}}}\, t\, {one}^{{\top}}"
         return rf"\theta + {one} a^{{\top}}" if move.axis == 0 else rf"\theta + a\, {one}^{{\top}}"
     if move.kind == "blind":
         return r"\theta + C A^{\top}" if move.axis == 1 else r"\theta + A C^{\top}"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from symdisc.complement import complement
+from symdisc.complement import complement, unseen
 from symdisc.moves import Chart, Move, Through
 
 __all__ = ["inverse_array", "run_moves"]
@@ -152,6 +152,8 @@ def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     weight = _compute(state[step.parameter]).to(t.dtype)
     assert step.index is not None
     index = torch.as_tensor(step.index.positions(), device=t.device).flatten(1)
+    if step.kind == "unseen":
+        return torch.as_tensor(unseen(step, t.numel(), state), device=t.device).to(t.dtype) @ t.reshape(-1)
     if step.kind in ("gain", "each"):
         return t * (weight.reshape(-1)[index[0]] + step.offset)
     if step.kind == "rsqrt":
@@ -177,6 +179,8 @@ def _add(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Ten
 
 def _outer(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     t = _tensor(_wide(array), x)
+    for step in move.through:
+        t = _along(_through(step, t, state), x, 1 - axis)
     if move.axis == -1:
         return x + t.reshape(x.shape)
     if move.gain is not None:
