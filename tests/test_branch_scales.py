@@ -72,3 +72,36 @@ def test_what_else_sees_the_branch_forbids_it(norm: type[nn.Module], mode: str) 
     assert not [s for s in cat.symmetries if s.family in ("o", "o1")]
     assert not [m for s in cat.symmetries for m in s.moves if m.parameter.startswith("down") and (m.gain or "").startswith("scales")]
     assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+
+
+class Block(nn.Module):
+    """Channels first: a convolution, a block of ConvNeXt with its scale [channels, 1, 1], and a norm over channels; with ``pooled``
+    the mean over places before it."""
+
+    def __init__(self, pooled: bool) -> None:
+        super().__init__()
+        self.pooled = pooled
+        self.start, self.mix = nn.Conv2d(3, WIDTH, 2, 2), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH)
+        self.norm, self.up, self.down = nn.LayerNorm(WIDTH, eps=0.05), nn.Linear(WIDTH, WIDE), nn.Linear(WIDE, WIDTH)
+        self.scale = nn.Parameter(torch.ones(WIDTH, 1, 1))
+        self.end, self.head = nn.LayerNorm(WIDTH, eps=0.05), nn.Linear(WIDTH, WIDE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x)
+        y = self.norm(self.mix(x).permute(0, 2, 3, 1))
+        x = x + self.scale * self.down(torch.tanh(self.up(y))).permute(0, 3, 1, 2)
+        x = x.mean((2, 3), keepdim=True) if self.pooled else x
+        return self.head(self.end(x.permute(0, 2, 3, 1)))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_scales_of_channels_in_front(pooled: bool) -> None:
+    torch.manual_seed(1)
+    model = Block(pooled).double()
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.5)
+    cat = symdisc.discover(model, (torch.randn(2, 3, 8, 8, dtype=torch.float64),), solve=False)
+    away = {s.parameters[0]: s.dimension for s in cat.symmetries if s.name == "direction that is centred away"}
+    assert away == {"down.weight": WIDE, "down.bias": 1, "mix.bias": 1}  # the convolution of the block reads what "start" writes
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+    assert symdisc.certify(cat).complete

@@ -5,23 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
 from symdisc.families.axes import before
-from symdisc.families.classes import Classes, rows_of, units_of
+from symdisc.families.classes import Classes, rows_of
+from symdisc.families.hashing import unique_pairs
 from symdisc.families.naming import describe_affine
+from symdisc.families.unseen import Unseen
 from symdisc.moves import Index, Move, parameters_of
-from symdisc.opgraph import Op, Ref
+from symdisc.opgraph import Op
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
 __all__ = ["Centred", "Invisible"]
-
-PASS = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout"))
-MOVES = frozenset(f"aten.{n}" for n in ("view", "_unsafe_view", "reshape", "transpose", "permute", "unsqueeze", "squeeze", "slice",
-                                        "select", "expand", "flatten", "stack", "cat")) | PASS
 
 
 @dataclass(frozen=True)
@@ -39,70 +37,28 @@ class Invisible:
 
     def __init__(self, classes: Classes) -> None:
         self.classes, self.graph, self.facts = classes, classes.graph, classes.facts
-        self.unseen = lru_cache(maxsize=None)(self._unseen)
+        self.unseen = Unseen(classes)
 
     def single(self, parameter: str) -> bool:
         return self.classes.single(parameter)
 
     # --- writers ------------------------------------------------------------------------------------------------------
-    def _unseen(self, value: str) -> bool:
-        """Adding any multiple of 1 along the last axis, different at each place, changes nothing downstream."""
-        if value in self.graph.outputs:
-            return False
-        shape = self.graph.shape(value)
-        if not shape:
-            return False
-        return all(self._blind(op, value, shape) for op in self.graph.users.get(value, ()) if op.name in self.graph.live)
-
-    def _blind(self, op: Op, value: str, shape: tuple[int, ...]) -> bool:
-        if op.packet == "aten.layer_norm":
-            return tuple(op.args[1]) == shape[-1:]
-        if op.packet in ("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax"):
-            return bool(op.args[1] % len(shape) == len(shape) - 1)
-        if op.packet in ("aten.add", "aten.sub"):
-            if op.packet == "aten.sub" and self._centres(op, value):
-                return True
-            names = [a.name for a in op.args[:2] if isinstance(a, Ref)]
-            return (op.shape or ())[-1:] == shape[-1:] and names.count(value) == 1 and self.unseen(op.name)
-        if op.packet == "aten.mean":
-            dims = op.args[1] if len(op.args) > 1 else dict(op.kwargs).get("dim")
-            dims = dims if isinstance(dims, tuple) else (dims,)
-            if None not in dims and dims and all(d % len(shape) != len(shape) - 1 for d in dims):
-                return self.unseen(op.name)  # over places, for each feature
-            users = self.graph.users.get(op.name, ())
-            return bool(users) and all(u.packet == "aten.sub" and self._centres(u, value) for u in users)
-        if op.packet == "aten.cat" and op.inputs.count(value) == 1 and len(op.args) > 1 and op.args[1] % len(shape) != len(shape) - 1:
-            return self.unseen(op.name)  # places beside other places
-        if op.packet == "aten.topk" and (op.args[2] if len(op.args) > 2 else dict(op.kwargs).get("dim", -1)) % len(shape) == len(shape) - 1:
-            # the order stays, and the values move alike
-            return all(u.args[1] == 1 or self.unseen(u.name) for u in self.graph.users.get(op.name, ()) if u.name in self.graph.live)
-        kept = before(self.graph, op, len(op.shape or ()) - 1) == (value, len(shape) - 1)
-        return kept and (op.shape or ())[-1:] == shape[-1:] and self.unseen(op.name)
-
-    def _centres(self, op: Op, value: str) -> bool:
-        """op = value - mean(value over the last axis)."""
-        second = self.graph.by_name.get(op.args[1].name) if isinstance(op.args[1], Ref) else None
-        if second is None or second.packet != "aten.mean" or second.inputs != (value,) or op.inputs[0] != value:
-            return False
-        rank = len(self.graph.shape(value) or ())
-        dims = second.args[1] if len(second.args) > 1 else dict(second.kwargs).get("dim", ())
-        return [d % rank for d in (dims if isinstance(dims, tuple) else (dims,))] == [rank - 1]
-
     def writers(self) -> list[Symmetry]:
         """Parameters that may write any multiple of 1, or of 1/lambda where the stream takes lambda times what they write."""
         found = []
         for use in self.facts.dense:
             if use.outs is None or use.rows is not None or not self.single(use.parameter):
                 continue
-            value, gain = self._scaled(use.value, use.outs)
-            if self._whole(value, len(use.outs)):
+            free, gain = self._free(use.value, self.classes(use.outs), use.outs)
+            if free:
                 found.append(self._outer(use.parameter, use.out_axis, use.module, None, gain))
         for shift in self.facts.shifts:
             shape = self.classes.shape(shift.parameter)
             if shift.buffer or not shape or not self.single(shift.parameter) or shift.value not in self.graph.by_name:
                 continue
-            value, gain = self._scaled(shift.value, shift.units)
-            if not self._whole(value, shape[shift.axis]):
+            pairs = unique_pairs(self.classes.coordinates(shift, shift.axis), self.classes(shift.units))
+            free, gain = self._free(shift.value, pairs[1], shift.units) if pairs.shape[1] == shape[shift.axis] else (False, None)
+            if not free:
                 continue
             rows = self._rows(shift.elements, shape, shift.axis)
             if rows is not None:
@@ -121,35 +77,13 @@ class Invisible:
         return [describe_affine("direction that is centred away", "translation", len(rows), (len(rows),), (move,), (shift.parameter,),
                                 [shift.module], r"f(x + c\mathbf{1}) = f(x)", r"T_r \mapsto T_r + t_r \mathbf{1}")]
 
-    def _scaled(self, value: str, units: np.ndarray) -> tuple[str, GainUse | None]:
-        """The product of ``value`` and a gain with one entry for each of ``units``, in their order, if nothing else reads it."""
-        users, at = [], value
-        while at not in self.graph.outputs:
-            users = [op for op in self.graph.users.get(at, ()) if op.name in self.graph.live]
-            if len(users) != 1 or users[0].packet not in PASS:
-                break
-            at = users[0].name
-        use = self.gain_at.get(users[0].name) if len(users) == 1 else None
-        if use is None or not np.array_equal(use.elements, np.arange(len(units))):
-            return value, None
-        return (use.value, use) if np.array_equal(self.classes(use.ins), self.classes(units)) else (value, None)
-
-    def _whole(self, value: str, size: int) -> bool:
-        shape = self.graph.shape(value) or ()
-        op = self.graph.by_name[value]
-        if "conv" in op.packet:
-            return size > 1 and self._channels_unseen(value, size)
-        return shape[-1:] == (size,) and size > 1 and self.unseen(value)
-
-    def _channels_unseen(self, value: str, size: int) -> bool:
-        """The same for a vector along another axis: layout moves it to the last one before anything sees it."""
-        labels = self.facts.labels.get(value)
-        if value in self.graph.outputs or not isinstance(labels, np.ndarray):
-            return False
-        if labels.shape[-1] == size and len(rows_of(labels)) == 1 and len(units_of(labels)) == size:
-            return self.unseen(value)
-        users = [op for op in self.graph.users.get(value, ()) if op.name in self.graph.live]
-        return all(op.packet in MOVES and op.inputs == (value,) and self._channels_unseen(op.name, size) for op in users)
+    def _free(self, value: str, vector: np.ndarray, units: np.ndarray) -> tuple[bool, GainUse | None]:
+        """Whether any multiple of 1 may be added to the vectors ``vector`` of ``value``, or to their products with a gain; and the gain."""
+        axis = self.unseen.along(value, vector) if len(vector) > 1 else None
+        if axis is None:
+            return False, None
+        scaled = self.unseen.scaled(value, axis, units)
+        return (self.unseen(value, axis), None) if scaled is None else (self.unseen(*scaled[:2]), scaled[2])
 
     @staticmethod
     def _rows(elements: np.ndarray, shape: tuple[int, ...], axis: int) -> tuple[int, int] | None:
@@ -197,11 +131,6 @@ class Invisible:
             (self.classes(np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0]) == self.classes(use.ins)).all())
 
     @cached_property
-    def gain_at(self) -> dict[str, GainUse]:
-        """Operator -> the vector that it multiplies by, entry by entry."""
-        return {g.op: g for g in self.facts.gains if len(self.classes.shape(g.parameter)) == 1}
-
-    @cached_property
     def shift_at(self) -> dict[str, ShiftUse]:
         """Operator -> the vector that it adds."""
         return {s.op: s for s in self.facts.shifts if not s.buffer and len(self.classes.shape(s.parameter)) == 1}
@@ -216,7 +145,7 @@ class Invisible:
                 return None
             last = axis == len(op.shape or ()) - 1
             if last and ((op.packet == "aten.layer_norm" and len(op.args[1]) == 1) or (
-                    op.packet == "aten.sub" and self._centres(op, op.inputs[0]))):
+                    op.packet == "aten.sub" and self.unseen.centres(op, op.inputs[0], axis))):
                 return found
             acts = [n for n in op.inputs if "data" in self.graph.roles[n]]  # a norm may stand right behind raw data
             if len(acts) == 2 and op.packet in ("aten.mul", "aten.div") and self.graph.shape(acts[1]) == (*(op.shape or ())[:-1], 1):
@@ -225,8 +154,8 @@ class Invisible:
                 value = acts[0]  # one factor for each vector: a centred one stays centred
             elif op.packet == "aten.add" and len(acts) == 1 and self._entries(self.shift_at, op, axis) and not (found.shift or found.gain):
                 found, value = replace(found, shift=self.shift_at[op.name].parameter), acts[0]
-            elif op.packet == "aten.mul" and len(acts) == 1 and self._entries(self.gain_at, op, axis) and not found.gain:
-                use = self.gain_at[op.name]
+            elif op.packet == "aten.mul" and len(acts) == 1 and self._entries(self.unseen.gains, op, axis) and not found.gain:
+                use = self.unseen.gains[op.name]
                 found, value = replace(found, gain=use.parameter, offset=use.offset), acts[0]
             else:
                 step = before(self.graph, op, axis)
@@ -239,7 +168,7 @@ class Invisible:
         use, labels = table.get(op.name), self.facts.labels.get(op.name)
         if use is None or not isinstance(labels, np.ndarray):
             return False
-        if axis == labels.ndim - 1:
+        if axis == labels.ndim - 1 and len(self.classes.shape(use.parameter)) == 1:
             return True
         units = use.units if isinstance(use, ShiftUse) else use.outs
         rows = rows_of(np.moveaxis(labels, axis, -1))
