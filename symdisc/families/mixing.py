@@ -56,7 +56,7 @@ def constant_along(labels: np.ndarray) -> bool:
 def _unseen_one_by_one(search: Translations, value: str) -> bool:
     """Each entry of what has just been added comes to stand all along a vector of which the constant part is not seen."""
     labels = search.facts.labels.get(value)
-    if isinstance(labels, np.ndarray) and constant_along(labels) and search.unseen(value):
+    if isinstance(labels, np.ndarray) and constant_along(labels) and search.unseen(value, labels.ndim - 1):
         return True
     users = [u for u in search.graph.users.get(value, ()) if u.name in search.graph.live]
     return value not in search.graph.outputs and bool(users) and all(

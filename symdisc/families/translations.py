@@ -165,8 +165,9 @@ class Translations:
         if value in self.graph.outputs or self.depth > 4000:
             return None
         labels = self.facts.labels.get(value)
-        if isinstance(labels, np.ndarray) and (not self._touched(labels, current) or (constant_along(labels) and self.unseen(value))):
-            return []
+        if isinstance(labels, np.ndarray):
+            if not self._touched(labels, current) or (constant_along(labels) and self.unseen(value, labels.ndim - 1)):
+                return []
         moves: list[Move] = []
         self.pushed[value] = current, chain
         for op in self.graph.users.get(value, ()):
@@ -292,7 +293,10 @@ class Translations:
         if len(after) != len(use.outs):
             return None
         pushed = self.push(op.name, after, longer)
-        if pushed is None and not chain and self.ends is not None and (op.shape or ())[-1:] == (len(after),) and self.unseen(op.name):
+        last = len(op.shape or ()) - 1
+        whole = not chain and self.ends is not None and (op.shape or ())[last:] == (len(after),)
+        if pushed is None and whole and self.unseen(op.name, last):
+            assert self.ends is not None
             self.ends.append(replace(step, kind="unseen"))
             return []
         return pushed
