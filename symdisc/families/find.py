@@ -46,10 +46,9 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     writers = invisible.writers()
     along_one = {p: s.dimension for s in writers for p in s.parameters}
     trades = table_trades(classes, along_one)
-    search = Translations(classes)
-    found += trades + search.find(along_one, {s.parameters[0] for s in trades})
+    search, scores = Translations(classes), constants_of_scores(classes)
+    found += trades + scores + search.find(along_one, {s.parameters[0] for s in (*trades, *scores)})
     found += leaning_readers(search, invisible, along_one) + tied_tables(search, invisible)
-    found += constants_of_scores(classes)
     found += duplicate_biases(classes)
     found += writers
     readers = invisible.readers(along_one)

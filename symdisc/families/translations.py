@@ -72,7 +72,7 @@ class Translations:
             found += parts if any(parts) else half_seen_bias(self, shift, *origin)
         found += merged(self, {*invisible, *done}, invisible)
         for use in self.facts.dense:
-            if use.ins is None and use.outs is not None and self.single(use.parameter):
+            if use.ins is None and use.outs is not None and self.single(use.parameter) and use.parameter not in done:
                 vec = self.classes(use.outs)
                 start = (use.parameter, use.out_axis, np.arange(len(vec)), vec, use.value, use.module, invisible)
                 whole = self.along(*start)
