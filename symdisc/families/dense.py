@@ -192,8 +192,8 @@ class Finder:
         front, behind = space.classes[in_front], space.classes[(space.gain > 0) & ~in_front]
         if self.written[behind].any() or self.no_behind[behind].any():
             return False  # what leaves a conjugating gain is read by dense weights alone
-        if self.read[front].any() or self.no_front[front].any():
-            return False  # what enters one is written by them alone
+        if (self.read | self.no_front | self.classes.rotated)[front].any():
+            return False  # what enters one is written by them alone; constants of a BatchNorm on the way would conjugate too
         expected = space.blocks if space.plane else space.size
         _, sides = runs(space.gain * 2 + space.dual)
         return all(len(np.unique(space.element[rows])) == expected for rows in sides)
