@@ -82,8 +82,8 @@ def laws(shape: str = typer.Argument(..., metavar="SHAPE",
     if as_json:
         document({"shape": shape, **count.to_dict()})
     else:
-        out().print(f"{count.laws} independent conservation laws of gradient flow on {shape} ({count.parameters} parameters): "
-                    f"{count.verdict}", markup=False)
+        out().print(f"independent conservation laws of gradient flow on {shape} ({count.parameters} parameters): {count.summary}",
+                    markup=False, soft_wrap=True)
         if count.evidence.note:
             out().print(count.evidence.note, markup=False)
 

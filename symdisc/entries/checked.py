@@ -92,7 +92,7 @@ def _laws(cat: Catalog) -> str:
         count = count_laws(cat)
     except SymdiscError as error:
         return f"not counted: {error}".split(";")[0]
-    return f"{count.laws}, {count.verdict}"
+    return count.summary
 
 
 def twins_of(architecture: Architecture, sizes: Sizes, slots: Slots) -> tuple[Twin, ...]:

@@ -74,7 +74,7 @@ class Evidence:
 class LawCount:
     """``laws`` = parameters - dim Lie; ``found`` of them in closed form; ``complete``: proved that these are all.
 
-    Ranks in float64 prove nothing: there ``complete`` is False, and ``verdict`` says what they tell.
+    Ranks in float64 prove nothing: there ``complete`` is False, and ``summary`` says what they tell.
     """
 
     laws: int
@@ -84,14 +84,12 @@ class LawCount:
     evidence: Evidence
 
     @property
-    def verdict(self) -> str:
-        """Whether the closed forms are all of the laws."""
-        if self.complete:
-            return "all in closed form"
-        if self.evidence.proof == FLOATS:
-            rest = "all" if self.laws == self.found else str(self.found)
-            return f"{rest} in closed form, by ranks in float64"
-        return f"at most that many, {self.found} in closed form"
+    def summary(self) -> str:
+        """How many laws, and whether the closed forms are all of them, in words."""
+        floats = " (ranks in float64, no proof)" if self.evidence.proof == FLOATS else ""
+        if self.laws == self.found:
+            return f"{self.laws}, all in closed form{floats}"
+        return f"at most {self.laws}, {self.found} in closed form{floats}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``from_dict`` gives the equal record back."""

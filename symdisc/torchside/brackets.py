@@ -25,10 +25,14 @@ DEEPEST = 4  # brackets of so many fields; their derivatives double in cost with
 MIXED = 3  # inputs that one field sees, each with a covector of its own
 MORE = 8  # fields and brackets beyond the number of unknown dimensions
 SPREAD = 0.3  # of weights around where they are: the count is at generic ones
-POINTS = 3  # random weights at which brackets are taken where they fall short of the laws known
+POINTS = 8  # random weights of a network with units that switch, of which those with the widest span of fields are taken
 CHUNK = 32  # brackets that run side by side
 ORTHOGONAL = 1e-7  # cosine of a law's gradient with a field that counts as none
 LIMIT = 800  # parameters; brackets cost their square and more
+
+# operators by which a unit can be without effect, or without a bend, at all inputs of one region of weights
+SWITCHING = frozenset(f"aten.{n}" for n in ("relu", "leaky_relu", "prelu", "hardtanh", "hardswish", "hardsigmoid", "clamp", "clamp_min",
+                                            "clamp_max", "threshold", "maximum", "amax", "max_pool1d", "max_pool2d", "max", "topk", "abs"))
 
 Field = Callable[[Tensor], Tensor]
 
@@ -48,29 +52,14 @@ class Counted:
 def count(cat: Any, seed: int) -> Counted:
     """Brackets of a catalog fresh from ``discover`` until their rank meets the laws known, or stops growing.
 
-    Units that never switch at one point are no laws of the network, so further points are tried, and the widest span counts.
+    Units that never switch at one point are no laws of the network, so several points are tried.
     Raises Undecided where the network is too large, has no derivatives of such order under vmap, or a rank has no clear gap;
     NotProved when a law of the catalog is not orthogonal to some field.
     """
     if cat.parameter_count > LIMIT:
         raise Undecided(f"{cat.parameter_count} parameters are too many for brackets in float64: count a smaller copy of the network")
-    best: Counted | None = None
-    for k in range(POINTS):
-        found = _at_one_point(cat, seed + k)
-        if best is None or found.span > best.span:
-            best = found
-        if best.span + best.found >= cat.parameter_count:
-            break
-    assert best is not None
-    return best
-
-
-def _at_one_point(cat: Any, seed: int) -> Counted:
-    lie = _Brackets(cat, seed)
-    known, formulas = lie.laws(cat)
-    found = rank(known, what="gradients of laws").rank if len(known) else 0
+    lie, rows, known, formulas, found = _widest(cat, seed)
     want = lie.network.size - found
-    rows = lie.rows(1, want + MORE)
     total, evidence, depth, idle = len(rows), _rank(rows), 1, 0
     while evidence.rank < want and depth < DEEPEST and idle < 2:
         depth += 1
@@ -81,6 +70,24 @@ def _at_one_point(cat: Any, seed: int) -> Counted:
         evidence = grown
     _orthogonal(known, rows)
     return Counted(evidence.rank, found, depth, total, formulas, evidence)
+
+
+def _widest(cat: Any, seed: int) -> tuple[_Brackets, np.ndarray, np.ndarray, tuple[str, ...], int]:
+    """Of some random points the one whose fields span most, the fields there, and the laws known: gradients, formulas, rank."""
+    best: tuple[_Brackets, np.ndarray, np.ndarray, tuple[str, ...], int] | None = None
+    widest = -1
+    for k in range(POINTS):
+        lie = _Brackets(cat, seed + k)
+        known, formulas = lie.laws(cat)
+        found = rank(known, what="gradients of laws").rank if len(known) else 0
+        rows = lie.rows(1, lie.network.size - found + MORE)
+        spanned = _rank(rows).rank
+        if spanned > widest:
+            best, widest = (lie, rows, known, formulas, found), spanned
+        if widest + found >= lie.network.size or not lie.switches:
+            break
+    assert best is not None
+    return best
 
 
 def independent_laws(cat: Any, seed: int) -> tuple[int, tuple[str, ...]]:
@@ -115,11 +122,16 @@ class _Brackets:
         self.theta = torch.from_numpy(self.network.flatten(self.point))
         self.outputs = len(self.function(self.point, *self.network.draws(0, 1)[0]))
         self.drawn, self.seed = 0, seed
+        self.switches = any(op.packet in SWITCHING for op in source.graph.ops)
 
     def _field(self, inputs: tuple[Tensor, ...], covectors: Tensor) -> Field:
-        """theta -> grad of sum_s <y_s, f(theta, x_s)>, for stacked inputs and covectors."""
+        """theta -> grad of sum_s <y_s, f(theta, x_s)>, for stacked inputs and covectors.
+
+        Sums are written out: the gradient of a vmap is silently wrong where torch writes into tensors of zeros.
+        """
         def potential(theta: Tensor) -> Tensor:
-            values = vmap(lambda *x: self.function(self.network.unflatten(theta), *x), randomness="same")(*inputs)
+            parameters = self.network.unflatten(theta)
+            values = torch.stack([self.function(parameters, *(t[s] for t in inputs)) for s in range(MIXED)])
             return (values * covectors).sum()
 
         return grad(potential)
@@ -142,9 +154,13 @@ class _Brackets:
 
         try:
             with plain_kernels():
-                found = vmap(one, chunk_size=CHUNK, randomness="same")(covectors, *inputs).detach().numpy()
+                together = vmap(one, chunk_size=CHUNK, randomness="same")(covectors, *inputs).detach()
+                alone = one(covectors[0], *(t[0] for t in inputs)).detach()
         except (RuntimeError, NotImplementedError) as error:
             raise Undecided(f"this network has no derivatives of order {depth} side by side: {str(error).splitlines()[0]}") from error
+        if not torch.allclose(together[0], alone, rtol=1e-6, atol=1e-9, equal_nan=True):
+            raise Undecided(f"derivatives of order {depth} side by side are not those of one field alone")
+        found = together.numpy()
         found = found[np.isfinite(found).all(axis=1)]
         lengths = np.linalg.norm(found, axis=1, keepdims=True)
         return found[lengths[:, 0] > 0] / lengths[lengths[:, 0] > 0]
