@@ -145,7 +145,7 @@ def test_roots_are_counted_in_float64_and_not_called_proofs(name: str) -> None:
     model, x = FLOATS[name][0]()
     count = count_laws(symdisc.discover(model.train(), (x,), solve=False))
     assert (count.laws, count.found, count.complete, count.evidence.exact) == (FLOATS[name][1], FLOATS[name][1], False, False)
-    assert count.summary == f"{count.laws}, all in closed form (ranks in float64, no proof)" and "relative singular values" in count.evidence.note
+    assert "(ranks in float64, no proof)" in count.summary and "relative singular values" in count.evidence.note
 
 
 @pytest.mark.parametrize("name", ["relu, tanh", "conv, linear", "attention", "attention, rotary", "tokens"])
