@@ -115,8 +115,9 @@ def test_llama_of_32_layers_on_the_meta_device() -> None:
     assert all(p.is_meta for p in model.parameters())
     per_layer = 8 * 64 * 2 + 8 * 128**2 + f + 2 * d
     assert cat.group_dimension == layers * per_layer + d + d * (d - 1) // 2
-    assert Counter(x.group for x in cat.discrete) == {f"S_{f}": layers}
-    assert any("not looked for" in note for note in cat.notes)  # exchanges of heads, at this size
+    queries = {"S_4": 8 * layers}  # those that read one key head
+    assert Counter(x.group for x in cat.discrete) == {f"S_{f}": layers, "S_8": layers, **queries}
+    assert not any("cut short" in note for note in cat.notes)
 
 
 def test_gpt2_of_12_layers() -> None:
@@ -129,7 +130,7 @@ def test_gpt2_of_12_layers() -> None:
     assert found["change of basis", "GL(64)^12"] == 24
     assert found["scaling of hidden units", "R_{>0}^768"] == 24
     assert not any("rotation" in name for name, _ in found)
-    assert Counter(x.group for x in cat.discrete) == {"S_3072": 12, "S_768": 1}
+    assert Counter(x.group for x in cat.discrete) == {"S_3072": 12, "S_12": 12, "S_768": 1}
 
 
 # fibre dimensions D - rank J of the miniatures at seed 0

@@ -109,7 +109,7 @@ def _factor(classes: Classes, translations: Translations, op: str, i: np.ndarray
     if moves is None or outputs is None:
         return None
     if s:
-        translations.origin, translations.start, translations.depth = "", translations.order[op], 0
+        translations.begin("", translations.order[op])
         first = Through("flip", "", offset=b * s) if c == -1 else Through("scale", "", offset=s)
         further = translations.push(op, {int(u): k for k, u in enumerate(o)}, (first,))
         if further is None:

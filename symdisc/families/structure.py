@@ -8,16 +8,19 @@ along axes that carry units are told by their classes. Everything else (literals
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from symdisc.families.classes import Classes
+from symdisc.families.hashing import mix
 from symdisc.families.links import Links, ranks
 from symdisc.opgraph import Op, refs
 
 __all__ = ["Structure"]
 
+ROUNDS = 3  # of refining the signatures of vertices
 COMMUTES = frozenset(("aten.add", "aten.mul"))
 JOINS = frozenset(("aten.cat", "aten.stack"))
 CHOOSES = frozenset(f"aten.{n}" for n in ("select", "slice", "narrow", "split", "split_with_sizes", "chunk", "unbind")) | {"getitem"}
@@ -86,20 +89,40 @@ class Structure:
                                   return_counts=True)
         self._neighbour, rest = packed % size, packed // size
         self._label = (rest % kinds) * (int(times.max()) + 1) + times
+        self._labels = int(self._label.max()) + 1
         self._start = np.searchsorted(rest // kinds, np.arange(size + 1))
 
-    def around(self, v: int) -> tuple[np.ndarray, np.ndarray]:
-        """(labels, neighbours) of the edges at a vertex, each pair once."""
-        part = slice(self._start[v], self._start[v + 1])
-        return self._label[part], self._neighbour[part]
+    def edges(self, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(owner, label, neighbour) of the edges at ``vertices``, each once, in this order; ``owner`` counts within ``vertices``."""
+        first, last = self._start[vertices], self._start[vertices + 1]
+        counts = last - first
+        owner = np.repeat(np.arange(len(vertices)), counts)
+        where = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(len(owner))
+        return owner, self._label[where], self._neighbour[where]
 
-    def codes(self, v: int) -> np.ndarray:
-        """Each edge at a vertex as one number, ``label * size + neighbour``."""
-        label, neighbour = self.around(v)
-        return np.asarray(label * self.size + neighbour)
+    def code(self, owner: np.ndarray, label: np.ndarray, neighbour: np.ndarray) -> np.ndarray:
+        """Each edge as one number, in the order of (owner, label, neighbour)."""
+        return np.asarray((owner * self._labels + label) * self.size + neighbour)
 
-    def free(self, v: int) -> bool:
-        return v >= self.classes.count or not bool(self.pinned[v])
+    def free(self, vertices: np.ndarray) -> np.ndarray:
+        """Boolean per vertex: it may be exchanged."""
+        return np.asarray(~self.pinned[np.minimum(vertices, len(self.pinned) - 1)] | (vertices >= len(self.pinned)))
+
+    @cached_property
+    def signature(self) -> np.ndarray:
+        """A number per vertex that no automorphism changes: what is seen of the graph up to ROUNDS edges away."""
+        kinds: dict[Hashable, int] = {}
+        h = np.zeros(self.size, dtype=np.uint64)
+        h[list(self.colour)] = [kinds.setdefault(c, len(kinds) + 1) for c in self.colour.values()]
+        h = mix(h, 30)
+        fixed = np.flatnonzero(self.pinned)
+        h[fixed] = mix(fixed, 31)
+        labels = mix(self._label, 32)
+        for _ in range(ROUNDS):
+            with np.errstate(over="ignore"):
+                sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(mix(labels ^ h[self._neighbour], 33))])
+                h = mix(h, 34) + sums[self._start[1:]] - sums[self._start[:-1]]
+        return h
 
     # --- operators ----------------------------------------------------------------------------------------------------
     def _classes_of(self, name: str) -> frozenset[int]:

@@ -155,9 +155,13 @@ class Translations:
 
     def undone(self, origin: str, value: str, current: Current) -> list[Move] | None:
         """Moves of other parameters than ``origin`` that undo the translation ``current`` of ``value``, or None."""
-        self.origin, self.start, self.depth = origin, self.order.get(value, -1), 0
-        self.pushed: dict[str, tuple[Current, tuple[Through, ...]]] = {}
+        self.begin(origin, self.order.get(value, -1))
         return self.push(value, current, ())
+
+    def begin(self, origin: str, start: int) -> None:
+        """Forget what was pushed: a translation of ``origin`` is followed from operator number ``start`` on."""
+        self.origin, self.start, self.depth = origin, start, 0
+        self.pushed: dict[str, tuple[Current, tuple[Through, ...]]] = {}
 
     # --- pushing forward ----------------------------------------------------------------------------------------------
     def push(self, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
