@@ -98,6 +98,37 @@ def _resnest(found: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "block": found.ResNestBottleneck}
 
 
+def _as_given(channels: float, *_: Any, **__: Any) -> int:
+    """Channels as the blocks name them, where the library would round them up to multiples of eight."""
+    return int(channels)
+
+
+def _efficientnet(found: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Blocks in the library's own words, one a stage."""
+    from timm.models._efficientnet_builder import decode_arch_def
+
+    rest = {k: v for k, v in settings.items() if k != "blocks"}
+    return {**rest, "block_args": decode_arch_def([[b] for b in settings["blocks"]]), "act_layer": torch.nn.SiLU}
+
+
+def _mobilenet(found: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    from functools import partial
+
+    from timm.models._efficientnet_blocks import SqueezeExcite
+
+    squeeze = partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=torch.nn.ReLU, rd_round_fn=lambda c: max(int(c), 2))
+    return {**_efficientnet(found, settings), "act_layer": torch.nn.Hardswish, "se_layer": squeeze}
+
+
+def _regnety() -> Built:
+    from timm.models import regnet
+
+    with narrow({4: 2, 8: 3, 16: 4, 32: 6, 64: 6}):
+        config = regnet.RegNetCfg(depth=4, w0=8, wa=12.6, wm=2.0, group_size=8, se_ratio=0.25, stem_width=8)
+        model = regnet.RegNet(config, num_classes=CLASSES)
+    return Built(model, (torch.randn(2, 3, 64, 64),))
+
+
 def _groups(found: Any, settings: dict[str, Any]) -> dict[str, Any]:
     from functools import partial
 
@@ -120,7 +151,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "timm_resmlp_12_224": _class("mlp_mixer", "MlpMixer", 8, _residual, **MLP, mlp_ratio=1, block_layer="ResBlock", mlp_layer="Mlp",
                                  norm_layer="Affine", num_classes=9),  # no fewer than channels: there is no norm before the head
     "timm_convmixer_768_32": _class("convmixer", "ConvMixer", 16, dim=6, depth=1, kernel_size=3, patch_size=4),
-    "timm_convnext_atto": _class("convnext", "ConvNeXt", depths=(1, 1, 1, 1), dims=(4, 4, 4, 6), kernel_sizes=3, conv_mlp=True),
+    "timm_convnext_atto": _class("convnext", "ConvNeXt", 64, depths=(1, 1, 1, 1), dims=(4, 4, 4, 6), kernel_sizes=3, conv_mlp=True),
     "timm_edgenext_xx_small": _of("edgenext_xx_small", 32, depths=(1, 1, 1, 1), dims=(4, 4, 8, 8), heads=(2, 2, 2, 2),
                                   d2_scales=(2, 2, 2, 2), kernel_sizes=(3, 3, 3, 3)),
     "timm_swin_tiny_patch4_window7_224": _of("swin_tiny_patch4_window7_224", 16, img_size=16, patch_size=4, window_size=2, embed_dim=4,
@@ -148,17 +179,19 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "timm_levit_128s": _uncached("levit", "Levit", 64, img_size=64, embed_dim=(8, 8), key_dim=4, num_heads=(2, 2), depth=(1, 1)),
     "timm_maxvit_tiny_rw_224": _class("maxxvit", "MaxxVit", 32, _maxxvit, embed_dim=(8,), depths=(1,), block_type=("M",)),
     "timm_coatnet_0_rw_224": _class("maxxvit", "MaxxVit", 32, _maxxvit, embed_dim=(8, 8), depths=(1, 1), block_type=("C", "T")),
-    "timm_efficientnet_b0": _of("efficientnet_b0", 32, factor=8),
+    "timm_efficientnet_b0": _class("efficientnet", "EfficientNet", 32, _efficientnet, num_features=8, stem_size=4, round_chs_fn=_as_given,
+                                   blocks=("ds_r1_k3_s1_e1_c4_se0.25", "ir_r1_k3_s2_e2_c4_se0.25", "ir_r1_k5_s2_e2_c4_se0.25")),
     "timm_ghostnet_050": _class("ghostnet", "GhostNet", cfgs=[[[3, 8, 8, 0, 1]], [[3, 12, 8, 0.25, 2]]], width=0.5),
-    "timm_mobilenetv3_small_050": _of("mobilenetv3_small_050", 32, factor=8),
-    "timm_dla34": _of("dla34", 32, levels=(1, 1, 1, 1, 1, 1), channels=(4, 4, 4, 4, 4, 8)),
+    "timm_mobilenetv3_small_050": _class("mobilenetv3", "MobileNetV3", 32, _mobilenet, num_features=8, stem_size=4, round_chs_fn=_as_given,
+                                         blocks=("ds_r1_k3_s2_e1_c4_se0.25_nre", "ir_r1_k3_s2_e2_c4_nre", "ir_r1_k5_s1_e2_c4_se0.25",
+                                                 "cn_r1_k1_s1_c8")),
+    "timm_dla34": _of("dla34", 64, levels=(1, 1, 1, 1, 1, 1), channels=(2, 2, 3, 3, 3, 3)),
     "timm_resnest14d": _class("resnest", "ResNet", 32, _resnest, layers=(1, 1, 1, 1), channels=(4, 4, 4, 4), stem_width=4, stem_type="deep",
                               avg_down=True, base_width=64, cardinality=1, block_args={"radix": 2, "avd": True}),
     "timm_resnetv2_50x1_bit": _class("resnetv2", "ResNetV2", 32, _groups, layers=(1, 1), channels=(8, 16), stem_chs=4),
     "timm_nf_regnet_b1": _class("nfnet", "NormFreeNet", 32, _config("NfCfg"), depths=(1, 1), channels=(8, 8), group_size=4, stem_chs=4,
                                 attn_layer="se", attn_kwargs={"rd_ratio": 0.5}, reg=True),
-    "timm_regnety_002": _class("regnet", "RegNet", 32, _config("RegNetCfg"), depth=4, w0=8, wa=16.0, wm=1.6, group_size=4, se_ratio=0.25,
-                              stem_width=8),
+    "timm_regnety_002": _regnety,
     "timm_repvgg_a0": _byob("byobnet", "repvgg_a0"),
     "timm_mobilevit_xxs": _byob("mobilevit", "mobilevit_xxs", stages=3),
     "timm_halonet26t": _byob("byoanet", "halonet26t", 128, stages=3),
