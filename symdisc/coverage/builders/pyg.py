@@ -12,7 +12,7 @@ from symdisc.coverage.builders import Built
 
 __all__ = ["MODELS"]
 
-NODES, FEATURES, HIDDEN, CLASSES = 7, 3, 4, 2
+NODES, FEATURES, HIDDEN, CLASSES = 7, 5, 4, 2  # as many features as units and more: fewer would hide parts of the attention vectors
 
 
 class _Two(nn.Module):
