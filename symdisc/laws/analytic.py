@@ -55,6 +55,14 @@ def _exp_value(x: np.ndarray, prime: int) -> np.ndarray:
     return np.where(other, inverse(value, prime), value)
 
 
+def _folded(a: np.ndarray, y: np.ndarray, k: int, prime: int) -> np.ndarray:
+    """The sum of a_j y_(k-j) over j from 1 on: what the terms before the k-th give to it."""
+    total = np.zeros_like(y[0])
+    for j in range(1, min(k, len(a) - 1) + 1):
+        total = (total + a[j] * y[k - j]) % prime
+    return total
+
+
 def exp(tape: Tape, x: Node) -> Node:
     """e with e' = e x'."""
     tape.arguments.append(x.value[0, 0].reshape(x.value.shape[2], -1))
@@ -63,10 +71,7 @@ def exp(tape: Tape, x: Node) -> Node:
     y = np.zeros((order, *first.shape[1:]), np.int64)
     y[0] = _exp_value(first[0], p)
     for k in range(1, order):
-        total = np.zeros_like(y[0])
-        for j in range(1, min(k, len(first) - 1) + 1):
-            total = (total + j * first[j] % p * y[k - j]) % p
-        y[k] = total * pow(k, -1, p) % p
+        y[k] = _folded(first * np.arange(len(first)).reshape(-1, *[1] * (first.ndim - 1)) % p, y, k, p) * pow(k, -1, p) % p
     value = _with_dual(tape, y, x, y)
     return tape.put(value, ((x, _along(tape, value)),) if x.active else ())
 
@@ -101,10 +106,7 @@ def reciprocal(tape: Tape, x: Node) -> Node:
     y = np.zeros((order, *first.shape[1:]), np.int64)
     y[0] = inverse(first[0], p)
     for k in range(1, order):
-        total = np.zeros_like(y[0])
-        for j in range(1, min(k, len(first) - 1) + 1):
-            total = (total + first[j] * y[k - j]) % p
-        y[k] = (p - total) * y[0] % p
+        y[k] = (p - _folded(first, y, k, p)) * y[0] % p
     slope = (-_product(tape, y[None], y[None])[0]) % p
     value = _with_dual(tape, y, x, slope)
     full = (-_product(tape, value, value)) % p
