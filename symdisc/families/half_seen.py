@@ -36,7 +36,7 @@ def half_seen(search: Translations, origin: str, value: str, current: dict[int, 
 def half_seen_bias(search: Translations, shift: ShiftUse, positions: np.ndarray, vec: np.ndarray) -> list[Symmetry | None]:
     """Such translations of a bias, or of the parts of it that have a fate of their own."""
     found: list[Symmetry | None] = []
-    for part in search.parts(vec) or [np.arange(len(vec))]:
+    for part in search.origins.parts(vec) or [np.arange(len(vec))]:
         half = half_seen(search, shift.parameter, shift.value, {int(c): k for k, c in enumerate(vec[part])})
         if half is not None:
             move = Move("add", shift.parameter, shift.axis, Index.of(positions[part][None, None, :]), through=(half[0],))

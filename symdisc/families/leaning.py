@@ -37,7 +37,7 @@ def leaning_readers(search: Translations, invisible: Invisible, taken: dict[str,
         alone = np.flatnonzero((np.bincount(vec)[vec] == 1) & (vec != search.classes.data))
         alone = np.setdiff1d(alone, np.concatenate([*biased, alone[:0]]))
         whole = _symmetry(search, use, source, alone, vec, taken) if len(alone) else None
-        parts = [] if whole is not None else [alone[p] for p in search.parts(vec[alone])] or [alone]
+        parts = [] if whole is not None else [alone[p] for p in search.origins.parts(vec[alone])] or [alone]
         runs = [run for part in parts for run in np.split(part, np.flatnonzero(np.diff(part) != 1) + 1) if len(run)]
         found += [s for s in (whole, *(_symmetry(search, use, source, run, vec, taken) for run in (*biased, *runs))) if s is not None]
     return found

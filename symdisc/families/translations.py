@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from symdisc.families.half_seen import half_seen_bias
 from symdisc.families.invisible import Invisible
 from symdisc.families.mixing import constant_along, merged, past_gain
 from symdisc.families.naming import describe_affine
+from symdisc.families.origins import Origins
 from symdisc.families.part_biases import taken_by_rows
 from symdisc.families.scores import Scores
 from symdisc.families.shifts import added, by_coordinate, row_by_row, taken
@@ -27,6 +27,7 @@ from symdisc.symmetry import Symmetry
 __all__ = ["Translations"]
 
 Current = dict[int, int]  # class -> index into the translation vector at this point
+
 
 class Translations:
     """Searches, for each parameter that is added, for a way to undo a constant added to it."""
@@ -42,6 +43,7 @@ class Translations:
             self.dense[d.op].append(d)
         for s in self.facts.shifts:
             self.shift[s.op].append(s)
+        self.origins = Origins(classes)
         self.depth, self.ends = 0, None  # type: int, list[Through] | None
         self.scores = Scores(self.graph, self.facts)
         invisible = Invisible(classes)
@@ -56,7 +58,7 @@ class Translations:
         """One symmetry per origin but those ``done``; ``invisible`` names parameters whose shift along 1 is free by itself already."""
         origins = [(shift, origin) for shift in self.facts.shifts
                    if not shift.buffer and shift.parameter not in done and self.single(shift.parameter)
-                   and (origin := self._as_writer(shift) or self._apart(shift)) is not None]
+                   and (origin := self.origins.writer(shift) or self.origins.apart(shift)) is not None]
         alone = [s for shift, origin in origins if shift.parameter not in invisible and (s := self._free(shift, *origin)) is not None]
         invisible = {**invisible, **{s.parameters[0]: 1 for s in alone}}
         found: list[Symmetry | None] = [*alone]
@@ -66,7 +68,7 @@ class Translations:
                 found.append(whole)
                 continue
             parts = [self.along(shift.parameter, shift.axis, origin[0][part], origin[1][part], shift.value, shift.module, invisible)
-                     for part in self.parts(origin[1])]  # a fused bias: queries, keys and values each have a fate of their own
+                     for part in self.origins.parts(origin[1])]  # a fused bias: queries, keys and values each have a fate of their own
             if not any(parts) and shift.parameter not in invisible:
                 parts.append(self.along(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible, same=True))
             found += parts if any(parts) else half_seen_bias(self, shift, *origin)
@@ -86,48 +88,6 @@ class Translations:
         if self.undone(shift.parameter, shift.value, {int(c): i for i, c in enumerate(vec)}) == []:
             return None
         return self.along(shift.parameter, shift.axis, positions, vec, shift.value, shift.module, {}, same=True)
-
-    def parts(self, vec: np.ndarray) -> list[np.ndarray]:
-        """Positions grouped by the kinds of vectors that the classes take part in."""
-        groups: dict[frozenset[tuple[str, int]], list[int]] = defaultdict(list)
-        for p, c in enumerate(vec.tolist()):
-            groups[frozenset(self.roles.get(c, ()))].append(p)
-        return [np.array(g) for g in groups.values()] if len(groups) > 1 else []
-
-    @cached_property
-    def roles(self) -> dict[int, set[tuple[str, int]]]:
-        """Class -> the operators' sides on which it appears, heads not told apart."""
-        found: dict[int, set[tuple[str, int]]] = defaultdict(set)
-        for dual in self.facts.duals:
-            for side, units in enumerate((dual.left, dual.right)):
-                for c in np.unique(self.classes(units)).tolist():
-                    found[c].add((dual.op, side))
-        for ins, outs, op in self.facts.elementwise:
-            for c in np.unique(self.classes(np.concatenate([ins, outs]))).tolist():
-                found[c].add((op, 0))
-        for _, a, b, _ in self.facts.sums:
-            for side, units in ((2, a), (3, b)):
-                for c in np.unique(self.classes(units)).tolist():
-                    found[c].add(("product", side))
-        return found
-
-    def _as_writer(self, shift: ShiftUse) -> tuple[np.ndarray, np.ndarray] | None:
-        """(positions along the axis, classes), if every unit sits at one position and every position is written."""
-        where = self.classes.coordinates(shift, shift.axis)
-        pairs = np.unique(np.stack([where, self.classes(shift.units)]), axis=1)
-        shape = self.classes.shape(shift.parameter)
-        whole = bool(shape) and pairs.shape[1] == shape[shift.axis]
-        if not whole or len(np.unique(pairs[0])) != pairs.shape[1] or len(np.unique(pairs[1])) != pairs.shape[1]:
-            return None
-        return pairs[0], pairs[1]
-
-    def _apart(self, shift: ShiftUse) -> tuple[np.ndarray, np.ndarray] | None:
-        """The same for those positions whose unit is written nowhere else: of a bias of rotary heads what is not rotated."""
-        where, vec = self.classes.coordinates(shift, shift.axis), self.classes(shift.units)
-        if len(self.classes.shape(shift.parameter)) != 1 or len(np.unique(where)) != len(where):
-            return None
-        alone = np.flatnonzero((np.bincount(vec)[vec] == 1) & (vec != self.classes.data))
-        return (where[alone], vec[alone]) if len(alone) else None
 
     def along(self, parameter: str, axis: int, positions: np.ndarray, vec: np.ndarray, value: str, module: str,
               invisible: dict[str, int], same: bool = False) -> Symmetry | None:
@@ -385,7 +345,7 @@ class Translations:
             return None
         for shift in self.shift.get(op.name, []):
             if not shift.buffer and shift.parameter != self.origin and self.single(shift.parameter):
-                writer = self._as_writer(shift)
+                writer = self.origins.writer(shift)
                 if writer is not None and set(current) <= set(writer[1].tolist()):
                     return taken(self.classes, shift, current, chain)
         for use in self.dense.get(op.name, []):

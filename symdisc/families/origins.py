@@ -1,0 +1,62 @@
+"""Where a translation may start: the units that a parameter is added to, each at a position of its own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+
+import numpy as np
+
+from symdisc.families.classes import Classes
+from symdisc.spaces import ShiftUse
+
+__all__ = ["Origins"]
+
+
+class Origins:
+    """What each added parameter writes, as (positions along its axis, classes), and the parts of it with a fate of their own."""
+
+    def __init__(self, classes: Classes) -> None:
+        self.classes, self.facts = classes, classes.facts
+
+    def parts(self, vec: np.ndarray) -> list[np.ndarray]:
+        """Positions grouped by the kinds of vectors that the classes take part in."""
+        groups: dict[frozenset[tuple[str, int]], list[int]] = defaultdict(list)
+        for p, c in enumerate(vec.tolist()):
+            groups[frozenset(self.roles.get(c, ()))].append(p)
+        return [np.array(g) for g in groups.values()] if len(groups) > 1 else []
+
+    @cached_property
+    def roles(self) -> dict[int, set[tuple[str, int]]]:
+        """Class -> the operators' sides on which it appears, heads not told apart."""
+        found: dict[int, set[tuple[str, int]]] = defaultdict(set)
+        for dual in self.facts.duals:
+            for side, units in enumerate((dual.left, dual.right)):
+                for c in np.unique(self.classes(units)).tolist():
+                    found[c].add((dual.op, side))
+        for ins, outs, op in self.facts.elementwise:
+            for c in np.unique(self.classes(np.concatenate([ins, outs]))).tolist():
+                found[c].add((op, 0))
+        for _, a, b, _ in self.facts.sums:
+            for side, units in ((2, a), (3, b)):
+                for c in np.unique(self.classes(units)).tolist():
+                    found[c].add(("product", side))
+        return found
+
+    def writer(self, shift: ShiftUse) -> tuple[np.ndarray, np.ndarray] | None:
+        """(positions along the axis, classes), if every unit sits at one position and every position is written."""
+        where = self.classes.coordinates(shift, shift.axis)
+        pairs = np.unique(np.stack([where, self.classes(shift.units)]), axis=1)
+        shape = self.classes.shape(shift.parameter)
+        whole = bool(shape) and pairs.shape[1] == shape[shift.axis]
+        if not whole or len(np.unique(pairs[0])) != pairs.shape[1] or len(np.unique(pairs[1])) != pairs.shape[1]:
+            return None
+        return pairs[0], pairs[1]
+
+    def apart(self, shift: ShiftUse) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same for those positions whose unit is written nowhere else: of a bias of rotary heads what is not rotated."""
+        where, vec = self.classes.coordinates(shift, shift.axis), self.classes(shift.units)
+        if len(self.classes.shape(shift.parameter)) != 1 or len(np.unique(where)) != len(where):
+            return None
+        alone = np.flatnonzero((np.bincount(vec)[vec] == 1) & (vec != self.classes.data))
+        return (where[alone], vec[alone]) if len(alone) else None
