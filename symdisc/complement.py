@@ -20,6 +20,10 @@ def complement(move: Move, size: int, state: Mapping[str, Any]) -> tuple[np.ndar
     """
     columns, constant = [], np.zeros(1)
     for k, step in enumerate(move.through):
+        if step.kind == "centred parts":
+            columns.append(_centred_parts(step, state))
+            constant = constant + (_array(state[move.extra[0]]).reshape(-1) if move.extra else 0.0)
+            continue
         weight = _array(state[step.parameter])
         part = np.moveaxis(weight if step.rows is None else weight[step.rows[0]:step.rows[1]], step.keep, 0)
         scaled = part if step.gain is None else part * (_array(state[step.gain]).reshape(-1) + step.offset)
@@ -30,6 +34,18 @@ def complement(move: Move, size: int, state: Mapping[str, Any]) -> tuple[np.ndar
         columns.append(constant[:, None])
     left = np.linalg.svd(np.concatenate(columns, 1), full_matrices=True)[0]
     return left[:, left.shape[1] - size:], constant
+
+
+def _centred_parts(step: Through, state: Mapping[str, Any]) -> np.ndarray:
+    """diag(gain) (1 - mean over each part), [d, d]: the directions in which a group-normed vector varies."""
+    assert step.index is not None
+    parts = step.index.positions()[0]
+    d = parts.size
+    gain = np.ones(d) if step.gain is None else _array(state[step.gain]).reshape(-1) + step.offset
+    means = np.zeros((d, d))
+    for part in parts:
+        means[np.ix_(part, part)] = 1.0 / len(part)
+    return gain[:, None] * (np.eye(d) - means)
 
 
 def unseen(step: Through, size: int, state: Mapping[str, Any]) -> np.ndarray:

@@ -65,8 +65,8 @@ class Through:
     the other axes), "gain" (multiply by the flat parameter at ``index``, plus ``offset``), "each" (the same, of one number), "rsqrt"
     (multiply by ``(parameter[index] + offset) ** -1/2``), "scale" (by ``offset``), "flip" (a sign a to ``offset (1 - a) / 2``), "total"
     (multiply by the sum of ``parameter / (gain + offset)``: what an "outer" with that gain does to a constant), "spread" (a number
-    becomes that number times ``1 / (parameter + offset)``; both are brought to size by the gain's least entry) or "unseen" (multiply by
-    an orthonormal basis of what a "dense" step turns into multiples of 1).
+    becomes that number times ``1 / (parameter + offset)``; both are brought to size by the gain's least entry), "unseen" (multiply by
+    an orthonormal basis of what a "dense" step turns into multiples of 1) or one of the writers that a "blind" move names.
     """
 
     kind: str
@@ -136,7 +136,8 @@ class Move:
     kind "outer_bias": ``-t * sum(shift / gain)`` is added, ``extra = (shift,)``: what an "outer" with gain did to constants.
     kind "centred": the reader of a centred vector loses ``(W t) (1/gain)^T / sum((extra + t)/gain)``, extra = (shift,).
     kind "blind": ``t @ A.T`` is added to a reader, A an orthonormal basis of what the columns that ``through`` names leave: those of
-    weights ("columns") or of weights behind gain and centring ("centred columns"); ``extra`` are (shift in front, bias) of each
+    weights ("columns"), of weights behind gain and centring ("centred columns"), or of the gain alone behind the centring of each part at
+    ``index`` ("centred parts", without a parameter of its own); ``extra`` are (shift in front, bias) of each
     weight, "" for none, where the reader has no bias: A is then orthogonal to the constant that they write, too.
     kind "blind_bias": ``power * t @ A.T @ c`` is added, c that constant.
     kind "product": ``power * other @ t`` (``rep`` "left") or ``power * t @ other`` ("right") is added, ``extra = (other,)``, transposed

@@ -52,6 +52,8 @@ class Refusal:
 
 
 TURNED = Obstacle("rotary positions", "planes of two units are turned by constant angles", "leave the rotary positions out")
+UNCENTRED = "use RMSNorm in place of LayerNorm", ("aten.layer_norm", "aten.rms_norm")
+GROUPED = "leave the mean in", None
 LINEAR = "keep one linear factor in place of the product"
 # What folding writes beside units that may not be mixed or scaled.
 WORDS = {
@@ -235,8 +237,8 @@ class Obstacles:
                 for p in packets]
 
     def centring(self, norms: Sequence[Norm]) -> list[Obstacle]:
-        return [Obstacle(self.packet(x), "the norm subtracts the mean, so the direction of ones stays", "use RMSNorm in place of LayerNorm",
-                         ("aten.layer_norm", "aten.rms_norm")) for x in norms if x.centred]
+        return [Obstacle(self.packet(x), "the norm subtracts the mean, so the direction of ones stays",
+                         *(GROUPED if self.packet(x) == "aten.group_norm" else UNCENTRED)) for x in norms if x.centred]
 
     def eps(self, norms: Sequence[Norm]) -> list[Obstacle]:
         """Norms with a constant under the root."""

@@ -247,6 +247,7 @@ def test_rules_are_read_lazily_and_without_torch() -> None:
 def test_files_stay_short_and_name_no_group() -> None:
     folder = Path(__file__).parents[1] / "rules"
     for name in FILES:
-        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+        text = (folder / name).read_text(encoding="utf-8")
+        lines = text.replace('"aten.group_norm.default"', "").splitlines()  # torch's own word for parts of the channels
         assert len(lines) < 200
         assert not any(word in line for line in lines for word in ("group", "gl(", "so(", "symmetr"))

@@ -10,7 +10,7 @@ from symdisc.families.classes import Classes
 from symdisc.families.dense import Space, find_spaces
 from symdisc.families.duplicates import duplicate_biases
 from symdisc.families.emit import emit_dense, emit_torus
-from symdisc.families.groups import group_constants
+from symdisc.families.groups import group_constants, group_readers
 from symdisc.families.invisible import Invisible
 from symdisc.families.leaning import leaning_readers
 from symdisc.families.links import Links
@@ -51,9 +51,9 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     found += leaning_readers(search, invisible, along_one) + tied_tables(search, invisible)
     found += duplicate_biases(classes)
     found += writers
-    readers = invisible.readers(along_one)
-    leaning = {s.parameters[0] for s in readers}
-    found += readers + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)
+    readers, parts = invisible.readers(along_one), group_readers(invisible, along_one)
+    leaning = {**dict.fromkeys((s.parameters[0] for s in readers), 1), **{s.parameters[0]: s.shape[1] for s in parts}}
+    found += readers + parts + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)
     found += unused(classes) + narrow_readers(invisible, mixed, shears)
     found += bias_trades(classes, found)
     factors = low_rank_trades(classes)

@@ -1,32 +1,34 @@
 """Constants that a group norm takes off: each group of channels loses its mean over channels and places.
 
 A bias may hold any constant per group. A weight may hold one per group and input where there is a single place, for the constant
-that it writes differs from place to place otherwise.
+that it writes differs from place to place otherwise. Behind such a norm at a single place, what a weight reads along 1/gamma of one group
+is a constant as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
 
 from symdisc.families.classes import Classes
+from symdisc.families.invisible import Centred, Invisible
 from symdisc.families.naming import describe_affine
-from symdisc.moves import Index, Move
+from symdisc.moves import Index, Move, Through, parameters_of
 from symdisc.opgraph import Op, Ref
 from symdisc.spaces import DenseUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
-__all__ = ["group_constants"]
+__all__ = ["group_constants", "group_readers"]
 
 PASS = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout"))
 NAME, CONDITION = "direction that is centred away", r"f(x + c \mathbf{1}_G) = f(x) \;\text{for each group } G"
 
 
-def group_constants(classes: Classes, leaning: Collection[str] = ()) -> list[Symmetry]:
+def group_constants(classes: Classes, leaning: Mapping[str, int]) -> list[Symmetry]:
     """One additive group for each writer that group norms alone see: a number per group for a bias, per group and input for a weight.
 
-    ``leaning`` are weights that have a free direction along their inputs already.
+    ``leaning`` are weights that have free directions along their inputs already, one for each of so many parts of them.
     """
     found: list[Symmetry] = []
     for use in classes.everything():
@@ -40,7 +42,7 @@ def group_constants(classes: Classes, leaning: Collection[str] = ()) -> list[Sym
         if isinstance(use, ShiftUse) and not use.buffer and len(shape) == 1 and len(use.elements) == shape[0]:
             found.append(_bias(use, groups, shape[0]))
         elif isinstance(use, DenseUse) and use.ins is not None and use.rows is None and axis == 0 and int(np.prod(places[2:])) == 1:
-            found.append(_weight(use, groups, shape, use.parameter in leaning))
+            found.append(_weight(use, groups, shape, leaning.get(use.parameter, 0)))
     return found
 
 
@@ -73,13 +75,53 @@ def _bias(use: ShiftUse, groups: int, size: int) -> Symmetry:
                            r"b_G \mapsto b_G + t_G \mathbf{1}")
 
 
-def _weight(use: DenseUse, groups: int, shape: tuple[int, ...], leans: bool) -> Symmetry:
-    """W_G + 1 a^T for each group; where W may lean along its inputs anyway, the last input follows from that."""
-    each, size = shape[0] // groups, int(np.prod(shape[1:]))
-    columns = np.arange(size - 1 if leans else size)
+def _weight(use: DenseUse, groups: int, shape: tuple[int, ...], leans: int) -> Symmetry:
+    """W_G + 1 a^T for each group; where W may lean along parts of its inputs anyway, the last input of each follows from that."""
+    each, size, taps = shape[0] // groups, int(np.prod(shape[1:])), int(np.prod(shape[2:]))
+    columns = np.arange(size)
+    if leans:
+        part = shape[1] // leans
+        columns = columns[(columns // taps + 1) % part != 0]
     c, g, i = np.ix_(np.arange(each), np.arange(groups), columns)
     places = ((g * each + c) * size + i).reshape(each, 1, -1)
     n = places.shape[-1]
     move = Move("add", use.parameter, -1, Index.of(places))
     return describe_affine(NAME, "translation", n, (n,), (move,), (use.parameter,), [use.module], CONDITION,
                            r"W_G \mapsto W_G + \mathbf{1} a_G^\top")
+
+
+def group_readers(invisible: Invisible, taken: Mapping[str, int]) -> list[Symmetry]:
+    """Linear layers that read group-normed vectors: A, orthonormal, holds 1/gamma of each group; W + C A^T reads C A^T beta besides.
+
+    ``taken`` names weights that may write any multiple of 1 already: there the columns of C sum to zero.
+    """
+    found = []
+    for use in invisible.facts.dense:
+        shape = invisible.classes.shape(use.parameter)
+        whole = use.ins is not None and use.outs is not None and len(shape) == 2 and len(use.outs) == shape[use.out_axis]
+        if not whole or not invisible.single(use.parameter):
+            continue
+        source = invisible.centred_source(use.source, grouped=True)
+        if source is not None and source.groups > 1 and invisible.aligned(use, source.value):
+            found += _reader(invisible, use, source, use.parameter in taken)
+    return found
+
+
+def _reader(invisible: Invisible, use: DenseUse, source: Centred, taken: bool) -> list[Symmetry]:
+    assert use.ins is not None and use.outs is not None
+    rows, n = len(use.outs), source.groups
+    parts = Index.of(np.arange(len(use.ins)).reshape(1, n, -1))
+    step = (Through("centred parts", "", index=parts, gain=source.gain, offset=source.offset),)
+    moves = [Move("blind", use.parameter, use.in_axis, Index.of(np.arange(len(use.ins))[None, None, :]), through=step)]
+    if source.shift is not None:
+        bias = invisible.classes.bias(use)
+        if bias is None or bias.buffer or not invisible.single(bias.parameter):
+            return []
+        index = Index.of(bias.elements[None, None, :])
+        moves.append(Move("blind_bias", bias.parameter, -1, index, power=-1.0, through=step, extra=(source.shift, "")))
+    if taken and rows == 1:
+        return []
+    return [describe_affine("direction that a centred vector lacks", "outer0" if taken else "outer", (rows - taken) * n, (rows, n),
+                            tuple(moves), parameters_of(moves), [use.module], r"\mathbf{1}_G^\top \hat x = 0 \;\text{for each group } G",
+                            r"W \mapsto W + C A^\top,\; b \mapsto b - C A^\top \beta",
+                            ("the norm's gain has no zero entry",) if source.gain else ())]

@@ -24,12 +24,13 @@ __all__ = ["Centred", "Invisible"]
 
 @dataclass(frozen=True)
 class Centred:
-    """``value`` = (gain + offset) * (a vector orthogonal to 1) + shift."""
+    """``value`` = (gain + offset) * (a vector orthogonal to 1, in each of its ``groups`` equal parts) + shift."""
 
     value: str
     gain: str | None = None
     shift: str | None = None
     offset: float = 0.0
+    groups: int = 1
 
 
 class Invisible:
@@ -135,9 +136,9 @@ class Invisible:
         """Operator -> the vector that it adds."""
         return {s.op: s for s in self.facts.shifts if not s.buffer and len(self.classes.shape(s.parameter)) == 1}
 
-    def centred_source(self, value: str, axis: int = -1) -> Centred | None:
+    def centred_source(self, value: str, axis: int = -1, grouped: bool = False) -> Centred | None:
         """What the vectors along an axis of ``value`` are made of when they are gain * centred + shift, each optional, or means
-        of such over places."""
+        of such over places. A group norm centres where it sees a single place; those of several groups are told if ``grouped``."""
         found, axis = Centred(value), axis % len(self.graph.shape(value) or (1,))
         while True:
             op = self.graph.by_name.get(value)
@@ -147,6 +148,8 @@ class Invisible:
             if last and ((op.packet == "aten.layer_norm" and len(op.args[1]) == 1) or (
                     op.packet == "aten.sub" and self.unseen.centres(op, op.inputs[0], axis))):
                 return found
+            if op.packet == "aten.group_norm" and axis == 1 and (grouped or op.args[1] == 1) and int(np.prod((op.shape or ())[2:])) == 1:
+                return replace(found, groups=int(op.args[1]))
             acts = [n for n in op.inputs if "data" in self.graph.roles[n]]  # a norm may stand right behind raw data
             if len(acts) == 2 and op.packet in ("aten.mul", "aten.div") and self.graph.shape(acts[1]) == (*(op.shape or ())[:-1], 1):
                 if not last:

@@ -205,20 +205,23 @@ def softmax(f: Folder, op: Op) -> None:
     """Along an axis of units they may be renumbered; along data every unit stays by itself."""
     labels = f.operand(op.inputs[0])
     f.freeze(labels, op.packet)
-    _alike(f, op, labels, labels.movedim(op.args[1], -1), lambda made: made.movedim(-1, op.args[1]))
+    outs = _alike(f, op, labels, labels.movedim(op.args[1], -1), lambda made: made.movedim(-1, op.args[1]))[1]
+    f.kill(outs, op.packet)
 
 
-def _alike(f: Folder, op: Op, labels: Tensor, rows: Tensor, back: Callable[[Tensor], Tensor]) -> None:
-    """New frozen units, one for each place of each distinct row; the units of a row are exchangeable, and so are the rows."""
+def _alike(f: Folder, op: Op, labels: Tensor, rows: Tensor, back: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """New units without scales, one for each place of each distinct row; the units of a row are exchangeable, and so are the rows.
+    (distinct rows, their new units), [rows, size] each."""
     (cut,), shape = shrink(rows)
     distinct, inverse = torch.unique(cut.reshape(-1, cut.shape[-1]), dim=0, return_inverse=True)
     outs = torch.from_numpy(f.facts.fresh(distinct.numel())).reshape(distinct.shape)
     made = back(outs[inverse].reshape(cut.shape).expand(shape))
     f.labels[op.name] = made.expand(labels.shape)
-    f.freeze(f.labels[op.name], op.packet)
+    f.facts.fixed.append((f.units(outs), op.packet))
     if bool((distinct > PAD).all()):
         f.facts.alike.append(Alike(distinct.numpy(), outs.numpy(), op.name))
     tell_rows_apart(f, op, distinct, outs)
+    return distinct, outs
 
 
 def layer_norm(f: Folder, op: Op) -> None:
@@ -246,10 +249,15 @@ def layer_norm(f: Folder, op: Op) -> None:
 
 
 def group_norm(f: Folder, op: Op) -> None:
-    """Channels inside a group are alike, and the groups are."""
+    """Channels inside a group are alike, and the groups are. Each group is centred and brought to length, over all places together."""
     labels = f.operand(op.inputs[0])
-    f.freeze(labels, op.packet)
+    f.facts.fixed.append((f.units(labels), op.packet))
     channels, groups = labels.shape[1], op.args[1]
     units = f.vector(labels, 1)
-    _alike(f, op, labels, units.reshape(groups, channels // groups),
-           lambda made: made.reshape(1, channels, *[1] * (labels.dim() - 2)))
+    rows, outs = _alike(f, op, labels, units.reshape(groups, channels // groups),
+                        lambda made: made.reshape(1, channels, *[1] * (labels.dim() - 2)))
+    if not bool((rows > PAD).all()):
+        f.kill(torch.cat([rows, outs]), op.packet)
+        return
+    eps = float(argument(op, 4, "eps", 1e-5))
+    f.facts.norms += [Norm(vec, out, True, eps, op.name) for vec, out in zip(rows.numpy(), outs.numpy(), strict=True)]
