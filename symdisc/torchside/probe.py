@@ -202,7 +202,20 @@ def _inputs(function: Callable[..., Tensor]) -> tuple[str, ...]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # built-in functions have no signature
-        return ("x",)
+        return _inputs_by_trial(function)
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = tuple(p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty)
     return names if len(names) > 1 else ("x",)
+
+
+def _inputs_by_trial(function: Callable[..., Tensor]) -> tuple[str, ...]:
+    """The fewest inputs that a function without signature accepts: torch raises TypeError where one is missing."""
+    for names in (("x",), ("x", "y"), ("x", "y", "z")):
+        try:
+            function(*(torch.full((4,), 0.5, dtype=torch.float64) for _ in names))
+        except TypeError:
+            continue
+        except Exception:  # what else is wrong is told where the function is called in earnest
+            pass
+        return names
+    return ("x",)
