@@ -65,7 +65,7 @@ ENTRIES = (
     Architecture(
         "vgg-bn", "VGG-11 with BatchNorm",
         {**_numbered("c", "channels of stage", 1, 5), "s": "side of the last map", "f": "width of the classifier", "v": CLASSES}, _vgg,
-        (_all((2, 1, 2, 2, 1), s=1, f=3, v=4), _all((1, 2, 1, 2, 2), s=1, f=4, v=3), _all((2, 2, 2, 1, 2), s=2, f=2, v=3)),
+        (_all((1, 1, 1, 2, 1), s=2, f=3, v=3), _all((2, 1, 2, 1, 2), s=2, f=2, v=4), _all((2, 2, 2, 1, 2), s=2, f=2, v=3)),
         ("VGG-11-BN", _all((64, 128, 256, 512, 512), s=7, f=4096, v=1000)),
         (sources.defines("Simonyan, Zisserman, Very deep convolutional networks, ICLR 2015, arXiv:1409.1556"), sources.POSITIVE_SCALES,
          sources.BATCH_NORM), (EVAL, "ReLU units switch on the data")),

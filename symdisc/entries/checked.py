@@ -10,22 +10,20 @@ import sympy as sp
 
 from symdisc.entries.factors import collect
 from symdisc.entries.polynomials import Sizes
+from symdisc.entries.ranks import GAP, certified
 from symdisc.entries.shown import at
 from symdisc.entries.slots import Slots
 from symdisc.entry import Checked, Twin
-from symdisc.errors import SymdiscError, Undecided
-from symdisc.session import certify, discover
+from symdisc.errors import SymdiscError
+from symdisc.session import discover
 from symdisc.symmetry import Symmetry
 
 if TYPE_CHECKING:
     from symdisc.architectures.base import Architecture
     from symdisc.catalog import Catalog
-    from symdisc.certificate import Certificate
 
-__all__ = ["GAP", "certificates", "twins_of"]
+__all__ = ["certificates", "twins_of"]
 
-GAP = 1e3  # spectral gap that a certificate needs to be recorded; stored in place of the measured one, which no two machines share
-DRAWS = 5  # of weights: in small ReLU networks units often never switch, and that is more symmetry than at generic weights
 COUNTED = 120  # parameters up to which independent laws are counted: brackets cost the cube of it, many times
 UNNAMED = ("linear", "flow")  # families of symmetries that the complete system found and no name covers
 
@@ -36,42 +34,13 @@ def certificates(architecture: Architecture, dimension: sp.Expr | None) -> tuple
 
 
 def _checked(architecture: Architecture, sizes: Sizes, dimension: sp.Expr | None) -> Checked:
-    cat, found = _certified(architecture, sizes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cat, found = certified(architecture, sizes)
     unnamed = sum(s.dimension for s in cat.symmetries if s.counts and s.family in UNNAMED)
     refused = tuple(dict.fromkeys(f"{b.family} at {b.site or 'the whole network'}" for b in cat.broken if b.breaker == "check"))
     return Checked(dict(sizes), cat.parameter_count, at(dimension, sizes), cat.group_dimension, cat.orbit_dimension,
                    None if found is None else found.fibre, GAP, found is not None and found.exact, unnamed, refused, _note(cat), _laws(cat))
-
-
-def _certified(architecture: Architecture, sizes: Sizes) -> tuple[Catalog, Certificate | None]:
-    """At the first draw of weights at which nothing is local to them, else at the one with the smallest fibre; None: all undecided."""
-    from symdisc.torchside.family import generic
-
-    best: tuple[Catalog, Certificate | None] | None = None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for seed in range(DRAWS):
-            cat = discover(*generic(architecture.build, sizes, seed))
-            found = _decided(cat)
-            if best is None or _order(found) < _order(best[1]):
-                best = cat, found
-            if found is not None and found.complete and not any("local surplus" in note for note in cat.notes):
-                break
-    assert best is not None
-    return best
-
-
-def _decided(cat: Catalog) -> Certificate | None:
-    """The certificate, where the singular values show a clear gap."""
-    try:
-        found = certify(cat)
-    except Undecided:
-        return None
-    return found if found.exact or found.gap >= GAP else None
-
-
-def _order(found: Certificate | None) -> tuple[bool, bool, int]:
-    return found is None, found is not None and not found.complete, 0 if found is None else found.fibre
 
 
 def _note(cat: Catalog) -> str:

@@ -17,11 +17,12 @@ from symdisc.solve import ZERO_COLUMN, Accumulator, affine_motions, fibre_basis,
 from symdisc.torchside.blocks import node_blocks
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.check import random_state
-from symdisc.torchside.network import Function, Network, jacobian_rows
+from symdisc.torchside.network import Function, Network, jacobian_rows, plain_kernels
 
 __all__ = ["Algebra", "fibre"]
 
 AT_ONCE = 8  # draws between two looks at the rank
+MANY = 4  # times as many outputs as rows are wanted of one draw: then sums of outputs stand for them
 MOST_LOOKS = 12  # blocks of rows after which a rank that still grows is given up
 LEAST_ROWS = 400  # rows of a block: rare regions of piecewise linear networks must be met
 PATIENT = 600  # parameters up to which three equal ranks are asked for; beyond, two and a look at new rows
@@ -43,6 +44,7 @@ def fibre(network: Network, first: int = 0, function: Function | None = None) ->
     stack = Accumulator(network.size)
     at, trouble = first, ""
     block = max(int(1.2 * network.size) + 20, LEAST_ROWS)
+    run = _summed(network, run, first, -(-block // AT_ONCE))
     ranks: list[int] = []
     rough = 0
     for _ in range(MOST_LOOKS):
@@ -67,6 +69,19 @@ def fibre(network: Network, first: int = 0, function: Function | None = None) ->
                 return found, at - first
             stack.add(fresh)
     raise Undecided(trouble or "the rank of the Jacobian keeps growing with the inputs: give larger example inputs")
+
+
+def _summed(network: Network, run: Function, first: int, rows: int) -> Function:
+    """Where a draw has many times more outputs than ``rows`` (a map of scores for every pixel): ``rows`` random sums of them, each
+    output in one, whose Jacobian vanishes on the same directions."""
+    with torch.no_grad(), plain_kernels():
+        outputs = run(network.parameters, *network.draws(first, 1)[0])
+    if outputs.numel() <= MANY * rows or not bool(outputs.isfinite().all()):
+        return run
+    generator = torch.Generator().manual_seed(first)
+    place = torch.randperm(outputs.numel(), generator=generator) % rows
+    weight = torch.randn(outputs.numel(), generator=generator, dtype=torch.float64)
+    return lambda parameters, *x: torch.zeros(rows, dtype=torch.float64).index_add(0, place, weight * run(parameters, *x))
 
 
 def _rough_rank(factor: np.ndarray) -> int:

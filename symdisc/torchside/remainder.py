@@ -54,11 +54,13 @@ def float64_state(captured: Capture) -> dict[str, Tensor]:
     return state
 
 
-def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry]) -> tuple[list[Symmetry], int, list[str]]:
+def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry],
+             generic: int | None = None) -> tuple[list[Symmetry], int, list[str]]:
     """Orbit dimension at the weights, and what the named families leave: linear symmetries, then a nameless remainder.
 
     Every direction is accounted for: spanned by a named family, by linear fields that hold at many weights, by the remainder
-    (generic, and exact along its flow), or reported as local to these weights.
+    (generic, and exact along its flow), or reported as local to these weights. ``generic`` is the fibre dimension at generic
+    weights; where it is not given it is looked for, and so is the part of the remainder that is affine.
     """
     algebra = Algebra.of(captured, arch, float64_state(captured))
     layout = list(algebra.network.layout)
@@ -78,7 +80,7 @@ def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry]) -> 
             symmetries = [*symmetries, *more]
             known = row_span(rows).shape[1]
         if known < fibre_here.dimension:
-            rest, told = _rest(algebra, rows, known)
+            rest, told = _rest(algebra, rows, known, generic)
             symmetries, known, notes = [*symmetries, *rest], known + sum(s.dimension for s in rest), notes + told
     except Undecided as error:
         notes.append(f"{fibre_here.dimension - known} more directions at these weights are not decided: {error}")
@@ -91,12 +93,12 @@ def linear_remainder(captured: Capture, algebra: Algebra, rows: np.ndarray) -> t
     return more, np.concatenate([rows, tangents(more, float64_state(captured), list(algebra.network.layout))])
 
 
-def _rest(algebra: Algebra, rows: np.ndarray, known: int) -> tuple[list[Symmetry], list[str]]:
+def _rest(algebra: Algebra, rows: np.ndarray, known: int, given: int | None) -> tuple[list[Symmetry], list[str]]:
     """The remainder, if it is there at generic weights and no operator jumps; and what is to be said of it."""
     here = algebra.outputs[0].dimension
     if algebra.jumps:
         return [], [f"{here - known} more directions leave the outputs alone to first order only: {', '.join(algebra.jumps)} jumps"]
-    generic = max(algebra.generic_fibre(), known)
+    generic = max(algebra.generic_fibre() if given is None else given, known)
     notes = []
     if generic < here:
         notes.append(f"local surplus: {here - generic} more directions leave the function alone at these weights than at generic "
@@ -104,7 +106,8 @@ def _rest(algebra: Algebra, rows: np.ndarray, known: int) -> tuple[list[Symmetry
     if generic == known:
         return [], notes
     rest = _beyond(algebra.outputs[0].basis, rows)
-    return [_remainder(rest, algebra.network, generic - known, _affine_part(algebra, rows, known))], notes
+    affine = _affine_part(algebra, rows, known) if given is None else None
+    return [_remainder(rest, algebra.network, generic - known, affine)], notes
 
 
 def _affine_part(algebra: Algebra, rows: np.ndarray, known: int) -> int | None:
