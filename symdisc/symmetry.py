@@ -10,7 +10,9 @@ import numpy as np
 from symdisc.generators import Generator
 from symdisc.moves import Move
 
-__all__ = ["Broken", "Discrete", "Element", "Factor", "Symmetry"]
+__all__ = ["WITHIN", "Broken", "Discrete", "Element", "Factor", "Symmetry"]
+
+WITHIN = "its directions are among those of other factors"  # the note of a factor that is listed for its conserved quantity
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Symmetry:
     scales, any shape for translations. ``dimension`` counts its algebra. ``status`` is "proved" (the node conditions were
     solved and proved from formulas) or "witnessed" (checked numerically). ``condition`` and ``formula`` are LaTeX: the
     equivariance condition solved, and the action on the parameters. ``counts`` is False for factors that move buffers only
-    and so do not enter the parameter dimension. ``generators`` is filled for the family "linear", which acts by their
+    and so do not enter the parameter dimension, and for those WITHIN others.
+    ``generators`` is filled for the family "linear", which acts by their
     exponential instead of by moves.
     """
 

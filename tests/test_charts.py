@@ -148,7 +148,11 @@ def test_reports_and_gradients_of_charted_families() -> None:
         parts = [pairing(m, gradient[m.parameter], state[m.parameter], state, s.shape) for m in s.moves]
         assert float(sum(parts).abs().max()) < 1e-10 < float(max(p.abs().max() for p in parts))
     laws = {q.symmetry.name: q.status for q in cat.conserved}
-    assert {q.status for q in cat.conserved if q.symmetry in charted} == {"none"}
+    # only what multiplies whole slices: the diagonal of the change of basis, which scales rows of W, and all units of the last layer alike
+    assert [(q.status, q.form, q.dimension) for q in cat.conserved if q.symmetry in charted] == [
+        ("conserved", "linear", 3), ("conserved", "linear", 1)]
+    count = symdisc.count_laws(cat)
+    assert count.laws == count.found == 4 + 3 + 2 and "rVert" in cat.to_latex()
     assert laws["scale without effect"] == "conserved"
     for text in (cat.to_latex(), cat.to_markdown(), cat.to_html()):
         assert "original1" in text or "original" in text

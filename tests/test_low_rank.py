@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import symdisc
+from symdisc.symmetry import WITHIN
 
 NAME = "factor traded for the weight beside it"
 
@@ -34,6 +37,18 @@ class Adapted(nn.Module):
         return self.last(y * torch.sigmoid(low) if self.mode == "seen" else y)
 
 
+class Pair(nn.Module):
+    """W x + s B A x, as adapters are trained: W frozen or not."""
+
+    def __init__(self, frozen: bool) -> None:
+        super().__init__()
+        self.whole = nn.Linear(5, 4).requires_grad_(not frozen)
+        self.down, self.up = nn.Linear(5, 2, bias=False), nn.Linear(2, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.whole(x) + 0.5 * self.up(self.down(x)))
+
+
 @pytest.mark.parametrize("mode, factors", [
     ("plain", {"down.weight", "up.weight"}), ("turned", {"down.weight", "up.weight"}), ("norm", {"down.weight", "up.weight"}),
     ("biased", {"down.weight"}), ("other source", set()), ("bent", set()), ("seen", set()), ("scaled", set())])
@@ -56,3 +71,29 @@ def test_factors_beside_a_weight(mode: str, factors: set[str]) -> None:
         back = cat.apply(cat.apply(state, g), cat.inverse(g))
         assert max(float((back[k] - v).abs().max()) for k, v in state.items()) < 1e-10
         assert [q.status for q in cat.conserved if q.symmetry.name == NAME] == ["none", "none"] and NAME in cat.to_latex()
+        (basis,) = [s for s in cat.symmetries if set(s.parameters) == factors]  # within the trades, but with a law of its own
+        assert (basis.family, basis.counts, basis.note) == ("gl", False, WITHIN)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_factors_keep_their_difference_of_squares(frozen: bool) -> None:
+    """A A^T - B^T B, with the weight beside them trained or frozen, and there is no other law (a proof); one wrong sign is none."""
+    torch.manual_seed(0)
+    model = Pair(frozen).double()
+    cat = symdisc.discover(model, (torch.randn(6, 5, dtype=torch.float64),))
+    (law,) = [q for q in cat.conserved if q.form]
+    down, up = model.down.weight, model.up.weight
+    by_hand = (down @ down.T - up.T @ up) / 2
+    state = {n: p.detach() for n, p in model.named_parameters()}
+    assert torch.allclose(law.evaluate(state)[0], by_hand) and law.dimension == 3
+    count = symdisc.count_laws(cat)
+    assert (count.laws, count.found, count.complete) == (3, 3, True)
+    gradient = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    loss = torch.cosh(model(torch.randn(7, 5, dtype=torch.float64)) - 0.3).sum()
+    gradient.update(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
+    assert float(abs(law.residual(state, gradient)).max()) < 1e-13
+    twin = replace(law, terms=(replace(law.terms[0], weight=-1.0), law.terms[1]))
+    rate = [(float(q.evaluate({n: t - 1e-5 * gradient[n] for n, t in state.items()}).sum() - q.evaluate(state).sum())) / 1e-5
+            for q in (law, twin)]
+    assert abs(rate[0]) < 1e-3 < abs(rate[1])

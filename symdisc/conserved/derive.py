@@ -18,6 +18,7 @@ import sympy as sp
 
 from symdisc.conserved import reasons
 from symdisc.conserved.algebra import MATRIX_FAMILIES, restrict
+from symdisc.conserved.charted import charted_answer
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import THETA, Flow, Local
 from symdisc.conserved.inertia import second_order
@@ -95,7 +96,7 @@ class Deriver:
         if self.untrained:
             return [self.none(reasons.untrained(self.untrained))]
         if any(m.charts for m in self.symmetry.moves):
-            return [self.none(reasons.CHARTED, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a")]
+            return [charted_answer(self)]
         last = self.symmetry.moves[-1].kind.removesuffix("_bias") if self.symmetry.moves else ""
         special = {"product": reasons.PRODUCT, "blind": reasons.BLIND}.get(last, "")
         if special and self.nonlinear:

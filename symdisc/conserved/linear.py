@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from symdisc.conserved.derive import Deriver
     from symdisc.conserved.quantity import ConservedQuantity
 
-__all__ = ["charges", "linear_answer", "pairings", "tex"]
+__all__ = ["charges", "expression", "linear_answer", "pairings", "tex"]
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 DENOMINATOR = 24  # the fractions that generators are written in
 
@@ -39,8 +42,9 @@ def linear_answer(deriver: Deriver) -> ConservedQuantity:
     rates = {n: float(deriver.scale() / w.precondition) for n, w in local.items()}
     weighted = tuple(_combined(deriver.symmetry.generators, c, rates) for c in symmetric)
     rest = len(symmetric) < len(deriver.symmetry.generators)
+    shapes = tuple((n, tuple(deriver.parameters[n])) for n in dict.fromkeys(n for g in weighted for n in g.parameters))
     return deriver.make("conserved", "entries", "linear", (), dimension=len(weighted), law=r"\dot Q = 0", rate="0",
-                        generators=weighted, reason=reasons.ANTISYMMETRIC_PART if rest else "",
+                        generators=weighted, shapes=shapes, reason=reasons.ANTISYMMETRIC_PART if rest else "",
                         constraint=constraint if rest else "")
 
 
@@ -111,14 +115,47 @@ def _part(part: Part, x: Any, y: Any, factor: float) -> Any:
     return (left * (turned @ right)).sum() * factor
 
 
+def _square(part: Part, shape: tuple[int, ...]) -> str:
+    """c/2 |W|^2 with its sign, where the part multiplies every entry by c; otherwise nothing."""
+    values = {v for i, j, v in part.entries if i == j}
+    whole = part.axis >= 0 and len(shape) > part.axis and len(part.entries) == shape[part.axis]
+    if not whole or len(values) != 1 or any(i != j for i, j, _ in part.entries):
+        return ""
+    half = sp.nsimplify(values.pop()) / 2
+    name = part.parameter.replace("_", chr(92) + "_")
+    return rf"{'-' if half < 0 else '+'} {sp.latex(abs(half))} \lVert \texttt{{{name}}} \rVert^{{2}}"
+
+
 def _stack(values: list[Any]) -> Any:
     first = next((v for v in values if hasattr(v, "new_tensor")), None)
     return np.array(values, dtype=np.float64) if first is None else sum(
         first.new_tensor(np.eye(len(values))[k]) * v for k, v in enumerate(values))
 
 
-def tex(generators: Sequence[Generator]) -> str:
-    """The charges by parameter, entry by entry where they are few."""
+def expression(generators: Sequence[Generator], shapes: Shapes) -> sp.Expr | sp.ImmutableMatrix:
+    """The charges in sympy, one expression or a column of them: 1/2 tr(M W W^T) with W unfolded along the axis, tr(T^T W) for constants."""
+    found = [sum((_symbolic(p, shapes[p.parameter]) for p in g.parts), sp.Integer(0)) for g in generators]
+    return found[0] if len(found) == 1 else sp.ImmutableMatrix(found)
+
+
+def _symbolic(part: Part, shape: tuple[int, ...]) -> sp.Expr:
+    size = prod(shape) if part.axis == -1 else shape[part.axis]
+    w = sp.MatrixSymbol(part.parameter, size, prod(shape) // size)
+    rows = {i: sp.nsimplify(v) for i, _, v in part.entries}
+    if part.axis == -1:
+        return sum((v * w[i, 0] for i, v in rows.items()), sp.Integer(0))
+    if len(rows) == size == len(part.entries) and all(i == j for i, j, _ in part.entries) and len(set(rows.values())) == 1:
+        return rows[0] * sp.Trace(w * w.T) / 2
+    matrix = sp.SparseMatrix(size, size, {(i, j): sp.nsimplify(v) for i, j, v in part.entries})
+    return sp.Trace(sp.ImmutableMatrix(matrix) * w * w.T) / 2
+
+
+def tex(generators: Sequence[Generator], shapes: Shapes) -> str:
+    """The charges by parameter: sums of squared lengths where each matrix is a multiple of 1."""
+    if len(generators) == 1:
+        terms = [_square(p, shapes.get(p.parameter, ())) for p in generators[0].parts]
+        if all(terms):
+            return "Q = " + " ".join(terms).removeprefix("+ ")
     names = list(dict.fromkeys(n for g in generators for n in g.parameters))
     typed = ", ".join(rf"\texttt{{{n.replace('_', chr(92) + '_')}}}" for n in names)
     return (r"Q_{k} = \tfrac{1}{2} \langle \theta, M_{k} \theta \rangle + \langle c_{k}, \theta \rangle,\; "

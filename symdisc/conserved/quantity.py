@@ -78,6 +78,7 @@ class ConservedQuantity:
     formula: str = ""
     assumptions: tuple[str, ...] = ()
     generators: tuple[Generator, ...] = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()  # of the parameters of ``generators``
 
     @property
     def name(self) -> str:
@@ -132,6 +133,7 @@ class ConservedQuantity:
         values["terms"] = tuple(Term.from_dict(t) for t in d["terms"])
         values["generators"] = tuple(Generator.from_dict(g) for g in d["generators"])
         values["assumptions"] = tuple(d["assumptions"])
+        values["shapes"] = tuple((n, tuple(s)) for n, s in d.get("shapes", ()))
         return cls(**values)
 
     @staticmethod

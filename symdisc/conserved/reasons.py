@@ -32,8 +32,12 @@ SINGLE_PLANE = (
 )
 GAINS = "off-diagonal elements are conjugated by constant gains, D a D^-1, and give no symmetric matrix"
 CHARTED = (
-    "the action goes through a normalised weight g v/|v|, so the generator depends on g and v; whether its one-form has a potential "
-    "is not derived, only the differential constraint holds"
+    "elements that scale part of a slice of a normalised weight g v/|v| depend on its direction n: beside what |v| keeps, their form has "
+    "the part n_j^2 d(g^2/2), which is not closed; for them only the differential constraint holds"
+)
+CHARTED_OTHER = (
+    "the action goes through a normalised weight g v/|v| and is no scale, so the generator depends on g and v; whether its one-form has a "
+    "potential is not derived, only the differential constraint holds"
 )
 PRODUCT = (
     "the weight moves by the other factor times the element, s B a, and B is trained: the form <dA, a> - s <dW, B a> is not closed, its "

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
+from symdisc.conserved import linear
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import load_flows
-from symdisc.conserved.linear import tex
-from symdisc.errors import BadInput
 
 if TYPE_CHECKING:
     from symdisc.conserved.quantity import ConservedQuantity, Term
@@ -97,7 +96,7 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
 
 def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
     if q.form == "linear":
-        raise BadInput("a linear symmetry without a name has its charge as matrices: read .generators")
+        return linear.expression(q.generators, dict(q.shapes)), {}
     if q.form == "plane":
         x, y = sp.symbols("x y", real=True)
         value = sp.atan2(y, x) if q.formula == "atan2(y, x)" else parse_scalar(q.formula, {"x": x, "y": y})
@@ -152,7 +151,7 @@ def latex(q: ConservedQuantity) -> str:
     """Formula and law, or the reason and the constraint that stays."""
     lines = []
     if q.form == "linear":
-        lines.append(f"{tex(q.generators)},\\quad {q.law}")
+        lines.append(f"{linear.tex(q.generators, dict(q.shapes))},\\quad {q.law}")
     elif q.form:
         value, names = _expression(q)
         blocks = q.symmetry.shape[0] if q.symmetry.shape else 1

@@ -18,7 +18,7 @@ from symdisc.entry import Acting, Factor, Law
 from symdisc.report.action import steps
 from symdisc.report.content import place, relabel, row_of
 from symdisc.report.grouping import Group, spans
-from symdisc.symmetry import Discrete, Symmetry
+from symdisc.symmetry import WITHIN, Discrete, Symmetry
 
 __all__ = ["Family", "shown"]
 
@@ -64,7 +64,7 @@ def shown(factor: Symbolic, family: Family, spans_: Mapping[str, str]) -> Factor
         return text
 
     trained: tuple[Law, ...] = ()
-    if isinstance(s, Symmetry) and s.counts and at_centre:
+    if isinstance(s, Symmetry) and (s.counts or s.note == WITHIN) and at_centre:
         trained = laws(s, family.centre.parameters, family.points, places, lambda text: written(short(text)))
     parts = _parts(family, places)
 

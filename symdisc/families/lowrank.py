@@ -1,13 +1,14 @@
 """A product of two weights beside a weight that does the same by itself: W x + s B A x, as adapters of low rank have it.
 
-What is done to A or B can be undone in W: A + a with W - s B a, and B + b with W - s b A. These contain the changes of basis between A and
-B, and whatever moves one of the two and leaves the sum alone, so nothing else is claimed of them.
+What is done to A or B can be undone in W: A + a with W - s B a, and B + b with W - s b A. These contain whatever moves one of the two and
+leaves the sum alone, so that is not claimed again. They contain the changes of basis between A and B too (a = g A, b = -B g), but with
+elements that depend on the weights: the trades have no conserved quantity, the changes of basis have one. They are listed, not counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from symdisc.families.naming import describe_affine
 from symdisc.moves import Index, Move
 from symdisc.opgraph import Op, Ref
 from symdisc.spaces import DenseUse
-from symdisc.symmetry import Symmetry
+from symdisc.symmetry import WITHIN, Symmetry
 
 __all__ = ["low_rank_trades", "without_factors"]
 
@@ -44,9 +45,14 @@ def low_rank_trades(classes: Classes) -> list[Symmetry]:
 
 
 def without_factors(found: Sequence[Symmetry], trades: Sequence[Symmetry]) -> list[Symmetry]:
-    """``found`` less what ``trades`` contain: changes of basis between the factors, and moves that begin at one of them."""
+    """``found`` less the moves that begin at a factor of ``trades``, which contain them; changes of basis of factors stay, uncounted."""
     factors = {s.parameters[0] for s in trades}
-    return [s for s in found if not (set(s.parameters) <= factors or (s.parameters[0] in factors and s.family[:5] in ("trans", "outer")))]
+    kept = []
+    for s in found:
+        inside, moved = set(s.parameters) <= factors, s.family[:5] in ("trans", "outer")
+        if not (moved and s.parameters[0] in factors):
+            kept.append(replace(s, counts=False, note=WITHIN) if inside else s)
+    return kept
 
 
 def _pairs(classes: Classes) -> Iterator[_Pair]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from symdisc.report.action import Step, element, steps
 from symdisc.report.grouping import Group, Place, merge, shorten
-from symdisc.symmetry import Broken, Discrete, Symmetry
+from symdisc.symmetry import WITHIN, Broken, Discrete, Symmetry
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
@@ -78,6 +78,10 @@ class Row:
     @property
     def places(self) -> str:
         return f" × {self.count} layers" if self.count > 1 else ""
+
+    @property
+    def uncounted(self) -> str:
+        return uncounted(self.counted, self.note)
 
     def summary(self, most: int = 3) -> tuple[tuple[str, str], ...]:
         """(LaTeX, names) for the table: parameters that move alike on one line, at most ``most`` lines and a rest."""
@@ -187,6 +191,11 @@ def row_of(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int,
         quantities=tuple(relabel(q.latex(), short) for q in found),
         conserved=sum(q.dimension for q in found) * group.count,
     )
+
+
+def uncounted(counts: bool, note: str) -> str:
+    """Why the dimension of a factor is not counted."""
+    return "" if counts else ", within others, not counted" if note == WITHIN else ", moves buffers, not counted"
 
 
 def _names(s: Symmetry | Discrete) -> list[str]:

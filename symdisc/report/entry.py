@@ -12,6 +12,7 @@ from symdisc.report import blocks
 from symdisc.report.blocks import Block, Code, Heading, Items, Math, Paragraph, Piece, Table, Text
 from symdisc.report.content import number
 from symdisc.report.latex import PREAMBLE
+from symdisc.symmetry import WITHIN
 
 __all__ = ["group", "latex", "markdown", "page", "share"]
 
@@ -140,7 +141,7 @@ def _factors(factors: Sequence[Factor]) -> list[Block]:
     for f in factors:
         size: tuple[Piece, ...] = (Text("finite"),) if f.discrete else _math(f.dimension)
         if not f.counted:
-            size = (*size, Text("(moves buffers only)"))
+            size = (*size, Text("(within others)" if f.note.startswith(WITHIN) else "(moves buffers only)"))
         rows.append(((Math(f.group),), (Text(f.name),), _where(f), size, (Text(f.status),)))
     return [Table(("group", "what", "where", "dimension", "status"), tuple(rows), (0.2, 0.2, 0.27, 0.16, 0.09))]
 

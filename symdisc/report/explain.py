@@ -14,7 +14,7 @@ from symdisc.errors import BadInput
 from symdisc.opgraph import OpGraph
 from symdisc.report import unicode
 from symdisc.report.action import element, steps
-from symdisc.report.content import WHOLE, magnitude, number, order_of
+from symdisc.report.content import WHOLE, magnitude, number, order_of, uncounted
 from symdisc.symmetry import Broken, Discrete, Symmetry
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _motion(cat: Catalog, s: Symmetry | Discrete, name: str) -> Motion:
 
 def _size(s: Symmetry | Discrete) -> str:
     if isinstance(s, Symmetry):
-        return f"dimension {number(s.dimension)}" + ("" if s.counts else ", moves buffers, not counted")
+        return f"dimension {number(s.dimension)}" + uncounted(s.counts, s.note)
     return f"order {magnitude(order_of(s.order))}" if s.order else "of infinite order"
 
 

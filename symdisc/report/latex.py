@@ -153,8 +153,7 @@ def _section(k: int, row: Row) -> str:
     ]
     if row.order == 1:
         each = f" ({number(row.each)} each)" if row.count > 1 else ""
-        moved = "" if row.counted else ", moves buffers, not counted"
-        lines.append(rf"\term{{Dimension}}{typeset.escape(number(row.dimension) + each + moved)}")
+        lines.append(rf"\term{{Dimension}}{typeset.escape(number(row.dimension) + each + row.uncounted)}")
     if row.condition:
         lines.append(rf"\term{{Condition solved}}{_math(row.condition)}")
     lines.append(rf"\term{{Status}}{typeset.escape(row.status)}")

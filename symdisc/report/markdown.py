@@ -94,9 +94,7 @@ def _section(k: int, row: Row) -> str:
     ]
     if row.order == 1:
         each = f" ({number(row.each)} each)" if row.count > 1 else ""
-        lines.append(
-            f"- Dimension: {number(row.dimension)}{each}" + ("" if row.counted else ", moves buffers, not counted")
-        )
+        lines.append(f"- Dimension: {number(row.dimension)}{each}{row.uncounted}")
     if row.condition:
         lines.append(f"- Condition solved: {_math(row.condition)}")
     lines.append(f"- Status: {_text(row.status)}")

@@ -104,7 +104,7 @@ def _totals(report: Report) -> Table:
         value = f"{unicode.from_latex(fact.latex)}, {fact.text}" if fact.latex else fact.text
         grid.add_row(fact.label, value)
     if any(not r.counted for r in report.rows):
-        grid.add_row("(dim)", "moves buffers only, not counted")
+        grid.add_row("(dim)", "moves buffers only, or lies within others: not counted")
     return grid
 
 
