@@ -7,7 +7,7 @@ from typing import Any
 
 from symdisc.opgraph import Op, OpGraph
 
-__all__ = ["KEEPS", "REGROUPS", "SAME", "before"]
+__all__ = ["KEEPS", "REGROUPS", "SAME", "Merged", "alone", "before", "merged_after", "unmerged"]
 
 KEEPS = frozenset(f"aten.{n}" for n in (
     "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",
@@ -18,6 +18,8 @@ KEEPS = frozenset(f"aten.{n}" for n in (
 
 SAME = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout"))
 REGROUPS = frozenset(f"aten.{n}" for n in ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze"))
+TURNS = frozenset(f"aten.{n}" for n in ("transpose", "permute", "t"))
+Merged = tuple[tuple[tuple[int, bool], ...], ...]  # each axis as (length, followed or not) of the factors that it is a product of
 PARTS = frozenset(f"aten.{n}" for n in ("split", "split_with_sizes", "chunk"))
 
 
@@ -34,7 +36,71 @@ def before(graph: OpGraph, op: Op, axis: int) -> tuple[str, int] | None:
     if len(set(op.inputs)) != 1 or op.shape is None:
         return None
     found = _axis(op, axis, graph.shape(name) or (), op.shape)
-    return None if found is None else (name, found)
+    return (name, found) if found is not None else _before_merged(graph, op, axis)
+
+
+def unmerged(shape: tuple[int, ...], axis: int) -> Merged:
+    """The factors of a value's axes when the one to follow stands by itself."""
+    return tuple(((n, a == axis),) for a, n in enumerate(shape))
+
+
+def alone(axes: Merged) -> int | None:
+    """Where the axis that is followed stands by itself again."""
+    whole = [[f for f in factors if f[0] > 1] for factors in axes]
+    return next((a for a, factors in enumerate(whole) if len(factors) == 1 and factors[0][1]), None)
+
+
+def merged_after(graph: OpGraph, op: Op, axes: Merged) -> Merged | None:
+    """The factors behind a view or a turn of the axes (patches of images are cut so); None for other operators."""
+    if len(op.inputs) != 1 or op.shape is None:
+        return None
+    if op.packet in SAME:
+        return axes
+    if op.packet in REGROUPS:
+        return _regroup(axes, op.shape)
+    return tuple(axes[a] for a in _turn(op, len(axes))) if op.packet in TURNS else None
+
+
+def _before_merged(graph: OpGraph, op: Op, axis: int) -> tuple[str, int] | None:
+    """Upwards through views and turns, in which the axis may be a factor of another, to where it stands by itself."""
+    axes: Merged | None = unmerged(op.shape or (), axis)
+    here: Op | None = op
+    while here is not None and axes is not None and len(here.inputs) == 1:
+        if here.packet in REGROUPS:
+            axes = _regroup(axes, graph.shape(here.inputs[0]) or ())
+        elif here.packet in TURNS:
+            turn = _turn(here, len(axes))
+            axes = tuple(axes[turn.index(a)] for a in range(len(axes)))
+        elif here.packet not in SAME:
+            return None
+        found = None if axes is None else alone(axes)
+        if found is not None:
+            return here.inputs[0], found
+        here = graph.by_name.get(here.inputs[0])
+    return None
+
+
+def _regroup(axes: Merged, shape: tuple[int, ...]) -> Merged | None:
+    """The same factors in other axes; None where the one that is followed would be cut."""
+    factors = [f for factors in axes for f in factors if f[0] > 1]
+    found = []
+    for n in shape:
+        mine: list[tuple[int, bool]] = []
+        while n > 1:
+            if not factors:
+                return None
+            size, followed = factors.pop(0)
+            if n % size == 0:
+                mine.append((size, followed))
+                n //= size
+            elif size % n == 0 and not followed:
+                mine.append((n, False))
+                factors.insert(0, (size // n, False))
+                n = 1
+            else:
+                return None
+        found.append(tuple(mine))
+    return tuple(found)
 
 
 def _alike(graph: OpGraph, index: str, axis: int) -> bool:
@@ -67,14 +133,8 @@ def _axis(op: Op, axis: int, old: tuple[int, ...], new: tuple[int, ...]) -> int 
         return axis
     if packet in REGROUPS:
         return _regrouped(axis, old, new)
-    if packet in ("aten.transpose", "aten.t", "aten.permute"):
-        turn = list(range(rank))
-        if packet == "aten.permute":
-            turn = [d % rank for d in op.args[1]]
-        else:
-            a, b = (d % rank for d in (op.args[1:3] if packet == "aten.transpose" else (0, rank - 1)))
-            turn[a], turn[b] = b, a
-        return turn[axis]
+    if packet in TURNS:
+        return _turn(op, rank)[axis]
     if packet == "aten.expand":
         at = axis - (len(new) - rank)
         return at if at >= 0 and old[at] == new[axis] else None
@@ -87,6 +147,16 @@ def _axis(op: Op, axis: int, old: tuple[int, ...], new: tuple[int, ...]) -> int 
     if packet == "aten.mean":
         return _averaged(op, axis, rank)
     return axis if "avg_pool" in packet and _pools_plainly(op, axis, rank) else None
+
+
+def _turn(op: Op, rank: int) -> list[int]:
+    """The axis of the operand that each axis of the result is."""
+    if op.packet == "aten.permute":
+        return [d % rank for d in op.args[1]]
+    turn = list(range(rank))
+    a, b = (d % rank for d in (op.args[1:3] if op.packet == "aten.transpose" else (0, rank - 1)))
+    turn[a], turn[b] = b, a
+    return turn
 
 
 def _regrouped(axis: int, old: tuple[int, ...], new: tuple[int, ...]) -> int | None:

@@ -124,6 +124,14 @@ class Invisible:
                 found.append(symmetry)
         return found
 
+    def axis_read(self, use: DenseUse) -> int | None:
+        """The axis of its source that a weight contracts, if it reads one place at a time: a linear layer, a kernel of one tap."""
+        shape = self.classes.shape(use.parameter)
+        conv = "conv" in self.graph.by_name[use.op].packet
+        if conv and (int(np.prod(shape[2:])) > 1 or use.padded or use.out_axis != 0):
+            return None
+        return len(self.graph.shape(use.source) or ()) - (len(shape) - 1 if conv else 1)
+
     def aligned(self, use: DenseUse, value: str, axis: int = -1) -> bool:
         """The weight reads the vectors along ``axis`` of ``value`` as they stand."""
         labels = self.facts.labels.get(value)

@@ -29,8 +29,11 @@ def leaning_readers(search: Translations, invisible: Invisible, taken: dict[str,
     for use in search.facts.dense:
         if use.ins is None or use.outs is None or use.rows is not None or not search.single(use.parameter):
             continue
-        source = invisible.centred_source(use.source)
-        if source is None or source.shift is None or not invisible.aligned(use, source.value) or search.classes.bias(use) is not None:
+        axis = invisible.axis_read(use)
+        source = None if axis is None else invisible.centred_source(use.source, axis)
+        if axis is None or source is None or source.shift is None or search.classes.bias(use) is not None:
+            continue
+        if not invisible.aligned(use, source.value, axis):
             continue
         vec = search.classes(use.outs)
         biased = [np.flatnonzero(np.isin(use.outs, s.units)) for s in search.shift.get(use.op, ()) if search.single(s.parameter)]
@@ -53,7 +56,7 @@ def _symmetry(search: Translations, use: DenseUse, source: Centred, rows: np.nda
     if undone is None:
         return _half_seen(search, use, source, rows, vec)
     n = len(rows)
-    shape = tuple(n if a == use.out_axis else 1 for a in range(2))
+    shape = tuple(n if a == use.out_axis else 1 for a in range(len(search.classes.shape(use.parameter))))
     assert source.shift is not None
     total = Through("total", source.shift, offset=source.offset, gain=source.gain)
     first = _first(search, use, source, rows)

@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from symdisc.families.axes import before
+from symdisc.families.axes import Merged, alone, before, merged_after, unmerged
 from symdisc.families.classes import Classes, rows_of
 from symdisc.opgraph import Op, Ref
 from symdisc.spaces import GainUse
@@ -88,7 +88,15 @@ class Unseen:
         if op.packet == "aten.topk" and (op.args[2] if len(op.args) > 2 else dict(op.kwargs).get("dim", -1)) % len(shape) == axis:
             return all(u.args[1] == 1 or self(u.name, axis) for u in self._users(op.name))  # the order stays, the values move alike
         step = self._after(op, value, axis)
-        return step is not None and self(op.name, step)
+        return self._merged(op, unmerged(shape, axis)) if step is None else self(op.name, step)
+
+    def _merged(self, op: Op, axes: Merged) -> bool:
+        """The same of an axis that is a factor of another, until it stands by itself again."""
+        after = merged_after(self.graph, op, axes)
+        if after is None or op.name in self.graph.outputs:
+            return False
+        axis = alone(after)
+        return self(op.name, axis) if axis is not None else all(self._merged(u, after) for u in self._users(op.name))
 
     def _after(self, op: Op, value: str, axis: int) -> int | None:
         """The axis of the result to which layout, or a mean over places, brings the whole vectors."""
