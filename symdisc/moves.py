@@ -6,7 +6,7 @@ does along one axis of one parameter. All moves of a factor read the parameters 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -101,6 +101,7 @@ class Chart:
 
     kind "norm": ``size * direction / |direction|`` with norms over all axes but ``dim`` (over all, if None); its image is every
     weight without a zero slice. kind "map": some function of ``direction`` alone that commutes with permutations along each axis.
+    kind "matrix": ``direction`` itself, read as a matrix of this ``shape`` and under its own name.
     """
 
     kind: str
@@ -108,13 +109,14 @@ class Chart:
     direction: str
     size: str = ""
     dim: int | None = None
+    shape: tuple[int, ...] = ()
 
     @property
     def stored(self) -> tuple[str, ...]:
         return (self.direction, self.size) if self.size else (self.direction,)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {k: v for k, v in asdict(self).items() if k != "shape"}  # a matrix stands in the moves themselves
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Chart:
@@ -153,6 +155,7 @@ class Move:
     its length, a size takes the new length and keeps its sign; any other parameter is moved by ``inner``, which may read the weights.
     ``extra`` names what is read besides.
     ``rows`` = (first, last + 1) restricts a move to some positions of axis 0 (one group of a grouped kernel).
+    ``views`` are tensors that are read in another shape than they are stored in: a weight of several axes as a matrix.
     """
 
     kind: str
@@ -169,20 +172,30 @@ class Move:
     extra: tuple[str, ...] = ()
     inner: tuple[Move, ...] = ()
     charts: tuple[Chart, ...] = ()
+    views: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def viewed(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Arrays (of numpy or torch), or shapes, by name in the shape in which the move sees them."""
+        shapes = {n: s for n, s in self.views if n in state}
+        if not shapes:
+            return state
+        return {**state, **{n: s if isinstance(state[n], tuple) else state[n].reshape(s) for n, s in shapes.items()}}
 
     def to_dict(self) -> dict[str, Any]:
         through_charts = {"inner": [m.to_dict() for m in self.inner], "charts": [c.to_dict() for c in self.charts]} if self.charts else {}
         return {"kind": self.kind, "parameter": self.parameter, "axis": self.axis, "index": self.index.to_dict(),
                 "rep": self.rep, "power": self.power, "gain": self.gain, "gain_power": self.gain_power,
                 "offset": self.offset, "through": [t.to_dict() for t in self.through],
-                "rows": None if self.rows is None else list(self.rows), "extra": list(self.extra), **through_charts}
+                "rows": None if self.rows is None else list(self.rows), "extra": list(self.extra), **through_charts,
+                **({"views": [[n, list(s)] for n, s in self.views]} if self.views else {})}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Move:
         return cls(d["kind"], d["parameter"], d["axis"], Index.from_dict(d["index"]), d["rep"], d["power"], d["gain"],
                    d["gain_power"], d["offset"], tuple(Through.from_dict(t) for t in d["through"]),
                    None if d["rows"] is None else tuple(d["rows"]), tuple(d["extra"]),
-                   tuple(Move.from_dict(m) for m in d.get("inner", ())), tuple(Chart.from_dict(c) for c in d.get("charts", ())))
+                   tuple(Move.from_dict(m) for m in d.get("inner", ())), tuple(Chart.from_dict(c) for c in d.get("charts", ())),
+                   tuple((n, tuple(s)) for n, s in d.get("views", ())))
 
 
 def parameters_of(moves: Sequence[Move]) -> tuple[str, ...]:

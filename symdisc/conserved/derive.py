@@ -50,7 +50,9 @@ def conserved_quantities(symmetries: Sequence[Symmetry], parameters: Shapes, flo
     found: list[ConservedQuantity] = []
     for s in symmetries:
         read = dict.fromkeys([*(n for m in s.moves for n in (m.parameter, *depends_on(m))), *_moved(s)])
-        shapes = {n: tuple(parameters[n]) for n in read if n in parameters}
+        shapes: Shapes = {n: tuple(parameters[n]) for n in read if n in parameters}
+        for m in s.moves:
+            shapes = m.viewed(shapes)
         if chosen is None:
             found += _under_gradient_flow(s, tuple(shapes.items()))
         else:

@@ -95,7 +95,7 @@ def miniature(
     family: str, shape: tuple[int, ...], moves: Sequence[Move], shapes: Shapes, trained: frozenset[str]
 ) -> Miniature:
     """The field of a symmetry on small symbolic parameters; constants become distinct numbers."""
-    most = _least(family)
+    most, moves = _least(family), [replace(m, views=()) for m in moves]  # ``shapes`` are those that the moves see
     shapes = {**_constants(moves, shapes), **shapes}
     layout = {name: _mini_shape(name, axes, shapes, most) for name, axes in _axes(moves, shapes).items()}
     state, coordinates, names = {}, [], []

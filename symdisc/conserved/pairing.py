@@ -36,6 +36,9 @@ def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: t
     ``state`` gives the values that ``depends_on`` names. Raises BadInput for moves that have no generator
     (permutations).
     """
+    if move.views:
+        state = move.viewed(state)
+        x, y = (move.viewed({move.parameter: a})[move.parameter] for a in (x, y))
     if move.kind.startswith("blind"):
         return _blind(move, x, y, state, shape)
     rule = _RULES.get(move.kind)
@@ -51,6 +54,7 @@ def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: t
 # --- layout -----------------------------------------------------------------------------------------------------------
 def lay_out(move: Move, x: Array) -> Array:
     """``x`` with the axis of the move in front and everything else flattened: [axis, rest]."""
+    x = move.viewed({move.parameter: x})[move.parameter]
     flat = x.reshape(-1) if move.axis == -1 else x
     if move.rows is not None:
         flat = flat[move.rows[0]:move.rows[1]]

@@ -7,7 +7,7 @@ not see is a symmetry of its own: the length of v.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -43,9 +43,16 @@ def lift(families: Sequence[Family], charts: Sequence[Chart]) -> list[Family]:
     """The families as actions on what is stored; those that a chart has no image for are left out."""
     if not charts:
         return list(families)
-    by_weight = {c.weight: c for c in charts}
-    made = ((s, _lifted(s.moves, by_weight)) for s in families)
+    by_weight = {c.weight: c for c in charts if c.kind != "matrix"}
+    shapes = {c.weight: c.shape for c in charts if c.kind == "matrix"}
+    made = ((s, _lifted([_viewed(m, shapes) for m in s.moves], by_weight)) for s in families)
     return [_moved(s, moves) for s, moves in made if moves is not None]
+
+
+def _viewed(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> Move:
+    """The move on tensors as they are stored, those of ``shapes`` read as matrices."""
+    views = tuple((n, shapes[n]) for n in dict.fromkeys((move.parameter, *_reads(move))) if n in shapes)
+    return replace(move, views=views) if views else move
 
 
 def _moved(family: Family, moves: tuple[Move, ...]) -> Family:

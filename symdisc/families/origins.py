@@ -53,6 +53,12 @@ class Origins:
             return None
         return pairs[0], pairs[1]
 
+    def entries(self, shift: ShiftUse) -> tuple[np.ndarray, np.ndarray] | None:
+        """(entries, classes) of a whole parameter of several axes, a unit for each entry: biases of heads stored [heads, size]."""
+        vec = self.classes(shift.units)
+        whole = len(vec) == int(np.prod(self.classes.shape(shift.parameter))) == len(np.unique(vec))
+        return (shift.elements, vec) if whole and self.classes.data not in vec else None
+
     def apart(self, shift: ShiftUse) -> tuple[np.ndarray, np.ndarray] | None:
         """The same for those positions whose unit is written nowhere else: of a bias of rotary heads what is not rotated."""
         where, vec = self.classes.coordinates(shift, shift.axis), self.classes(shift.units)

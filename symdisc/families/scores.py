@@ -32,6 +32,9 @@ class Scores:
             elif op.packet in ("aten.view", "aten._unsafe_view", "aten.reshape"):
                 if (op.shape or ())[-1:] != (self.graph.shape(value) or ())[-1:] or not self.end_in_softmax(op.name):
                     return False  # rows of scores must stay rows
+            elif op.packet == "aten.add" and not op.kwargs and op.inputs.count(value) == 1 and op.shape == self.graph.shape(value):
+                if not self.end_in_softmax(op.name):  # whatever else the scores are made of
+                    return False
             elif op.packet in ("aten.mul", "aten.div", "aten.add", "aten.clone", "aten._to_copy", "aten.to") and op.inputs[0] == value:
                 if any(self.graph.is_activation(n) for n in op.inputs if n != value) or not self.end_in_softmax(op.name):
                     return False

@@ -36,8 +36,10 @@ def _partial(classes: Classes, shift: ShiftUse) -> bool:
 
 def taken(classes: Classes, shift: ShiftUse, current: Current, chain: tuple[Through, ...]) -> Move | None:
     """The parameter of ``shift`` takes away what comes along ``chain``."""
-    axis = -1 if _partial(classes, shift) else shift.axis
-    where = shift.elements if axis < 0 else classes.coordinates(shift, axis)
+    along = classes.coordinates(shift, shift.axis)
+    several = len(np.unique(np.stack([along, classes(shift.units)]), axis=1).T) > len(np.unique(along))  # units at each position
+    axis = -1 if several or _partial(classes, shift) else shift.axis
+    where = shift.elements if axis < 0 else along
     index = by_coordinate(where, classes(shift.units), current)
     return None if index is None else Move("add", shift.parameter, axis, index, power=-1.0, through=chain)
 

@@ -345,7 +345,7 @@ class Translations:
             return None
         for shift in self.shift.get(op.name, []):
             if not shift.buffer and shift.parameter != self.origin and self.single(shift.parameter):
-                writer = self.origins.writer(shift)
+                writer = self.origins.writer(shift) or self.origins.entries(shift)
                 if writer is not None and set(current) <= set(writer[1].tolist()):
                     return taken(self.classes, shift, current, chain)
         for use in self.dense.get(op.name, []):

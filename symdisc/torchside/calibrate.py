@@ -64,6 +64,8 @@ class _Walk:
                 continue
             if op.packet in AFFINE:
                 self._layer(op)
+            elif op.packet == "aten.einsum":
+                self._contraction(op)
             elif op.packet == "aten.sub":
                 self._statistic(op, torch.mean)
             elif op.packet == "aten.mul":
@@ -125,6 +127,15 @@ class _Walk:
         self._write(weight, w * scale.reshape(-1, *[1] * (w.dim() - 1)))
         if free:
             self._write(bias, self._noise(scale) - units.mean(1) * scale)
+
+    def _contraction(self, op: Op) -> None:
+        """A weight of flat spectrum among the operands, the result of variance one."""
+        weights = [n for n in op.inputs if n in self.graph.parameters]
+        if len(weights) != 1 or len(op.inputs) < 2 or not self._claim(weights[0]):
+            return
+        self._write(weights[0], flat(self.tensors[weights[0]].shape, self.generator))
+        self._run(op)
+        self._write(weights[0], self.tensors[weights[0]].double() / self._of(op.name).std().clamp(min=STILL))
 
     def _is_centred(self, name: str) -> bool:
         """A running mean is taken from the value."""

@@ -18,6 +18,7 @@ from symdisc.moves import Chart
 from symdisc.opgraph import Op
 from symdisc.symmetry import Symmetry
 from symdisc.torchside.capture import Capture
+from symdisc.torchside.contractions import as_products
 from symdisc.torchside.interpret import ancestors, evaluate
 
 __all__ = ["Made", "unfolded"]
@@ -33,7 +34,8 @@ def unfolded(captured: Capture) -> tuple[Capture, tuple[Chart, ...], list[Symmet
     captured = _without_zeros(captured)
     made = Made(captured)
     charts = made.charts()
-    return (made.rewritten(charts) if charts else captured), tuple(dict.fromkeys(charts.values())), made.without_effect()
+    plain, matrices = as_products(made.rewritten(charts) if charts else captured)
+    return plain, (*dict.fromkeys(charts.values()), *matrices), made.without_effect()
 
 
 def _without_zeros(captured: Capture) -> Capture:

@@ -14,7 +14,8 @@ __all__ = ["draw", "kept", "vocabularies"]
 # Samples differ in scale by about this factor (log-normal), so that the regions of piecewise functions are all met.
 SPREAD = 0.7
 INDEX_LAYOUT = frozenset(f"aten.{n}" for n in ("view", "_unsafe_view", "reshape", "clone", "alias", "detach", "_to_copy", "to",
-                                               "unsqueeze", "squeeze", "expand", "slice", "select", "contiguous"))
+                                               "unsqueeze", "squeeze", "expand", "slice", "select", "contiguous", "transpose",
+                                               "permute", "t"))
 
 
 def vocabularies(graph: OpGraph) -> dict[str, int]:

@@ -36,6 +36,8 @@ def _compute(t: Tensor) -> Tensor:
 
 def _run(move: Move, array: Array, before: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     work = _compute(before).clone(memory_format=torch.contiguous_format)
+    if move.views:
+        state, work = move.viewed(state), move.viewed({move.parameter: work})[move.parameter]
     flat = work.reshape(-1) if move.axis == -1 else work
     axis = 0 if move.axis == -1 else move.axis
     view = flat if move.rows is None else flat[move.rows[0]:move.rows[1]]

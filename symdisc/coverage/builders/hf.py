@@ -230,7 +230,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
                         max_position_embeddings=LENGTH, pad_token_id=0),
     "electra": _text("ElectraModel", "ElectraConfig", embedding_size=WIDER, **BERT),
     "deberta_v2": _text("DebertaV2ForMaskedLM", "DebertaV2Config", relative_attention=True, pos_att_type=["p2c", "c2p"],
-                        position_buckets=4, max_relative_positions=8, position_biased_input=False, type_vocab_size=0,
+                        position_buckets=4, max_relative_positions=4, position_biased_input=False, type_vocab_size=0,
                         pad_token_id=0),
     "modernbert": _text("ModernBertForMaskedLM", "ModernBertConfig", max_position_embeddings=16, pad_token_id=0, cls_token_id=1,
                         sep_token_id=2, mask=True),
