@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from symdisc.opgraph import Op, OpGraph, Ref
 from symdisc.spaces import Facts
 
@@ -26,12 +28,16 @@ class Scores:
             elif op.packet == "aten.scaled_dot_product_attention":
                 if [i for i, a in enumerate(op.args) if isinstance(a, Ref) and a.name == value] != [3]:
                     return False  # as a query, a key or a value
-            elif op.packet == "aten.where" and self._masked(op, value):
+            elif (op.packet == "aten.where" and self._masked(op, value)) or (
+                    op.packet == "aten.masked_fill" and op.inputs[0] == value and self._low(op.args[2])):
                 if not self.end_in_softmax(op.name):
                     return False
             elif op.packet in ("aten.view", "aten._unsafe_view", "aten.reshape"):
                 if (op.shape or ())[-1:] != (self.graph.shape(value) or ())[-1:] or not self.end_in_softmax(op.name):
                     return False  # rows of scores must stay rows
+            elif op.packet == "aten.gather" and op.inputs[0] == value and op.args[1] % len(op.shape or ()) == len(op.shape or ()) - 1:
+                if not self.end_in_softmax(op.name):  # picked from a row, for a row
+                    return False
             elif op.packet == "aten.add" and not op.kwargs and op.inputs.count(value) == 1 and op.shape == self.graph.shape(value):
                 if not self.end_in_softmax(op.name):  # whatever else the scores are made of
                     return False
@@ -45,8 +51,10 @@ class Scores:
     def _masked(self, op: Op, value: str) -> bool:
         """Where the mask does not keep the value stands a number so low that softmax makes it zero."""
         others = [a for a in op.args[1:] if not (isinstance(a, Ref) and a.name == value)]
-        low = len(others) == 1 and (others[0].name in self.facts.low if isinstance(others[0], Ref) else others[0] < LOW)
-        return low and not (isinstance(op.args[0], Ref) and op.args[0].name == value)
+        return len(others) == 1 and self._low(others[0]) and not (isinstance(op.args[0], Ref) and op.args[0].name == value)
+
+    def _low(self, written: Any) -> bool:
+        return bool(written.name in self.facts.low if isinstance(written, Ref) else written < LOW)
 
     def weights(self, value: str) -> bool:
         """The value is a softmax over the last axis, laid out anew."""

@@ -34,12 +34,16 @@ def _partial(classes: Classes, shift: ShiftUse) -> bool:
     return len(shape) > 1 and len(shift.elements) < int(np.prod(shape))
 
 
+def _apart(classes: Classes, shift: ShiftUse) -> bool:
+    """Several axes, and a unit for each entry: biases of heads stored [heads, size]."""
+    shape = classes.shape(shift.parameter)
+    return len([n for n in shape if n > 1]) > 1 and len(np.unique(classes(shift.units))) == int(np.prod(shape))
+
+
 def taken(classes: Classes, shift: ShiftUse, current: Current, chain: tuple[Through, ...]) -> Move | None:
     """The parameter of ``shift`` takes away what comes along ``chain``."""
-    along = classes.coordinates(shift, shift.axis)
-    several = len(np.unique(np.stack([along, classes(shift.units)]), axis=1).T) > len(np.unique(along))  # units at each position
-    axis = -1 if several or _partial(classes, shift) else shift.axis
-    where = shift.elements if axis < 0 else along
+    axis = -1 if _partial(classes, shift) or _apart(classes, shift) else shift.axis
+    where = shift.elements if axis < 0 else classes.coordinates(shift, axis)
     index = by_coordinate(where, classes(shift.units), current)
     return None if index is None else Move("add", shift.parameter, axis, index, power=-1.0, through=chain)
 

@@ -20,6 +20,7 @@ from symdisc.symmetry import Symmetry
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.contractions import as_products
 from symdisc.torchside.interpret import ancestors, evaluate
+from symdisc.torchside.simplified import simplified
 
 __all__ = ["Made", "unfolded"]
 
@@ -31,7 +32,7 @@ PASS = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "
 
 def unfolded(captured: Capture) -> tuple[Capture, tuple[Chart, ...], list[Symmetry]]:
     """The capture with made weights as parameters, how they are made, and what is without effect on them."""
-    captured = _without_zeros(captured)
+    captured = simplified(_without_zeros(captured))
     made = Made(captured)
     charts = made.charts()
     plain, matrices = as_products(made.rewritten(charts) if charts else captured)

@@ -23,14 +23,14 @@ def _ids(length: int = LENGTH, low: int = 3) -> torch.Tensor:
     return torch.randint(low, VOCABULARY, (2, length))  # every draw of the checks ranges over the whole vocabulary
 
 
-def _text(name: str, kind: str, *, mask: bool = False, positions: int = 0, prepare: Callable[[Any], Any] | None = None,
-          **settings: Any) -> Callable[[], Built]:
+def _text(name: str, kind: str, *, mask: bool = False, positions: int = 0, length: int = LENGTH,
+          prepare: Callable[[Any], Any] | None = None, **settings: Any) -> Callable[[], Built]:
     """A model of token ids; ``settings`` are those of the config beside the usual small sizes."""
     def made() -> Built:
         usual = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": HEADS,
                  "intermediate_size": INNER, **NO_TOKENS}
         model = _model(name, _config(kind, {**usual, **settings}))
-        ids = _ids()
+        ids = _ids(length)
         kwargs = {"input_ids": ids, **({"attention_mask": torch.ones_like(ids)} if mask else {})}
         if positions:  # counted from the padding id on: as inputs they reach every row of the table
             kwargs["position_ids"] = torch.randint(0, positions, ids.shape)
@@ -230,8 +230,8 @@ MODELS: Mapping[str, Callable[[], Built]] = {
                         max_position_embeddings=LENGTH, pad_token_id=0),
     "electra": _text("ElectraModel", "ElectraConfig", embedding_size=WIDER, **BERT),
     "deberta_v2": _text("DebertaV2ForMaskedLM", "DebertaV2Config", relative_attention=True, pos_att_type=["p2c", "c2p"],
-                        position_buckets=4, max_relative_positions=4, position_biased_input=False, type_vocab_size=0,
-                        pad_token_id=0),
+                        position_buckets=6, max_relative_positions=7, position_biased_input=False, type_vocab_size=0,
+                        pad_token_id=0, length=8),  # every one of the twelve distances occurs, more than the width
     "modernbert": _text("ModernBertForMaskedLM", "ModernBertConfig", max_position_embeddings=16, pad_token_id=0, cls_token_id=1,
                         sep_token_id=2, mask=True),
     "mpnet": _text("MPNetForMaskedLM", "MPNetConfig", relative_attention_num_buckets=32, positions=LENGTH + 2, **ROBERTA),

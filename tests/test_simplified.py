@@ -1,0 +1,56 @@
+"""Operators that do nothing, and scores on their way to the softmax: what passes them, and what does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from brute import fibre, randomise
+from networks.base import floats
+from torch import Tensor, nn
+
+import symdisc
+
+LENGTH = 5
+
+
+class Distances(nn.Module):
+    """Attention to places and to a table of distances (DeBERTa), behind a norm and a mask; ``how`` says what is done otherwise."""
+
+    def __init__(self, how: str = "", d: int = 4, heads: int = 2) -> None:
+        super().__init__()
+        self.embed, self.norm, self.table = nn.Linear(3, d), nn.LayerNorm(d), nn.Parameter(torch.randn(2 * LENGTH - 1, d))
+        self.q, self.k, self.v, self.o, self.far, self.head = (nn.Linear(d, d) for _ in range(6))
+        self.how, self.heads = how, heads
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = torch.ones(LENGTH, 1, dtype=torch.float64)
+        if self.how == "hidden":
+            kept[0] = 0.0
+        x = self.norm(F.gelu(self.embed(x))) * kept
+        q, k, v, far = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x)), self.split(self.far(self.table))
+        place = torch.arange(LENGTH)
+        distance = (place[:, None] - place[None] + LENGTH - 1).expand(len(x), self.heads, LENGTH, LENGTH)
+        relative = q @ far.transpose(-1, -2)
+        picked = relative.gather(-1, distance) if self.how != "turned" else relative.gather(-1, distance.mT).mT
+        hidden = (place[:, None] == 0) & (place[None] == 1)
+        scores = (q @ k.transpose(-1, -2) + picked).masked_fill(hidden, -1e30 if self.how != "weak" else 0.5)
+        return self.head(F.gelu(self.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))))
+
+
+BOTH = {"k.bias", "far.bias"}
+
+
+@pytest.mark.parametrize("how, free", [("", BOTH), ("hidden", BOTH), ("turned", {"k.bias"}), ("weak", set())])
+def test_scores_on_their_way(how: str, free: set[str]) -> None:
+    """Constants of a row of scores go unseen behind a choice of columns and a low mask; not where rows are turned, or the mask is weak."""
+    torch.manual_seed(1)
+    model, inputs = randomise(Distances(how), 1), floats(LENGTH, 3)
+    cat = symdisc.discover(model, inputs(0), solve=False)
+    assert {s.parameters[0] for s in cat.symmetries if s.name == "bias without effect"} == free and cat.broken == ()
+    assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
+    found = fibre(model, inputs, seed=None).dimension
+    assert cat.group_dimension == found if not how else cat.group_dimension <= found
