@@ -127,6 +127,7 @@ class Facts:
     void: set[tuple[str, str]] = field(default_factory=set)  # (parameter, operator): a weight applied to zeros
     constant: set[str] = field(default_factory=set)  # folded operators that see parameters but no data
     low: set[str] = field(default_factory=set)  # constants so low that softmax makes zeros of them
+    offsets: dict[str, np.ndarray] = field(default_factory=dict)  # bias -> the constant added behind each of its flat elements
     labels: dict[str, np.ndarray] = field(default_factory=dict)
 
     def fresh(self, n: int) -> np.ndarray:

@@ -64,6 +64,8 @@ def _roles(classes: Classes) -> Counter[tuple[str, int]]:
                 note(kind, vec)
     for shift in facts.shifts:
         note("shifted", shift.units)
+        if (offsets := facts.offsets.get(shift.parameter)) is not None:
+            note("other", shift.units[offsets[shift.elements] != 0])
     for ins, outs, _ in facts.elementwise:
         note("into", ins)
         note("out of", outs)

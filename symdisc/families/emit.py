@@ -186,7 +186,12 @@ def _effects(classes: Classes, torus: Torus, use: DenseUse | GainUse | ShiftUse)
     elif isinstance(use, ShiftUse):
         elements, first = np.unique(use.elements, return_index=True)
         owner, variables, powers = torus.expand(classes(use.units)[first])
-        yield -1, 0.0, elements[owner], variables, powers
+        if (offsets := classes.facts.offsets.get(use.parameter)) is None:
+            yield -1, 0.0, elements[owner], variables, powers
+            return
+        for offset in np.unique(offsets[elements]).tolist():
+            here = offsets[elements[owner]] == offset
+            yield -1, offset, elements[owner[here]], variables[here], powers[here]
     else:
         elements, first = np.unique(use.elements, return_index=True)
         outs, ins = torus.expand(classes(use.outs)[first]), torus.expand(classes(use.ins)[first])

@@ -20,10 +20,12 @@ class Origins:
         self.classes, self.facts = classes, classes.facts
 
     def parts(self, vec: np.ndarray) -> list[np.ndarray]:
-        """Positions grouped by the kinds of vectors that the classes take part in."""
-        groups: dict[frozenset[tuple[str, int]], list[int]] = defaultdict(list)
+        """Positions grouped by the kinds of vectors that the classes take part in, and by the layers that read them."""
+        groups: dict[tuple[frozenset[tuple[str, int]], bytes], list[int]] = defaultdict(list)
+        classes, layers = self.readers
+        first, last = np.searchsorted(classes, vec), np.searchsorted(classes, vec, side="right")
         for p, c in enumerate(vec.tolist()):
-            groups[frozenset(self.roles.get(c, ()))].append(p)
+            groups[frozenset(self.roles.get(c, ())), layers[first[p]:last[p]].tobytes()].append(p)
         return [np.array(g) for g in groups.values()] if len(groups) > 1 else []
 
     @cached_property
@@ -42,6 +44,15 @@ class Origins:
                 for c in np.unique(self.classes(units)).tolist():
                     found[c].add(("product", side))
         return found
+
+    @cached_property
+    def readers(self) -> tuple[np.ndarray, np.ndarray]:
+        """(class, number of an operator whose weight reads it), sorted; the blocks of one operator not told apart."""
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(d.op for d in self.facts.dense))}
+        pairs = [np.stack([c := np.unique(self.classes(d.ins)), np.full(len(c), numbers[d.op])])
+                 for d in self.facts.dense if d.ins is not None]
+        classes, layers = np.unique(np.concatenate([*pairs, np.zeros((2, 0), dtype=np.int64)], axis=1), axis=1)
+        return classes, layers
 
     def writer(self, shift: ShiftUse) -> tuple[np.ndarray, np.ndarray] | None:
         """(positions along the axis, classes), if every unit sits at one position and every position is written."""

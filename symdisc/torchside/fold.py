@@ -18,6 +18,7 @@ from symdisc.opgraph import Op, OpGraph, Ref, refs
 from symdisc.spaces import DATA, PAD, Facts, ShiftUse
 from symdisc.torchside import foldrules
 from symdisc.torchside.capture import Capture
+from symdisc.torchside.foldrules.offsets import Added, settle
 from symdisc.torchside.foldrules.packed import distinct_pairs, shrink
 from symdisc.torchside.interpret import call
 
@@ -60,6 +61,7 @@ class Folder:
         self.tuples: dict[str, Any] = {}
         self.values: dict[str, Any] = {}
         self._elements: dict[str, tuple[str, Tensor, float] | None] = {}
+        self.added: list[Added] = []
 
     # --- running --------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -68,6 +70,7 @@ class Folder:
         for op in self.graph.ops:
             if op.name in self.graph.live and (self.graph.is_activation(op.name) or self._is_state(op)):
                 self.step(op)
+        settle(self, self.added)
         for out in self.graph.outputs:
             if out in self.labels:
                 self.facts.fixed.append((self.units(self.labels[out]), "output"))

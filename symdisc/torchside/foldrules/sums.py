@@ -22,6 +22,7 @@ from symdisc.torchside.foldrules.common import (
 )
 from symdisc.torchside.foldrules.copies import places as places_of
 from symdisc.torchside.foldrules.elementwise import elementwise
+from symdisc.torchside.foldrules.offsets import Added
 from symdisc.torchside.foldrules.factors import Places, gain, mark_constant, one_each, statistics, tell_places_apart
 from symdisc.torchside.foldrules.packed import distinct_pairs, in_order, shrink
 
@@ -59,9 +60,21 @@ def add(f: Folder, op: Op) -> None:
             mark_constant(f, op, other, labels)
         shift(f, op, parameter, index.expand(op.shape or ()), labels, buffer=True)
     else:
-        f.freeze(labels, "constant added")
+        constant = _number(op, value)
+        if constant is None:
+            f.freeze(labels, "constant added")
+        else:
+            f.added.append(Added(op, act, constant))
         if other is not None and not f.uniform(labels, other):
             mark_constant(f, op, other, labels)
+
+
+def _number(op: Op, value: object) -> float | None:
+    """The one number that the operator adds; None where it may be several, or is not known."""
+    known = float(value) if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1) else None
+    if known is None or op.kwargs or not np.isfinite(known):
+        return None
+    return known if op.packet == "aten.add" else -known  # k - x scales with x about k
 
 
 def _sum_of_two(f: Folder, op: Op, a: str, b: str) -> None:
