@@ -22,6 +22,7 @@ from symdisc.families.tables import constants_of_scores, table_trades
 from symdisc.families.tied import tied_tables
 from symdisc.families.torus import solve_torus
 from symdisc.families.translations import Translations
+from symdisc.families.unread import unread_writers
 from symdisc.opgraph import OpGraph
 from symdisc.spaces import Facts
 from symdisc.symmetry import Symmetry
@@ -56,5 +57,6 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     found += readers + parts + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)
     found += unused(classes) + narrow_readers(invisible, mixed, shears)
     found += bias_trades(classes, found)
+    found += unread_writers(classes, mixed, found)
     factors = low_rank_trades(classes)
     return without_factors(found, factors) + factors, classes, spaces
