@@ -19,7 +19,7 @@ __all__ = ["find_signs"]
 MOST = 50_000  # classes: the relations are followed one by one
 # What forbids mixing but lets a sign pass: factors, sums and centring are linear.
 SIGNED = frozenset({"constant factor per unit", "running statistics", "summed over units", "mean subtracted", "product",
-                    "aten.matmul", "aten.bmm", "aten.mm", "computed factor"})
+                    "aten.matmul", "aten.bmm", "aten.mm", "computed factor", "constant added"})
 
 
 class _Signs:

@@ -214,7 +214,7 @@ class Translations:
 
     def _mean(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         users = self.graph.users.get(op.name, ())
-        if all(u.packet == "aten.sub" and u.inputs == (value, op.name) for u in users):
+        if users and all(u.packet == "aten.sub" and u.inputs == (value, op.name) for u in users):
             return []  # the subtraction answers for it
         return self.push(op.name, current, chain) if self._mean_over_data(op) else None
 
