@@ -90,7 +90,8 @@ class Ended(nn.Module):
         return self.head(self.norm(y))
 
 
-@pytest.mark.parametrize("outputs, mode, expected", [(2, "", 20), (4, "no bias", 10), (6, "", 0), (8, "", 0), (2, "normed", 0), (2, "shared", 0)])
+@pytest.mark.parametrize("outputs, mode, expected", [(2, "", 20), (4, "no bias", 10), (6, "", 0), (8, "", 0), (2, "normed", 0),
+                                                     (2, "shared", 0)])
 def test_directions_that_are_never_read(outputs: int, mode: str, expected: int) -> None:
     model = prepared(Ended(outputs, mode))
     x = (torch.randn(9, 4, dtype=torch.float64),)
@@ -108,3 +109,36 @@ def test_directions_that_are_never_read(outputs: int, mode: str, expected: int) 
     assert max(float((back[k] - v).abs().max()) for k, v in state.items()) < 1e-10
     assert symdisc.Catalog.from_json(cat.to_json()) == cat
     assert ("direction that is never read" in cat.to_latex()) == bool(expected)
+
+
+class Mixed(nn.Module):
+    """Two steps mixed unit by unit, x m + y (1 - m), behind a norm with gain; "both" mixes the other way round as well, "moved" reads
+    m as a bias besides."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.enter, self.norm = nn.Linear(3, WIDTH), nn.LayerNorm(WIDTH, eps=0.05)
+        self.m, self.read, self.last = nn.Parameter(torch.rand(WIDTH)), nn.Linear(WIDTH, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.enter(x))
+        y = nn.functional.pad(x, (0, 0, 1, -1))
+        mixed = x * self.m + y * (1 - self.m)
+        if self.mode == "both":
+            mixed = mixed + (y * self.m - x * (1 - self.m)).flip(1)
+        if self.mode == "moved":
+            mixed = mixed + self.m
+        return self.last(torch.tanh(self.read(mixed)))
+
+
+@pytest.mark.parametrize("mode, scales", [("plain", 4), ("both", 4), ("moved", 0)])
+def test_a_gain_that_is_used_in_two_ways_lets_scales_pass(mode: str, scales: int) -> None:
+    model = prepared(Mixed(mode))
+    cat = symdisc.discover(model, (torch.randn(9, 5, 3, dtype=torch.float64),), solve=False)
+    found = [s for s in cat.symmetries if s.family == "scale"]
+    assert (sum(s.dimension for s in found), cat.broken) == (scales, ())
+    assert cat.verify(model, cat.sample(seed=0, scale=0.5)).max_relative_change < 1e-9
+    assert "m" not in {p for s in (*cat.symmetries, *cat.discrete) for p in s.parameters}
+    certificate = symdisc.certify(cat)
+    assert cat.group_dimension == certificate.found <= certificate.fibre

@@ -128,7 +128,8 @@ class Classes:
         return (use.elements // stride) % shape[axis] if shape else np.zeros_like(use.elements)
 
     def _freeze_unrecorded(self) -> None:
-        """A parameter that also acts in a way that was not recorded freezes everything that it is recorded to touch."""
+        """A parameter that also acts in a way that was not recorded stays as it is, and so does what it is recorded to touch; a gain
+        lets its units scale together."""
         graph = self.graph
         recorded = {(u.parameter, u.op) for u in self.everything()} | self.facts.void
         for value, name in graph.parameters.items():
@@ -138,7 +139,11 @@ class Classes:
                         units = use.units if isinstance(use, ShiftUse) else np.concatenate(
                             [v for v in (use.outs, use.ins) if v is not None])
                         why = f"{name} is used in another way"
-                        self.facts.fixed.append((units[units >= 0], why))
+                        if isinstance(use, GainUse):
+                            self.facts.powers.append((use.ins, use.outs, 1.0))
+                            self.facts.rigid.append(units[units >= 0])
+                        else:
+                            self.facts.fixed.append((units[units >= 0], why))
                         self.facts.killed.append((units[units >= 0], why))
         self.uses  # noqa: B018  (cached after the facts are complete)
 

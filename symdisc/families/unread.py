@@ -53,8 +53,9 @@ def _symmetry(classes: Classes, use: DenseUse, part: np.ndarray, reader: DenseUs
     whole = len(part) == len(use.outs if use.outs is not None else ())
     move = Move("blind", use.parameter, use.out_axis, Index.of(part[None, None, :]), through=(step,),
                 rows=None if whole else (int(part[0]), int(part[-1]) + 1))
-    return describe_affine("direction that is never read", "outer", columns * free, (columns, free), (move,), (use.parameter,), [use.module],
-                           r"R A = 0,\; A^\top A = 1", r"W \mapsto W + A C", ("the weight that reads the vector has full rank",))
+    return describe_affine("direction that is never read", "outer", columns * free, (columns, free), (move,), (use.parameter,),
+                           [use.module], r"R A = 0,\; A^\top A = 1", r"W \mapsto W + A C",
+                           ("the weight that reads the vector has full rank",))
 
 
 def _only_reader(classes: Classes, use: DenseUse, vec: np.ndarray) -> DenseUse | None:

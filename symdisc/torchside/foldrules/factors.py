@@ -30,10 +30,11 @@ def gain(f: Folder, op: Op, act: str, other: str, labels: Tensor, divide: bool) 
         return _computed(f, op, act, other, labels)
     (cut, index), shape = shrink(labels, index)
     distinct, inverse = distinct_pairs(cut, index)
-    outs = torch.from_numpy(f.facts.fresh(distinct.shape[1]))
+    there = distinct[0] > PAD  # zeros stay zeros
+    outs = torch.where(there, torch.from_numpy(f.facts.fresh(distinct.shape[1])), PAD)
     f.labels[op.name] = outs[inverse].expand(shape)
-    f.facts.gains.append(GainUse(found[0], op.name, op.module, distinct[1].numpy(), distinct[0].numpy(), outs.numpy(),
-                                 op.name, act, found[2]))
+    f.facts.gains.append(GainUse(found[0], op.name, op.module, distinct[1][there].numpy(), distinct[0][there].numpy(),
+                                 outs[there].numpy(), op.name, act, found[2]))
     tell_places_apart(f, op, labels, partial(places_of, f, act), f.labels[op.name])
 
 

@@ -22,8 +22,8 @@ from symdisc.torchside.foldrules.common import (
 )
 from symdisc.torchside.foldrules.copies import places as places_of
 from symdisc.torchside.foldrules.elementwise import elementwise
-from symdisc.torchside.foldrules.offsets import Added
 from symdisc.torchside.foldrules.factors import Places, gain, mark_constant, one_each, statistics, tell_places_apart
+from symdisc.torchside.foldrules.offsets import Added
 from symdisc.torchside.foldrules.packed import distinct_pairs, in_order, shrink
 
 if TYPE_CHECKING:
