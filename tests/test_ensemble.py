@@ -283,3 +283,33 @@ def test_what_changes_from_call_to_call_is_not_recorded() -> None:
     run, one = Recorded(drifting), torch.ones(2)
     found = [float(run([one], [one])[0]) for _ in range(4)]
     assert found == sorted(found) and len(set(found)) == 4
+
+
+class _Onwards(nn.Module):
+    """Something behind the readers, so that what they write is not what the network puts out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x))).sigmoid() + x[:, :3]
+
+
+@pytest.mark.parametrize("case, wide", [("dense", True), ("no bias", True), ("mixes units", False), ("goes on", False)])
+def test_one_product_for_all_copies_where_it_is_the_same(case: str, wide: bool) -> None:
+    """The copies side by side in one product, only for a dense pair with elementwise sigma at the end; vmap says what is right."""
+    torch.manual_seed(3)
+    model = {"dense": network(nn.GELU()), "goes on": _Onwards().double().eval(), "mixes units": network(nn.Softmax(-1)),
+             "no bias": nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)).double().eval()}[case]
+    made, x = build(model, inputs(20), 4, 0.5, completion="lstsq"), inputs(9, seed=4)
+    truth = made._all(made._tensors(), (x,))
+    for _ in range(3):  # the function, its recording, the recording alone
+        assert (made.logits(x) - truth).abs().max() < 1e-11
+    assert set(made._run._agreed.values()) == {wide}
+    named = truth.argmax(-1)
+    assert torch.equal(made.vote(x), torch.stack([torch.bincount(n, minlength=3).argmax() for n in named.T]))
+    leaf = x.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(made.logits(leaf).square().sum(), leaf)
+    (true_slope,) = torch.autograd.grad(made._all(made._tensors(), (leaf,)).square().sum(), leaf)
+    assert (slope - true_slope).abs().max() < 1e-9

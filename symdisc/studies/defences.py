@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from symdisc.studies.images import Images
-from symdisc.torchside.datadep.site import Site
+from symdisc.torchside.datadep.site import Site, between
 from symdisc.torchside.ensemble import Ensemble, build, random_elements
 
 __all__ = ["DEFENCES", "Setting", "choose_elements"]
@@ -61,7 +61,7 @@ def _permuted(s: Setting) -> Ensemble:
     one = torch.eye(h, dtype=torch.float64)
     g = torch.stack([(one + (one + one[torch.randperm(h, generator=draw)]) / 2) / 2 for _ in range(s.copies)])
     members = torch.linalg.solve(g, s.site.U[None], left=False)
-    return Ensemble(s.model, s.site.pair, g.to(s.clean.x.dtype), members.to(s.clean.x.dtype))
+    return Ensemble(s.model, s.site.pair, g.to(s.clean.x.dtype), members.to(s.clean.x.dtype), between(s.site.graph, s.site.pair))
 
 
 def _chosen(diversity: float, lipschitz: float) -> Callable[[Setting], Ensemble]:

@@ -22,7 +22,7 @@ from symdisc.torchside.capture import capture
 from symdisc.torchside.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from symdisc.torchside.datadep.batch import COMPLETIONS
 from symdisc.torchside.datadep.segments import Pair, find_pairs
-from symdisc.torchside.datadep.site import Site, sites, turn, writer_module
+from symdisc.torchside.datadep.site import Sigma, Site, between, sites, turn, writer_module
 from symdisc.torchside.recorded import Recorded
 
 __all__ = ["Ensemble", "Memory", "build", "load", "random_elements"]
@@ -52,17 +52,28 @@ class _Turned(nn.Module):
 
     def __init__(self, layer: nn.Module, g: Tensor, pair: Pair) -> None:
         super().__init__()
-        self.layer, self.pair = layer, pair
+        self.layer, self.pair, self.stops = layer, pair, False
         self.register_buffer("g", g)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.stops:
+            raise _Reached(self.layer(x))
         return turn(self.pair, self.layer(x), self.g)
+
+
+class _Reached(Exception):
+    """The pre-activations that all copies share: what comes behind need not be run."""
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__("the pair is reached")
+        self.z = z
 
 
 class Ensemble(nn.Module):
     """K copies of ``model``: ``g`` [K, h, h] behind the writer of ``pair`` and ``U`` [K, m, f] in place of its readers' weights.
 
-    ``m`` counts the rows of all readers, ``f`` what they multiply (h for dense layers). ``model`` is copied and frozen. The result
+    ``m`` counts the rows of all readers, ``f`` what they multiply (h for dense layers); ``sigma``, where it is given, is what the pair
+    does between them, for pre-activations alone. ``model`` is copied and frozen. The result
     of ``forward`` is the logarithm of the mean probability [batch, classes], so that it can stand where the network's logits
     stood. Raises BadInput when shapes do not fit.
     """
@@ -71,7 +82,7 @@ class Ensemble(nn.Module):
     U: Tensor
     _own: tuple[Tensor, ...]
 
-    def __init__(self, model: nn.Module, pair: Pair, g: Tensor, members: Tensor) -> None:
+    def __init__(self, model: nn.Module, pair: Pair, g: Tensor, members: Tensor, sigma: Sigma | None = None) -> None:
         super().__init__()
         h, f = pair.width, pair.features
         self.pair, self.lower = pair, writer_module(pair)
@@ -84,7 +95,8 @@ class Ensemble(nn.Module):
         self.register_buffer("g", g)
         self.register_buffer("U", members)
         self._names = [n for n, _ in (*self.body.named_parameters(), *self.body.named_buffers())]
-        self._run, self._own = Recorded(self._all), ()
+        self.sigma = sigma
+        self._run, self._own = Recorded(self._all, self._wide if sigma is not None and len(pair.readers) == 1 else None), ()
 
     def __len__(self) -> int:
         return len(self.g)
@@ -108,6 +120,30 @@ class Ensemble(nn.Module):
             return functional_call(self.body, {**state, f"{self.lower}.g": g, **self._uppers(upper)}, tuple(inputs))
 
         return vmap(one)(own[0], own[1])
+
+    def _wide(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
+        """The same for a dense pair with elementwise sigma at the end of the network: one product with all g, one batch of products with
+        all U, samples last. Whether the network is of that kind is seen by comparing with ``_all``."""
+        assert self.sigma is not None
+        state, (reader,) = dict(zip(self._names, own[2:], strict=True)), self.pair.readers
+        (copies, h, _), z = own[0].shape, self._reached(state, inputs)
+        a = self.sigma(own[0].reshape(copies * h, h) @ z.T).view(copies, h, len(z))
+        if reader.bias is None:
+            return torch.bmm(own[1], a).transpose(1, 2)
+        return torch.baddbmm(state[reader.bias][None, :, None], own[1], a).transpose(1, 2)
+
+    def _reached(self, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> Tensor:
+        """z [batch, h] of the network, which is not run further."""
+        turned = self.body.get_submodule(self.lower)
+        assert isinstance(turned, _Turned)
+        turned.stops = True
+        try:
+            functional_call(self.body, dict(state), tuple(inputs))
+        except _Reached as reached:
+            return reached.z
+        finally:
+            turned.stops = False
+        raise BadInput(f"{self.lower} is not run by the network")
 
     def forward(self, *inputs: Any) -> Tensor:
         return self.mean(*inputs).clamp_min(torch.finfo(self.g.dtype).tiny).log()
@@ -134,7 +170,7 @@ class Ensemble(nn.Module):
         """How often a copy, and how often the vote, names the class that ``model`` does."""
         with torch.no_grad():
             truth = model(*inputs).argmax(-1)
-            each = self.logits(*inputs).argmax(-1) == truth
+            each = _named(self.logits(*inputs)) == truth
             return float(each.double().mean()), float((self.vote(*inputs) == truth).double().mean())
 
     # --- weights ----------------------------------------------------------------------------------------------------------
@@ -175,8 +211,15 @@ def _probabilities(logits: Tensor) -> Tensor:
     return logits.transpose(-1, -2).contiguous().softmax(-2)
 
 
+def _named(logits: Tensor) -> Tensor:
+    """The class that each copy names, [K, batch]; argmax over an axis that is not the last takes seven times as long."""
+    return logits.transpose(-1, -2).max(-2).indices
+
+
 def _voted(logits: Tensor) -> Tensor:
-    return nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0).argmax(-1)
+    named = _named(logits)
+    counts = named.new_zeros(logits.shape[-1], *named.shape[1:])
+    return counts.scatter_add_(0, named, torch.ones_like(named)).argmax(0)
 
 
 def _replace(model: nn.Module, name: str, by: nn.Module) -> None:
@@ -214,7 +257,7 @@ def build(model: nn.Module, x: Tensor, copies: int, scale: float = 0.1, seed: in
     elements = random_elements(copies, site.pair.width, scale, seed) if g is None else g.double()
     members = site.members(elements, samples, completion, seed + 1)
     dtype = model.get_parameter(site.pair.readers[0].weight).dtype
-    return Ensemble(model, site.pair, elements.to(dtype), members.to(dtype))
+    return Ensemble(model, site.pair, elements.to(dtype), members.to(dtype), between(site.graph, site.pair))
 
 
 def load(path: str | Path, model: nn.Module, example: tuple[Any, ...]) -> Ensemble:
@@ -225,11 +268,12 @@ def load(path: str | Path, model: nn.Module, example: tuple[Any, ...]) -> Ensemb
     shared = {n: t for n, t in file.tensors.items() if n not in (G, U)}
     filled = copy.deepcopy(model)
     _fill(filled, shared, path)
-    pairs = {p.name: p for p in sites(filled, find_pairs(capture(filled.eval(), example).graph))}
+    graph = capture(filled.eval(), example).graph
+    pairs = {p.name: p for p in sites(filled, find_pairs(graph))}
     name = file.metadata["pair"]
     if name not in pairs:
         raise BadInput(f"the model has no pair {name}, which {path} is made for: is it the right model?")
-    return Ensemble(filled, pairs[name], file.tensors[G], file.tensors[U])
+    return Ensemble(filled, pairs[name], file.tensors[G], file.tensors[U], between(graph, pairs[name]))
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -7,13 +7,14 @@ behind that module; readers are any weights, named as in the state_dict.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from symdisc.errors import BadInput
+from symdisc.opgraph import OpGraph
 from symdisc.torchside.capture import capture
 from symdisc.torchside.datadep.batch import transport
 from symdisc.torchside.datadep.network import run
@@ -21,7 +22,9 @@ from symdisc.torchside.datadep.segments import Pair, find_pairs
 from symdisc.torchside.interpret import ancestors, evaluate
 from symdisc.torchside.network import Network, plain_kernels
 
-__all__ = ["Site", "sites", "turn", "writer_module"]
+__all__ = ["Sigma", "Site", "between", "sites", "turn", "writer_module"]
+
+Sigma = Callable[[Tensor], Tensor]
 
 # exact types: a subclass may hand its weight to another function and never run as a module (the output layer of attention)
 WRITERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -48,6 +51,17 @@ def sites(model: nn.Module, pairs: tuple[Pair, ...]) -> list[Pair]:
     return found
 
 
+def between(graph: OpGraph, pair: Pair) -> Sigma:
+    """What the pair does between its maps, from z alone, in the dtype of z; where it reads more, calling it raises KeyError."""
+    tail = ancestors(graph, [pair.a], [pair.z])
+
+    def sigma(z: Tensor) -> Tensor:
+        found: Tensor = evaluate(tail, {pair.z: z}, [pair.a], z.dtype)[pair.a]
+        return found
+
+    return sigma
+
+
 class Site:
     """``pair`` (the last by default) of ``model`` in eval mode, captured for as many inputs as ``x`` [n, ...] has; float64.
 
@@ -61,7 +75,7 @@ class Site:
         same = [p for p in found if pair is None or p.name == pair.name]
         if not same:
             raise BadInput(f"the model has no pair {pair.name if pair else ''}; it has {'; '.join(p.name for p in found)}")
-        self.model, self.pair, self.x = model, same[-1], x
+        self.model, self.pair, self.x, self.graph = model, same[-1], x, captured.graph
         self.network = Network(captured, quiet.state_dict())
         self._tail = ancestors(captured.graph, [self.pair.a], [self.pair.z])
         made = {op.name for op in self._tail}
