@@ -146,7 +146,8 @@ class Move:
     where ``axis``, which carries the outputs, is not 0.
     kind "bn_shift": ``gain * mean * rsqrt(var + offset) * (s**power - 1)`` is added, ``extra = (mean, var)``.
     kind "bn_matmul": as matmul, conjugated, ``d^-1 g d`` with ``d = gain * rsqrt(var + offset)``, ``extra = (var,)``.
-    kind "bn_recentre": ``g (value + c) - c`` with ``c = d (bias - mean)``, ``extra = (mean, var)`` or ``(mean, var, bias)``.
+    kind "bn_recentre": ``g (value + c) - c`` with ``c = d (bias - mean)``, ``extra = (mean, var)`` or ``(mean, var, bias)``;
+    with ``gain_power`` -1 what stands behind the constants moves, ``d (g (value / d - mean) + mean)``.
     kind "recentre": ``s**power`` scales the distance from ``extra = (centre,)``.
     kind "permute": units at ``index`` are permuted.
     kind "parity": entries at ``index`` change sign where the integer of their unit is odd.

@@ -156,13 +156,18 @@ def _constants(move: Move, state: Mapping[str, Array]) -> Array:
 
 
 def _bn_matmul(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
-    """X = D^-1 a D y."""
+    """X = D^-1 a D y, or with -a^T."""
     d = _like(_constants(move, state), move, x)
+    if move.rep != "g":
+        return -(block_rows(move, y * d) @ block_rows(move, x / d).swapaxes(-1, -2))
     return block_rows(move, x / d) @ block_rows(move, y * d).swapaxes(-1, -2)
 
 
 def _bn_recentre(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     mean, _, *bias = (state[n] for n in move.extra)
+    if move.gain_power < 0:
+        d = _constants(move, state)
+        return block_rows(move, x * d) @ block_rows(move, y / d - mean).swapaxes(-1, -2)
     return block_rows(move, x) @ block_rows(move, y + _constants(move, state) * (sum(bias) - mean)).swapaxes(-1, -2)
 
 

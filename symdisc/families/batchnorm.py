@@ -98,9 +98,10 @@ def _statistics(s: Symmetry, mean: Move, found: tuple[str, float, str | None, st
 
 
 def _adds_before(classes: Classes, parameter: str, sub: ShiftUse) -> bool:
-    """The bias of the layer whose output the running mean is subtracted from."""
+    """The bias of the layer whose output the running mean is subtracted from, which nothing else reads."""
     op = classes.graph.by_name[sub.op]
-    return any(isinstance(u, ShiftUse) and not u.buffer and u.op == op.inputs[0] for u in classes.uses.get(parameter, ()))
+    alone = len([u for u in classes.graph.users.get(op.inputs[0], ()) if u.name in classes.graph.live]) == 1
+    return alone and any(isinstance(u, ShiftUse) and not u.buffer and u.op == op.inputs[0] for u in classes.uses.get(parameter, ()))
 
 
 def affine_after(classes: Classes, sub: str) -> tuple[str, float, str | None, str | None] | None:

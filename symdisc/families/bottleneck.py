@@ -83,7 +83,7 @@ class _Bottlenecks(Finder):
 
     def run(self) -> list[Space]:
         for norm in self.norms.values():
-            if not (self.dead | self.taken | self.classes.rotated)[norm.outs].any() and len(norm.outs) > 1:
+            if not (self.dead | self.taken | self.turned)[norm.outs].any() and len(norm.outs) > 1:
                 self.grow(norm.outs, False)
         return self.spaces
 

@@ -45,7 +45,7 @@ class Finder:
 
     def __init__(self, classes: Classes, links: Links) -> None:
         self.classes, self.links = classes, links
-        self.dead = classes.killed
+        self.dead, self.turned = classes.killed, classes.rotated
         self.spaces: list[Space] = []
         n = classes.count
         self.taken = np.zeros(n, dtype=bool)
@@ -87,7 +87,7 @@ class Finder:
         doubled = self.links.doubled()
         free = np.flatnonzero(~self.dead & (colours != 0))
         planes = free[doubled[free]]
-        plain = free[~doubled[free] & ~self.classes.rotated[free]]
+        plain = free[~doubled[free] & ~self.turned[free]]
         for members, plane in ((planes, True), (plain, False)):  # what a norm makes of planes looks plain by itself
             _, groups = runs(colours[members])
             for group in sorted((members[g] for g in groups), key=self._turn):
@@ -192,7 +192,7 @@ class Finder:
         front, behind = space.classes[in_front], space.classes[(space.gain > 0) & ~in_front]
         if self.written[behind].any() or self.no_behind[behind].any():
             return False  # what leaves a conjugating gain is read by dense weights alone
-        if (self.read | self.no_front | self.classes.rotated)[front].any():
+        if (self.read | self.no_front | self.turned)[front].any():
             return False  # what enters one is written by them alone; constants of a BatchNorm on the way would conjugate too
         expected = space.blocks if space.plane else space.size
         _, sides = runs(space.gain * 2 + space.dual)

@@ -17,6 +17,7 @@ from symdisc.families.links import Links
 from symdisc.families.lowrank import low_rank_trades, without_factors
 from symdisc.families.narrow import narrow_readers
 from symdisc.families.parallel import bias_trades, parallel_trades
+from symdisc.families.preactivation import find_preactivated
 from symdisc.families.shear import find_shears
 from symdisc.families.tables import constants_of_scores, table_trades
 from symdisc.families.tied import tied_tables
@@ -36,12 +37,13 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     classes.links = Links(classes)
     spaces = find_spaces(classes, classes.links)
     streams, behind = find_bottlenecks(classes, classes.links)
+    before, turned, sheared = find_preactivated(classes, classes.links)
     none = np.zeros(0, dtype=np.int64)
-    matrices = [s for s in (*spaces, *streams) if s.family in ("gl", "complex")]
+    matrices = [s for s in (*spaces, *streams, *before) if s.family in ("gl", "complex")]
     mixed = np.concatenate([s.classes for s in matrices] or [none])
     torus = solve_torus(classes, np.concatenate([s.classes[s.gain == 0] for s in matrices] or [none]))  # gains scale besides
-    shears = emit_dense(classes, find_shears(classes, classes.links))
-    found = emit_dense(classes, spaces) + behind + shears
+    shears = emit_dense(classes, find_shears(classes, classes.links)) + sheared
+    found = emit_dense(classes, spaces) + behind + turned + shears
     found += split_buffers(classes, emit_torus(classes, torus))
     invisible = Invisible(classes)
     writers = invisible.writers()

@@ -13,16 +13,18 @@ from symdisc.families.classes import Classes
 from symdisc.families.dense import Finder, Space
 from symdisc.families.links import Link, Links
 
-__all__ = ["find_shears"]
+__all__ = ["Shears", "find_shears"]
 
 
-class _Shears(Finder):
+class Shears(Finder):
+    """Grows streams in front of centring norms."""
+
     def run(self) -> list[Space]:
         """One space for each stream in front of a centring norm."""
         for link in self.links.all:
             members = link.left
             plain = link.kind == "norm1" and len(members) > 1 and len(np.unique(members)) == len(members)
-            if plain and not (self.taken | self.dead | self.classes.rotated)[members].any():
+            if plain and not (self.taken | self.dead | self.turned)[members].any():
                 self.grow(members, False)
         return self.spaces
 
@@ -49,4 +51,4 @@ class _Shears(Finder):
 
 def find_shears(classes: Classes, links: Links) -> list[Space]:
     """Spaces of family "shear": matrices 1 + 1 l^T."""
-    return _Shears(classes, links).run()
+    return Shears(classes, links).run()

@@ -167,7 +167,10 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
     if move.kind.startswith("bn_"):
         d = rf"d = \gamma / \sqrt{{v + {_number(move.offset)}}}"
         constant = r"d\,(b - \mu)" if len(move.extra) > 2 else r"-d\, \mu"
-        return (rf"D_d^{{-1}} g\, D_d \cdot_{{{move.axis}}} \theta,\; {d}" if move.kind == "bn_matmul"
+        if move.kind == "bn_recentre" and move.gain_power < 0:
+            return rf"d\,(g\,(\theta/d - \mu) + \mu),\; {d}"
+        rep = "g" if move.rep == "g" else r"g^{-\top}"
+        return (rf"D_d^{{-1}} {rep}\, D_d \cdot_{{{move.axis}}} \theta,\; {d}" if move.kind == "bn_matmul"
                 else rf"g\,(\theta + c) - c,\; c = {constant},\; {d}")
     return _shifted(move, shapes)
 

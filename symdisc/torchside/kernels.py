@@ -137,7 +137,10 @@ def _bn_matmul(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[st
 
 def _bn_recentre(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     mean, _, *bias = (_compute(state[n]).to(x.dtype) for n in move.extra)
-    centre = _constants(move, state, x) * (sum(bias) - mean)
+    d = _constants(move, state, x)
+    if move.gain_power < 0:
+        return d * (_matmul(replace(move, gain=None), array, x / d - mean, axis, state) + mean)
+    centre = d * (sum(bias) - mean)
     return _matmul(replace(move, gain=None), array, x + centre, axis, state) - centre
 
 

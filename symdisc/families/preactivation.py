@@ -1,0 +1,147 @@
+"""Linear streams that BatchNorm in eval mode reads in front of a linear map: a change of basis passes through its constants.
+
+The norm hands on y = D (x - m) + beta with D = diag(gamma / sqrt(v + eps)) constant. Where x goes to g x, beta goes to
+D (g (D^-1 beta - m) + m), so that y goes to D g D^-1 y, which the next weight takes back: V -> V D g^-1 D^-1. Padding with zeros
+commutes with it. b, m, v and gamma stay. Pre-activation blocks without an activation there (MaxViT, CoAtNet) have such norms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from symdisc.families.batchnorm import affine_after, buffer_behind
+from symdisc.families.classes import Classes
+from symdisc.families.dense import Finder, Space
+from symdisc.families.emit import emit_dense
+from symdisc.families.links import Links
+from symdisc.families.shear import Shears
+from symdisc.moves import Move, parameters_of
+from symdisc.opgraph import Op
+from symdisc.spaces import GainUse
+from symdisc.symmetry import Symmetry
+
+__all__ = ["find_preactivated"]
+
+CONSTANTS = ("running statistics", "constant factor per unit")
+FORMULA = (r"\beta \mapsto D (g (D^{-1} \beta - \mu) + \mu),\; V \mapsto V D g^{-1} D^{-1},\; D = \operatorname{diag}(\gamma / "
+           r"\sqrt{v + \epsilon})")
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """A BatchNorm: per channel the class in front (``ins``) and behind (``outs``); ``factor`` multiplies by 1/sqrt(v + eps)."""
+
+    factor: str
+    mean: str
+    variance: str
+    eps: float
+    gain: str
+    shift: str
+    ins: np.ndarray
+    outs: np.ndarray
+
+
+def _norms(classes: Classes) -> list[_Norm]:
+    found = (_norm(classes, op, buffer_behind(classes, op.inputs[1])) for op in classes.graph.ops
+             if op.packet == "aten.sub" and len(op.inputs) == 2 and op.name in classes.graph.live)
+    return [n for n in found if n is not None and not classes.killed[n.outs].any()]  # an activation behind it is the usual case
+
+
+def _norm(classes: Classes, sub: Op, mean: str | None) -> _Norm | None:
+    after = None if mean is None else affine_after(classes, sub.name)
+    if mean is None or after is None or after[2] is None or after[3] is None:
+        return None
+    variance, eps, gain, shift = after
+    assert gain is not None and shift is not None
+    if any(len(classes.uses[n]) != 1 for n in (gain, shift)):
+        return None  # a shared norm has several streams
+    use = classes.uses[gain][0]
+    factor = next(u.name for u in classes.graph.users[sub.name] if u.name in classes.graph.live)
+    if not isinstance(use, GainUse) or use.offset or not np.array_equal(np.sort(use.elements), np.arange(len(use.elements))):
+        return None
+    order = np.argsort(use.elements)
+    ins, outs = classes(use.ins)[order], classes(use.outs)[order]
+    apart = len(np.unique(outs)) == len(outs) > 1 and len(np.unique(ins)) == len(ins)
+    return _Norm(factor, mean, variance, eps, gain, shift, ins, outs) if apart else None
+
+
+class _Reads(Finder):
+    """Spaces in front of such norms: what their constants do to the units is known and no obstacle."""
+
+    def __init__(self, classes: Classes, links: Links, norms: list[_Norm]) -> None:
+        super().__init__(classes, links)
+        self.norms = {n.gain: n for n in norms}
+        self.found: list[tuple[Space, list[_Norm]]] = []
+        factors, facts = {n.factor for n in self.norms.values()}, classes.facts
+        self.dead = np.zeros(classes.count, dtype=bool)
+        self.dead[classes.data] = True
+        for units in [*(u for u, why in facts.killed if why not in CONSTANTS), *(u for _, u, _ in facts.marked),
+                      *(u.outs for u in facts.statistics if u.op not in factors)]:
+            self.dead[classes(units)] = True
+        self.behind = np.zeros(classes.count, dtype=bool)
+        for norm in self.norms.values():
+            self.behind[norm.outs] = True
+        self.turned = classes.rotated & self.behind  # factors of the units in front are these norms' or recorded as marks
+
+    def run(self) -> list[Space]:
+        for norm in self.norms.values():
+            if not (self.dead | self.taken | self.turned)[norm.ins].any():
+                self.grow(norm.ins, False)
+        return self.spaces
+
+    def _complete(self, space: Space) -> bool:
+        """The space stands in front of each of these norms that it meets, whole, and of no other conjugating gain."""
+        mine = [n for n in self.norms.values() if (self.element[n.ins] >= 0).any()]
+        whole = [sorted(self.element[n.ins].tolist()) == list(range(space.size)) and not self.gain[n.ins].any() for n in mine]
+        if not mine or not all(whole) or self.turned[space.classes].any() or not all(map(self._read_whole, mine)):
+            return False
+        if not super()._complete(space):
+            return False
+        self.found.append((space, mine))
+        return True
+
+    def _read_whole(self, norm: _Norm) -> bool:
+        """Whatever reads the norm's channels reads all of them once, in their order: the constants stand along that axis."""
+        reads = (self.classes(u.ins) for u in self.classes.facts.dense if u.ins is not None)
+        return all(np.array_equal(vec, norm.outs) for vec in reads if np.isin(vec, norm.outs).any())
+
+
+class _ShearedReads(_Reads, Shears):
+    """The same for shears along 1, which the centring norms of the stream do not see."""
+
+    def run(self) -> list[Space]:
+        return Shears.run(self)
+
+
+def find_preactivated(classes: Classes, links: Links) -> tuple[list[Space], list[Symmetry], list[Symmetry]]:
+    """Spaces in front of BatchNorms that dense weights read; their changes of basis or rotations, and their shears."""
+    norms = _norms(classes)
+    if not norms:
+        return [], [], []
+    finders = _Reads(classes, links, norms), _ShearedReads(classes, links, norms)
+    for finder in finders:
+        finder.run()
+    spaces, sheared = ([_symmetry(classes, s, n) for s, n in f.found if any(s is kept for kept in f.spaces)] for f in finders)
+    return finders[0].spaces, spaces, sheared
+
+
+def _symmetry(classes: Classes, space: Space, norms: list[_Norm]) -> Symmetry:
+    plain = emit_dense(classes, [space])[0]
+    by_gain, by_shift = {n.gain: n for n in norms}, {n.shift: n for n in norms}
+    moves = []
+    for move in plain.moves:
+        norm = by_gain.get(move.gain or "")
+        if move.parameter in {n.mean for n in norms}:
+            continue
+        if move.parameter in by_shift:
+            norm = by_shift[move.parameter]
+            moves.append(Move("bn_recentre", move.parameter, 0, move.index, gain=norm.gain, gain_power=-1, offset=norm.eps,
+                              extra=(norm.mean, norm.variance)))
+        elif norm is not None:
+            moves.append(replace(move, kind="bn_matmul", gain_power=1, offset=norm.eps, extra=(norm.variance,)))
+        else:
+            moves.append(move)
+    return replace(plain, name=f"{plain.name} in front of BatchNorm", moves=tuple(moves), parameters=parameters_of(moves), formula=FORMULA,
+                   assumptions=("eval mode: running statistics are constants", "gains have no zero entry"))

@@ -1,0 +1,53 @@
+"""Linear streams that BatchNorm reads in front of a linear map: named families alone against the oracle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from brute import fibre, randomise
+from networks.base import floats
+from torch import Tensor, nn
+
+import symdisc
+
+
+class Block(nn.Module):
+    """A residual block of convolutions behind a BatchNorm. ``act``: an activation between them; ``norm``: a LayerNorm reads the
+    stream as well; ``pad``: the kernel is padded; ``seen``: something else sees the channels one by one."""
+
+    def __init__(self, act: bool = False, norm: bool = False, pad: bool = False, seen: bool = False, bias: bool = False) -> None:
+        super().__init__()
+        self.act, self.norm, self.seen = act, norm, seen
+        self.first, self.before = nn.Conv2d(5, 4, 1), nn.BatchNorm2d(4)
+        self.up, self.middle = nn.Conv2d(4, 3, 3 if pad else 1, padding=int(pad), bias=bias), nn.BatchNorm2d(3)
+        self.down = nn.Conv2d(3, 4, 1)
+        self.after, self.head = nn.LayerNorm(4) if norm else nn.Identity(), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        h = self.before(x)
+        x = x + self.down(torch.tanh(self.middle(self.up(torch.tanh(h) if self.act else h))))
+        x = x.permute(0, 2, 3, 1)
+        return torch.tanh(self.head(self.after(x.sin() if self.seen else x))).mean((1, 2))
+
+
+CASES = {  # dimensions in front of the BatchNorm
+    "linear": (Block(), 16),
+    "padded": (Block(pad=True, bias=True), 16),
+    "layer norm": (Block(norm=True), 3 + 4),
+    "activation": (Block(act=True), 0),
+    "seen": (Block(seen=True), 0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_in_front_of_batch_norm(name: str) -> None:
+    model, dimension = CASES[name]
+    torch.manual_seed(0)
+    model, inputs = randomise(model, 1).eval(), floats(5, 3, 3)
+    cat = symdisc.discover(model, inputs(0), solve=False)
+    found = [s for s in cat.symmetries if s.name.endswith("in front of BatchNorm")]
+    assert (sum(s.dimension for s in found), cat.broken) == (dimension, ())
+    assert sum(s.dimension for s in cat.symmetries if s.counts) == fibre(model, inputs, seed=None).dimension
+    assert all(s.status == "proved" for s in found) and symdisc.Catalog.from_json(cat.to_json()) == cat
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
