@@ -66,7 +66,8 @@ class Through:
     (multiply by ``(parameter[index] + offset) ** -1/2``), "scale" (by ``offset``), "flip" (a sign a to ``offset (1 - a) / 2``), "total"
     (multiply by the sum of ``parameter / (gain + offset)``: what an "outer" with that gain does to a constant), "spread" (a number
     becomes that number times ``1 / (parameter + offset)``; both are brought to size by the gain's least entry), "unseen" (multiply by
-    an orthonormal basis of what a "dense" step turns into multiples of 1) or one of the writers that a "blind" move names.
+    an orthonormal basis of what a "dense" step turns into multiples of 1), "taps" (multiply from the right by the whole numbers that
+    ``index`` holds, [r, taps of a kernel]) or one of the writers that a "blind" move names.
     """
 
     kind: str

@@ -95,7 +95,7 @@ def miniature(
     family: str, shape: tuple[int, ...], moves: Sequence[Move], shapes: Shapes, trained: frozenset[str]
 ) -> Miniature:
     """The field of a symmetry on small symbolic parameters; constants become distinct numbers."""
-    most, moves = _least(family), [replace(m, views=()) for m in moves]  # ``shapes`` are those that the moves see
+    most, moves = _least(family), [_plain(m) for m in moves]
     shapes = {**_constants(moves, shapes), **shapes}
     layout = {name: _mini_shape(name, axes, shapes, most) for name, axes in _axes(moves, shapes).items()}
     state, coordinates, names = {}, [], []
@@ -162,6 +162,11 @@ def _shrink(move: Move, layout: Mapping[str, tuple[tuple[int, ...], dict[int, in
         through.append(step)
     scale = move.kind in ("scale", "affine_scale", "recentre", "bn_shift")
     return replace(move, axis=axis, index=_index(n, not scale), rows=None, offset=0, through=tuple(through))
+
+
+def _plain(move: Move) -> Move:
+    """On tensors in the shape in which it sees them, and on one tap of a kernel for all."""
+    return replace(move, views=(), through=tuple(t for t in move.through if t.kind != "taps"))
 
 
 def _algebra_shape(

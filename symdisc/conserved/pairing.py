@@ -45,7 +45,9 @@ def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: t
     if rule is None:
         raise BadInput(f"a move of kind {move.kind!r} has no infinitesimal generator; known kinds: {', '.join(_RULES)}")
     found = rule(move, x, y, state)
-    if move.kind == "outer_bias":  # all taps of a kernel write into it
+    if move.kind == "outer_bias" and move.through:
+        found = found.reshape(-1, 1) @ _taps(move, found).swapaxes(0, 1)
+    elif move.kind == "outer_bias":  # all taps of a kernel write into it
         found = found[np.repeat(np.arange(len(found)), int(np.prod(shape)) // len(found))]
     # A full sum over an array of objects (symbolic entries) is the bare object.
     return (found if hasattr(found, "reshape") else np.array(found)).reshape(shape)
@@ -213,7 +215,15 @@ def _outer(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
         x = x[move.rows[0]:move.rows[1]]
     if move.gain is not None:
         x = x / _like(state[move.gain].reshape(-1) + move.offset, move, x)
-    return x.sum(move.axis)
+    x = x.sum(move.axis)
+    return x.reshape(x.shape[0], -1) @ _taps(move, x).swapaxes(0, 1) if move.through and move.through[0].kind == "taps" else x
+
+
+def _taps(move: Move, like: Array) -> Array:
+    """[r, taps]"""
+    index = move.through[0].index
+    assert index is not None
+    return _alike(index.positions()[0], like)
 
 
 def _outer_bias(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:

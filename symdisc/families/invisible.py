@@ -13,8 +13,9 @@ from symdisc.families.axes import before
 from symdisc.families.classes import Classes, rows_of
 from symdisc.families.hashing import unique_pairs
 from symdisc.families.naming import describe_affine
+from symdisc.families.taps import constant_taps
 from symdisc.families.unseen import Unseen
-from symdisc.moves import Index, Move, parameters_of
+from symdisc.moves import Index, Move, Through, parameters_of
 from symdisc.opgraph import Op
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
 from symdisc.symmetry import Symmetry
@@ -117,9 +118,12 @@ class Invisible:
                 continue
             axis = len(self.graph.shape(use.source) or ()) - (len(self.classes.shape(use.parameter)) - 1 if conv else 1)
             chain = self.centred_source(use.source, axis)
-            if chain is None or not self.aligned(use, chain.value, axis) or (use.padded and chain.shift is not None):
+            if chain is None or not self.aligned(use, chain.value, axis):
                 continue
-            symmetry = self._reader(use, chain, use.parameter in taken)
+            taps = constant_taps(self.graph, self.graph.by_name[use.op]) if use.padded and chain.shift is not None else None
+            if use.padded and chain.shift is not None and (taps is None or not taps[1].size):
+                continue
+            symmetry = self._reader(use, chain, use.parameter in taken, taps)
             if symmetry is not None:
                 found.append(symmetry)
         return found
@@ -186,20 +190,25 @@ class Invisible:
         return len(rows) == 1 and np.array_equal(use.elements, np.arange(labels.shape[axis])) and np.array_equal(
             self.classes(rows[0]), self.classes(units))
 
-    def _reader(self, use: DenseUse, source: Centred, taken: bool) -> Symmetry | None:
+    def _reader(self, use: DenseUse, source: Centred, taken: bool, taps: tuple[np.ndarray, np.ndarray] | None) -> Symmetry | None:
+        """With ``taps`` (``constant_taps``) only those combinations of the taps of a kernel of which the border makes no image."""
         gain, offset = source.gain, source.offset
         shape = self.classes.shape(use.parameter)
         assert use.outs is not None
         cut = tuple(1 if a == use.in_axis else len(use.outs) if a == use.out_axis else n for a, n in enumerate(shape))
+        spread: list[tuple[Through, ...]] = [(), ()]
+        if taps is not None:
+            cut = (len(use.outs), len(taps[1]))
+            spread = [(Through("taps", "", index=Index.of(numbers[None])),) for numbers in (taps[0], taps[1][:, None])]
         index = Index.of(np.arange(shape[use.in_axis])[None, None, :])
-        moves = [Move("outer", use.parameter, use.in_axis, index, gain=gain, offset=offset, rows=use.rows)]
+        moves = [Move("outer", use.parameter, use.in_axis, index, gain=gain, offset=offset, rows=use.rows, through=spread[0])]
         if source.shift is not None:
             bias = self.classes.bias(use)
             if bias is None or not self.single(bias.parameter):
                 return None
             rows = _run(bias, self.classes.shape(bias.parameter))
             moves.append(Move("outer_bias", bias.parameter, 0, Index.of(np.arange(len(use.outs))[None, None, :]),
-                              power=-1.0, gain=gain, offset=offset, rows=rows, extra=(source.shift,)))
+                              power=-1.0, gain=gain, offset=offset, rows=rows, extra=(source.shift,), through=spread[1]))
         count = int(np.prod(cut)) - (int(np.prod(cut)) // len(use.outs) if taken else 0)
         family = "outer0" if taken else "outer"
         return describe_affine("direction that a centred vector lacks", family, count, cut, tuple(moves), parameters_of(moves),

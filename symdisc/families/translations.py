@@ -228,9 +228,16 @@ class Translations:
         padding = op.args[3] if len(op.args) > 3 else 0
         return self.push(op.name, current, chain) if padding in (0, (0,), (0, 0), ()) else None
 
+    def _upsample_bilinear2d(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        """Numbers between neighbours that all moved by the same have moved by it."""
+        return self.push(op.name, current, chain)
+
+    _upsample_nearest1d = _upsample_nearest2d = _upsample_nearest3d = _upsample_linear1d = _upsample_bilinear2d
+    _upsample_trilinear3d = _upsample_bicubic2d = _upsample_bilinear2d
+
     def _linear(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         uses = self.dense.get(op.name, [])
-        if len(uses) != 1 or uses[0].source != value or uses[0].padded:
+        if len(uses) != 1 or uses[0].source != value:
             return None
         use = uses[0]
         assert use.ins is not None and use.outs is not None
@@ -242,6 +249,9 @@ class Translations:
             return None
         index = Index.of(np.array(positions).T[:, None, :])
         step = Through("dense", use.parameter, use.in_axis, use.out_axis, index, rows=use.rows)
+        if use.padded:  # what taps beyond the border miss must be missed by what makes up for it
+            move = None if chain else self._centred(use, index)
+            return None if move is None else [move]
         longer = (*chain, step)
         after = {int(c): i for i, c in enumerate(self.classes(use.outs))}
         biases = [s for s in self.shift.get(op.name, []) if s.parameter != self.origin and self.single(s.parameter)]
@@ -250,10 +260,9 @@ class Translations:
         for bias in biases:
             found = row_by_row(self.classes, bias, use, longer) or taken(self.classes, bias, after, longer)
             return None if found is None else [found]
-        if not chain and use.rows is None and self.single(use.parameter):
-            source = self.centred(use.source)
-            if source is not None and source.shift == self.origin:
-                return [Move("centred", use.parameter, use.in_axis, index, gain=source.gain, offset=source.offset, extra=(self.origin,))]
+        move = None if chain else self._centred(use, index)
+        if move is not None:
+            return [move]
         if len(after) != len(use.outs):
             return None
         pushed = self.push(op.name, after, longer)
@@ -264,6 +273,16 @@ class Translations:
             self.ends.append(replace(step, kind="unseen"))
             return []
         return pushed
+
+    def _centred(self, use: DenseUse, index: Index) -> Move | None:
+        """A reader of a centred vector keeps what it makes of the shift, tap by tap, by what it makes of 1/gamma."""
+        if use.rows is not None or not self.single(use.parameter):
+            return None
+        conv = len(self.classes.shape(use.parameter)) - 1 if "conv" in self.graph.by_name[use.op].packet else 1
+        source = self.centred(use.source, -conv)
+        if source is None or source.shift != self.origin:
+            return None
+        return Move("centred", use.parameter, use.in_axis, index, gain=source.gain, offset=source.offset, extra=(self.origin,))
 
     _addmm = _conv1d = _conv2d = _conv3d = _matmul_dense = _linear
 

@@ -76,6 +76,8 @@ def _letters(move: Move) -> str:
     for c in move.charts:
         weight, size, direction = _chart_letters(move, c)
         found += [rf"{weight} = {size}\, {direction} / |{direction}|", rf"{size} = {_name(c.size)}", rf"{direction} = {_name(c.direction)}"]
+    if move.kind == "outer" and move.through and move.through[0].kind == "taps":
+        found.append(r"Z: \text{ numbers on the taps that make the same, } \zeta \text{, of a constant at every place}")
     if move.kind in ("outer_bias", "centred"):
         found.append(rf"\beta = {_name(move.extra[0])}")
     if move.kind == "bn_matmul":
@@ -247,6 +249,8 @@ def _shifted(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> str:
             return r"\theta + a"
         if len(shapes.get(move.parameter, (0, 0))) == 1:
             return rf"\theta + a\, {one}"
+        if move.through and move.through[0].kind == "taps":
+            return rf"\theta + a\, Z \otimes {one}^{{\top}}"
         if move.through:
             return rf"\theta + B_{{{_name(move.through[0].parameter)}}}\, t\, {one}^{{\top}}"
         return rf"\theta + {one} a^{{\top}}" if move.axis == 0 else rf"\theta + a\, {one}^{{\top}}"
@@ -259,7 +263,7 @@ def _shifted(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> str:
         return rf"\theta {sign} {size}{change if move.axis == 0 else f'({change})^T'}"
     if move.kind == "outer_bias":
         total = r"\textstyle\sum " + (r"\beta" if move.gain is None else r"m \beta / \gamma")
-        return rf"\theta {sign} {size}a {total}"
+        return rf"\theta {sign} {size}a {chr(92) + 'zeta' + chr(92) + ', ' if move.through else ''}{total}"
     if move.kind == "centred":
         return r"\theta - \frac{\theta t\, (1/\gamma)^{\top}}{\sum (\beta + t)/\gamma}"
     return rf"\text{{{_tex(move.kind)}}}(\theta)"

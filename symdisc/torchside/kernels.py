@@ -185,12 +185,21 @@ def _add(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Ten
 def _outer(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     t = _tensor(_wide(array), x)
     for step in move.through:
-        t = _along(_through(step, t, state), x, 1 - axis)
+        if step.kind == "taps":
+            t = (t @ _taps(step, t)).reshape([1 if a == axis else n for a, n in enumerate(x.shape)])
+        else:
+            t = _along(_through(step, t, state), x, 1 - axis)
     if move.axis == -1:
         return x + t.reshape(x.shape)
     if move.gain is not None:
         t = t * _along(_inverse_gain(move, state).to(x.dtype), x, axis)
     return x + t
+
+
+def _taps(step: Through, like: Tensor) -> Tensor:
+    """[r, taps]"""
+    assert step.index is not None
+    return torch.as_tensor(step.index.positions()[0], dtype=like.dtype, device=like.device)
 
 
 def _inverse_gain(move: Move | Through, state: Mapping[str, Tensor]) -> Tensor:
@@ -203,7 +212,8 @@ def _inverse_gain(move: Move | Through, state: Mapping[str, Tensor]) -> Tensor:
 def _outer_bias(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     shift = _compute(state[move.extra[0]]).to(torch.float64).reshape(-1)
     inverse = torch.ones_like(shift) if move.gain is None else _inverse_gain(move, state)
-    t = _tensor(_wide(array), x).reshape(len(x), -1).sum(1)  # all taps of a kernel write into it
+    t = _tensor(_wide(array), x)
+    t = (t @ _taps(move.through[0], t) if move.through else t).reshape(len(x), -1).sum(1)  # all taps of a kernel write into it
     return x + move.power * t * (shift * inverse).sum().to(x.dtype)
 
 
