@@ -73,6 +73,33 @@ class Attention(nn.Module):
         return self.leave(self.last(x + self.o(y)))
 
 
+class Pyramid(nn.Module):
+    """Two maps of different sizes, the smaller one enlarged, beside each other before a convolution of one tap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.down = nn.Conv1d(TOKENS, 4, 1), nn.Conv1d(4, 4, 2, 2)
+        self.near, self.far, self.join = nn.Conv1d(4, 3, 1), nn.Conv1d(4, 3, 1), nn.Conv1d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.enter(x))
+        y = F.interpolate(self.far(F.gelu(self.down(x))), size=x.shape[-1], mode="linear", align_corners=False)
+        return self.join(torch.cat([self.near(x), y], 1))
+
+
+class Token(nn.Module):
+    """A class token before patches, a table added to both, a norm at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.token, self.table = nn.Linear(5, 4), nn.Parameter(torch.zeros(1, 1, 4)), nn.Embedding(TOKENS + 1, 4)
+        self.norm, self.leave = nn.LayerNorm(4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.enter(x)], 1) + self.table(torch.arange(TOKENS + 1))
+        return self.leave(F.gelu(self.norm(x)))
+
+
 def norm() -> nn.Module:
     return nn.LayerNorm(4)
 
@@ -80,7 +107,7 @@ def norm() -> nn.Module:
 NETS: dict[str, Callable[[], nn.Module]] = {
     "mixer": lambda: Mixer(norm, False), "affine": lambda: Mixer(Affine, True), "gate": Gate,
     "attention": lambda: Attention(2, False), "attention, wide": lambda: Attention(3, False), "attention, bias": lambda: Attention(3, True),
-    "attention, narrow": lambda: Attention(1, True),
+    "attention, narrow": lambda: Attention(1, True), "pyramid": Pyramid, "token": Token,
 }
 
 

@@ -59,7 +59,8 @@ class Invisible:
             if shift.buffer or not shape or not self.single(shift.parameter) or shift.value not in self.graph.by_name:
                 continue
             pairs = unique_pairs(self.classes.coordinates(shift, shift.axis), self.classes(shift.units))
-            free, gain = self._free(shift.value, pairs[1], shift.units) if pairs.shape[1] == shape[shift.axis] else (False, None)
+            alike = pairs.shape[1] == shape[shift.axis]
+            free, gain = self._free(shift.value, pairs[1], shift.units) if alike else (self._free_rows(shift), None)
             if not free:
                 continue
             rows = self._rows(shift.elements, shape, shift.axis)
@@ -86,6 +87,16 @@ class Invisible:
             return False, None
         scaled = self.unseen.scaled(value, axis, units)
         return (self.unseen(value, axis), None) if scaled is None else (self.unseen(*scaled[:2]), scaled[2])
+
+    def _free_rows(self, shift: ShiftUse) -> bool:
+        """Whether any multiple of 1 may be added to each row of a table whose rows meet vectors of their own (class token, patches)."""
+        labels, shape = self.facts.labels.get(shift.value), self.classes.shape(shift.parameter)
+        last = len(shape) - 1
+        if not isinstance(labels, np.ndarray) or shift.axis != last or labels.shape[-1] != shape[-1] or shape[-1] < 2:
+            return False
+        where, here = self.classes.coordinates(shift, last), rows_of(labels)
+        aligned = all(np.array_equal(np.unique(shift.units[where == k]), np.unique(here[:, k])) for k in range(shape[-1]))
+        return aligned and self.unseen(shift.value, labels.ndim - 1)
 
     @staticmethod
     def _rows(elements: np.ndarray, shape: tuple[int, ...], axis: int) -> tuple[int, int] | None:
