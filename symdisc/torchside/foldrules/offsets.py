@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from symdisc.opgraph import Op
-from symdisc.spaces import ShiftUse
+from symdisc.spaces import DenseUse, GainUse, ShiftUse
 
 if TYPE_CHECKING:
     from symdisc.torchside.fold import Folder
@@ -74,6 +74,7 @@ def _elsewhere(f: Folder, op: Op, units: np.ndarray) -> bool:
 
 def _whole(f: Folder, bias: ShiftUse, units: np.ndarray) -> bool:
     """A parameter that is used here alone has one entry for each of the ``units``."""
-    uses = [u for u in (*f.facts.shifts, *f.facts.gains, *f.facts.dense) if u.parameter == bias.parameter]
+    uses: list[DenseUse | GainUse | ShiftUse] = [*f.facts.shifts, *f.facts.gains, *f.facts.dense]
+    uses = [u for u in uses if u.parameter == bias.parameter]
     mine = bias.units[np.isin(bias.units, units)]
     return len(uses) == 1 and not (bias.buffer or bias.table) and len(mine) == len(units)
