@@ -66,3 +66,44 @@ def test_maxout(name: str) -> None:
 def test_signs_of_odd_functions_written_out(act: Act, flips: int) -> None:
     cat = found(Between(act))
     assert [d.group for d in cat.discrete if d.family == "sign"] == ([f"(Z_2)^{flips}"] if flips else [])
+
+
+class Stacked(nn.Module):
+    """Two layers of maxout units and a head of two rows; ``mode``: "scaled" pieces differ by a factor, "seen" pieces are read besides,
+    "bent" maxima go through tanh, "wide" heads read everything."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.first, self.second = nn.Linear(3, 8), nn.Linear(4, 6)
+        self.last = nn.Linear(3, 4 if mode == "wide" else 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.first(x).unflatten(-1, (2, 4)).max(-2).values
+        b = self.second(torch.tanh(a) if self.mode == "bent" else a).unflatten(-1, (3, 2))
+        if self.mode == "scaled":
+            b = b * torch.tensor([1.0, 2.0], dtype=b.dtype)
+        out = self.last(b.amax(-1))
+        return torch.cat([out, b[..., 0].sin()], -1) if self.mode == "seen" else out
+
+
+@pytest.mark.parametrize("mode, shifts, unread", [("plain", 7, 4), ("wide", 7, 0), ("scaled", 4, 0), ("seen", 4, 0), ("bent", 3, 4)])
+def test_translations_of_all_pieces_and_directions_never_read(mode: str, shifts: int, unread: int) -> None:
+    torch.manual_seed(1)
+    model = Stacked(mode)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.5)
+    model.double()
+    cat = symdisc.discover(model, (3 * torch.randn(40, 3, dtype=torch.float64),), solve=False)
+    assert cat.broken == ()
+    assert sum(s.dimension for s in cat.symmetries if s.family == "translation") == shifts
+    assert sum(s.dimension for s in cat.symmetries if s.name == "direction that is never read") == unread
+    g = cat.sample(seed=0, scale=0.3)
+    assert cat.verify(model, g).max_relative_change < 1e-9
+    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    back = cat.apply(cat.apply(state, g), cat.inverse(g))
+    assert max(float((back[k] - v).abs().max()) for k, v in state.items()) < 1e-10
+    certificate = symdisc.certify(cat)
+    assert cat.group_dimension == certificate.found <= certificate.fibre
+    assert certificate.complete or mode in ("scaled", "seen")
+    assert symdisc.Catalog.from_json(cat.to_json()) == cat

@@ -277,7 +277,9 @@ def _blind(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: tu
         entries = x.reshape(-1)[move.index.positions().reshape(-1)] * _number(move.power)
         return entries[:, None] * _alike(basis.T @ constant, x)[None]
     part = x if move.rows is None else x[move.rows[0]:move.rows[1]]
-    return (part if move.axis == 1 else part.swapaxes(0, 1)) @ _alike(basis, x)
+    along = part.swapaxes(0, 1) if move.axis == 0 else part
+    read = [along[:, copy.reshape(-1)] for copy in move.index.positions()]
+    return sum(read[1:], read[0]) @ _alike(basis, x)
 
 
 def _alike(values: np.ndarray, like: Array) -> Array:

@@ -41,7 +41,7 @@ def merged(search: Translations, done: Collection[str], invisible: dict[str, int
             continue
         where = classes.coordinates(shift, shift.axis)
         if not _unseen_one_by_one(search, shift.value):
-            yield search.along(shift.parameter, shift.axis, where, vec, shift.value, shift.module, invisible, same=True)
+            yield search.constant(shift.parameter, shift.axis, where, vec, shift.value, shift.module, invisible)
             continue
         move, n = Move("add", shift.parameter, shift.axis, Index.of(where[None, None, :])), len(where)
         yield describe_affine("bias without effect", "translation", n, (n,), (move,), (shift.parameter,), [shift.module],

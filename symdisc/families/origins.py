@@ -10,7 +10,9 @@ import numpy as np
 from symdisc.families.classes import Classes
 from symdisc.spaces import ShiftUse
 
-__all__ = ["Origins"]
+__all__ = ["EXTREMES", "Origins"]
+
+EXTREMES = frozenset(("aten.amax", "aten.amin", "aten.max", "aten.min"))
 
 
 class Origins:
@@ -43,6 +45,25 @@ class Origins:
             for side, units in ((2, a), (3, b)):
                 for c in np.unique(self.classes(units)).tolist():
                     found[c].add(("product", side))
+        return found
+
+    def pieces(self, vec: np.ndarray) -> np.ndarray | None:
+        """The number of the unit of which each class is a piece, where all are pieces of one maximum."""
+        for ins, _ in self.rows.values():
+            if np.array_equal(np.sort(ins, axis=None), np.sort(vec)):
+                owner = np.repeat(np.arange(len(ins)), ins.shape[1])[np.argsort(ins, axis=None)]
+                return np.asarray(owner[np.searchsorted(np.sort(ins, axis=None), vec)])
+        return None
+
+    @cached_property
+    def rows(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Maxima of several units: (pieces [units, pieces], the unit [units] made of them), by operator."""
+        found = {}
+        for alike in self.facts.alike:
+            ins, outs = self.classes(alike.ins), self.classes(alike.outs)
+            chooses = self.classes.graph.by_name[alike.op].packet in EXTREMES and bool((outs == outs[:, :1]).all())
+            if chooses and len(np.unique(ins)) == ins.size and len(np.unique(outs[:, 0])) == len(outs):
+                found[alike.op] = ins, outs[:, 0]
         return found
 
     @cached_property

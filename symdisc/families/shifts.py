@@ -15,17 +15,18 @@ __all__ = ["added", "by_coordinate", "row_by_row", "taken"]
 Current = dict[int, int]  # class -> index into the translation vector
 
 
-def added(classes: Classes, parameter: str, axis: int, positions: np.ndarray, value: str, same: bool) -> Move | None:
-    """The translation of its origin, at ``positions`` along ``axis``; of a table, in the rows that ``value`` takes from it, if it takes
-    whole rows."""
+def added(classes: Classes, parameter: str, axis: int, positions: np.ndarray, value: str, together: np.ndarray) -> Move | None:
+    """The translation of its origin, at ``positions`` along ``axis``, alike where ``together`` is; of a table, in the rows that ``value``
+    takes from it, if it takes whole rows."""
+    alike = [positions[together == k] for k in range(int(together.max()) + 1)]
     part = next((s for s in classes.facts.shifts if s.parameter == parameter and s.value == value and _partial(classes, s)), None)
     if part is None:
-        return Move("add", parameter, axis, Index.of(positions[:, None, None] if same else positions[None, None, :]))
+        return Move("add", parameter, axis, Index.of(np.stack(alike).T[:, None, :])) if len({*map(len, alike)}) == 1 else None
     where = classes.coordinates(part, axis)
     if len({*np.bincount(where)[positions].tolist()}) != 1:
         return None
-    entries = np.stack([part.elements[where == p] for p in positions.tolist()])
-    return Move("add", parameter, -1, Index.of(entries.reshape(-1, 1, 1) if same else entries.T[:, None, :]))
+    entries = [np.concatenate([part.elements[where == p] for p in some.tolist()]) for some in alike]
+    return Move("add", parameter, -1, Index.of(np.stack(entries).T[:, None, :])) if len({*map(len, entries)}) == 1 else None
 
 
 def _partial(classes: Classes, shift: ShiftUse) -> bool:

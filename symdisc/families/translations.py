@@ -69,8 +69,11 @@ class Translations:
                 continue
             parts = [self.along(shift.parameter, shift.axis, origin[0][part], origin[1][part], shift.value, shift.module, invisible)
                      for part in self.origins.parts(origin[1])]  # a fused bias: queries, keys and values each have a fate of their own
+            together = None if any(parts) else self.origins.pieces(origin[1])
+            if together is not None:
+                parts.append(self.along(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible, together))
             if not any(parts) and shift.parameter not in invisible:
-                parts.append(self.along(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible, same=True))
+                parts.append(self.constant(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible))
             found += parts if any(parts) else half_seen_bias(self, shift, *origin)
         found += merged(self, {*invisible, *done}, invisible)
         for use in self.facts.dense:
@@ -78,7 +81,7 @@ class Translations:
                 vec = self.classes(use.outs)
                 start = (use.parameter, use.out_axis, np.arange(len(vec)), vec, use.value, use.module, invisible)
                 whole = self.along(*start)
-                found.append(whole if whole is not None or use.parameter in invisible else self.along(*start, same=True))
+                found.append(whole if whole is not None or use.parameter in invisible else self.constant(*start))
         return [s for s in found if s is not None]
 
     def _free(self, shift: ShiftUse, positions: np.ndarray, vec: np.ndarray) -> Symmetry | None:
@@ -87,19 +90,26 @@ class Translations:
             return None
         if self.undone(shift.parameter, shift.value, {int(c): i for i, c in enumerate(vec)}) == []:
             return None
-        return self.along(shift.parameter, shift.axis, positions, vec, shift.value, shift.module, {}, same=True)
+        return self.constant(shift.parameter, shift.axis, positions, vec, shift.value, shift.module, {})
+
+    def constant(self, parameter: str, axis: int, positions: np.ndarray, vec: np.ndarray, value: str, module: str,
+                  invisible: dict[str, int]) -> Symmetry | None:
+        """The constant vector alone, which norms do not see."""
+        one = np.zeros(len(vec), dtype=np.int64)
+        return self.along(parameter, axis, positions, vec, value, module, invisible, one) if len(vec) > 1 else None
 
     def along(self, parameter: str, axis: int, positions: np.ndarray, vec: np.ndarray, value: str, module: str,
-              invisible: dict[str, int], same: bool = False) -> Symmetry | None:
-        """The translation of one parameter undone by others; with ``same`` only the constant vector, which norms do not see."""
-        current = {int(c): 0 if same else i for i, c in enumerate(vec)}
-        if self.classes.data in current or (same and len(vec) == 1):
+              invisible: dict[str, int], together: np.ndarray | None = None) -> Symmetry | None:
+        """The translation of one parameter undone by others; ``together`` numbers the coordinates that move alike."""
+        together = np.arange(len(vec)) if together is None else together
+        current = dict(zip(vec.tolist(), together.tolist(), strict=True))
+        if self.classes.data in current:
             return None
         moves = self.undone(parameter, value, current)
-        first = added(self.classes, parameter, axis, positions, value, same)
+        first = added(self.classes, parameter, axis, positions, value, together)
         if moves is None or first is None:
             return None
-        n = 1 if same else len(vec)
+        n = int(together.max()) + 1
         all_moves = (first, *moves)
         names = parameters_of(all_moves)
         overlap = all(p in invisible for p in names) and bool(moves)
@@ -219,10 +229,18 @@ class Translations:
         return self.push(op.name, current, chain) if self._mean_over_data(op) else None
 
     def _amax(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
-        """The largest over places moves with each of them."""
-        return self.push(op.name, current, chain) if self._mean_over_data(op) else None
+        """The largest over places moves with each of them, that of pieces with all of them together."""
+        if self._mean_over_data(op):
+            return self.push(op.name, current, chain)
+        rows = self.origins.rows.get(op.name)
+        if rows is None:
+            return None
+        moved = [{current.get(c, -1) for c in pieces} for pieces in rows[0].tolist()]
+        if any(len(m) > 1 for m in moved):
+            return None
+        return self.push(op.name, {c: k for c, (k,) in zip(rows[1].tolist(), moved, strict=True) if k >= 0}, chain)
 
-    _amin = _amax
+    _amin = _max = _min = _amax
 
     def _avg_pool2d(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         padding = op.args[3] if len(op.args) > 3 else 0

@@ -40,66 +40,77 @@ def unread_writers(classes: Classes, mixed: np.ndarray, found: Sequence[Symmetry
         vec = classes(use.outs)
         if len(classes.shape(use.parameter)) != 2 or np.isin(vec, mixed).any():
             continue
-        for part in origins.parts(vec) or [np.arange(len(vec))]:
-            reader = _only_reader(classes, use, vec[part])
+        for part in _vectors(origins, vec):
+            reader = _only_reader(origins, use, vec[part])
             made += [] if reader is None else [_symmetry(classes, use, part, reader)]
     return made
 
 
-def _symmetry(classes: Classes, use: DenseUse, part: np.ndarray, reader: DenseUse) -> Symmetry:
+def _vectors(origins: Origins, vec: np.ndarray) -> list[np.ndarray]:
+    """Places [copies, size] of the vectors that are written: the whole, its parts with a fate of their own, or pieces of maxima."""
+    pieces = origins.pieces(vec)
+    if pieces is not None:
+        return [np.stack([np.flatnonzero(pieces == k) for k in range(int(pieces.max()) + 1)]).T]
+    return [part[None, :] for part in origins.parts(vec) or [np.arange(len(vec))]]
+
+
+def _symmetry(classes: Classes, use: DenseUse, places: np.ndarray, reader: DenseUse) -> Symmetry:
     columns = classes.shape(use.parameter)[1 - use.out_axis]
-    free = len(part) - classes.shape(reader.parameter)[reader.out_axis]
+    free = places.shape[1] - classes.shape(reader.parameter)[reader.out_axis]
     step = Through("columns", reader.parameter, reader.out_axis, reader.in_axis)
-    whole = len(part) == len(use.outs if use.outs is not None else ())
-    move = Move("blind", use.parameter, use.out_axis, Index.of(part[None, None, :]), through=(step,),
-                rows=None if whole else (int(part[0]), int(part[-1]) + 1))
+    move = Move("blind", use.parameter, use.out_axis, Index.of(places[:, None, :]), through=(step,))
     return describe_affine("direction that is never read", "outer", columns * free, (columns, free), (move,), (use.parameter,),
                            [use.module], r"R A = 0,\; A^\top A = 1", r"W \mapsto W + A C",
                            ("the weight that reads the vector has full rank",))
 
 
-def _only_reader(classes: Classes, use: DenseUse, vec: np.ndarray) -> DenseUse | None:
-    """The one weight that reads the units ``vec``, in their order, of what ``use`` writes; None if anything else does."""
-    rows = np.flatnonzero(np.isin(classes(use.outs), vec)) if use.outs is not None else vec
-    if len(np.unique(vec)) < len(vec) or len(rows) != len(vec) or (rows[-1] - rows[0] + 1 != len(rows)):
+def _only_reader(origins: Origins, use: DenseUse, units: np.ndarray) -> DenseUse | None:
+    """The one weight that reads the vector ``units`` [copies, size], in its order, that ``use`` writes; None if anything else does."""
+    classes = origins.classes
+    if len(np.unique(units)) < units.size or use.outs is None or np.isin(classes(use.outs), units).sum() != units.size:
         return None
-    if len(rows) < len(use.outs if use.outs is not None else ()) and use.out_axis != 0:
-        return None
-    readers: list[DenseUse | None] = []
-    for reader in _readers(classes, use.value, vec):
+    readers: list[tuple[DenseUse, np.ndarray] | None] = []
+    for reader in _readers(origins, use.value, units):
         readers.append(reader)
         if reader is None or len(readers) > 1:
             return None
-    one = readers[0] if readers else None
-    if one is None or one.ins is None or one.ins.ndim > 1 or one.rows is not None or not classes.single(one.parameter):
+    if not readers or readers[0] is None:
+        return None
+    one, vec = readers[0]
+    if one.ins is None or one.ins.ndim > 1 or one.rows is not None or not classes.single(one.parameter):
         return None
     shape = classes.shape(one.parameter)
-    fits = len(shape) == 2 and np.array_equal(classes(one.ins), vec) and one.parameter != use.parameter
-    return one if fits and shape[one.out_axis] < len(vec) else None
+    fits = len(shape) == 2 and np.array_equal(classes(one.ins)[None, :], vec) and one.parameter != use.parameter
+    return one if fits and shape[one.out_axis] < vec.shape[1] else None
 
 
-def _readers(classes: Classes, value: str, vec: np.ndarray) -> Iterable[DenseUse | None]:
-    """Weights that read the units ``vec`` of ``value`` behind layout and sums; None for anything else that sees them."""
+def _readers(origins: Origins, value: str, units: np.ndarray) -> Iterable[tuple[DenseUse, np.ndarray] | None]:
+    """(weight, vector) for weights that read the ``units`` [copies, size] of ``value`` behind layout, sums and maxima of the copies;
+    None for anything else that sees them."""
+    classes = origins.classes
     graph = classes.graph
     if value in graph.outputs:
         yield None
     for op in graph.users.get(value, ()):
-        if op.name not in graph.live or not _touches(classes, op, value, vec):
+        if op.name not in graph.live or not _touches(classes, op, units):
             continue
         weights = [d for d in classes.facts.dense if d.op == op.name and d.source == value]
+        chosen = origins.rows.get(op.name)
         if weights:
-            yield weights[0] if len(weights) == 1 and not weights[0].padded else None
+            yield (weights[0], units) if len(weights) == 1 and not weights[0].padded else None
+        elif chosen is not None and np.array_equal(np.sort(chosen[0], axis=1), np.sort(units.T, axis=1)):
+            yield from _readers(origins, op.name, chosen[1][None, :])
         elif _passes(classes, op):
-            yield from _readers(classes, op.name, vec)
+            yield from _readers(origins, op.name, units)
         else:
             yield None
 
 
-def _touches(classes: Classes, op: Op, value: str, vec: np.ndarray) -> bool:
+def _touches(classes: Classes, op: Op, units: np.ndarray) -> bool:
     """The operator takes some of the units: all do but those that cut a part out."""
     labels = classes.facts.labels.get(op.name)
     cuts = op.target == "getitem" or op.packet in ("aten.slice", "aten.select")
-    return not cuts or not isinstance(labels, np.ndarray) or bool(np.isin(vec, classes(np.unique(labels[labels >= 0]))).any())
+    return not cuts or not isinstance(labels, np.ndarray) or bool(np.isin(units, classes(np.unique(labels[labels >= 0]))).any())
 
 
 def _passes(classes: Classes, op: Op) -> bool:

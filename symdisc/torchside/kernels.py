@@ -235,8 +235,11 @@ def _product(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
 
 def _blind(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     basis = torch.as_tensor(complement(move, array.shape[1], state)[0], device=x.device).to(x.dtype)
-    change = _tensor(_wide(array), x) @ basis.mT
-    return x + (change if axis == 1 else change.mT)
+    change = basis @ _tensor(_wide(array), x).mT
+    moved = x.movedim(axis, 0)
+    for copy in _positions(move, x):
+        moved = moved.index_add(0, copy.reshape(-1), change)
+    return moved.movedim(0, axis)
 
 
 def _blind_bias(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
