@@ -148,3 +148,21 @@ def test_constants_written_along_one(width: int, found: int) -> None:
         moved = act(mine[0], sample_array(mine[0], np.random.default_rng(0), 0.3), state)["v.bias"] - state["v.bias"]
         written = state["o.weight"] @ moved
         assert float((written - written.mean()).abs().max()) < 1e-12 < float(moved.abs().max())
+
+
+class Rated(nn.Module):
+    """One number for each of six rows, and one number for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.all = nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(()))
+
+    def forward(self, i: Tensor) -> Tensor:
+        return torch.tanh(self.rows[i] + self.all)
+
+
+def test_a_number_without_axes_takes_a_translation() -> None:
+    model = Rated().double()
+    cat = symdisc.discover(model, (torch.arange(6),), solve=False)
+    assert (cat.group_dimension, cat.broken) == (1, ()) and cat.symmetries[0].parameters == ("rows", "all")
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-12 and symdisc.certify(cat).complete

@@ -43,7 +43,8 @@ def _apart(classes: Classes, shift: ShiftUse) -> bool:
 
 def taken(classes: Classes, shift: ShiftUse, current: Current, chain: tuple[Through, ...]) -> Move | None:
     """The parameter of ``shift`` takes away what comes along ``chain``."""
-    axis = -1 if _partial(classes, shift) or _apart(classes, shift) else shift.axis
+    number = not classes.shape(shift.parameter)  # of no axis
+    axis = -1 if number or _partial(classes, shift) or _apart(classes, shift) else shift.axis
     where = shift.elements if axis < 0 else classes.coordinates(shift, axis)
     index = by_coordinate(where, classes(shift.units), current)
     return None if index is None else Move("add", shift.parameter, axis, index, power=-1.0, through=chain)
