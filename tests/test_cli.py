@@ -122,6 +122,13 @@ def test_a_pickle_with_code_is_refused_and_not_run(weights: Path, capsys: pytest
     assert "is refused" in line and not (weights.parent / "ran").exists()
 
 
+@pytest.mark.parametrize("command", [["demo"], ["study", "q-distribution", "--quick"]], ids=" ".join)
+def test_a_folder_that_is_a_file(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("")
+    line = bad([*command, "--out", str(tmp_path / "taken")], capsys)
+    assert "taken" in line and "itself failed" not in line
+
+
 def test_a_catalog_that_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "catalog.json"
     for text, words in (("{}", "not a symdisc catalog"), ('{"schema": 99, "symmetries": []}', "schema 99"),

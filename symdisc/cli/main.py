@@ -65,10 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(error), BAD, error)
     except MemoryError as error:
         return _say("not enough memory for this model; give its config (it is read without weights) or a smaller model", BAD, error)
+    except OSError as error:
+        if error.filename is None:
+            return _failed(error)
+        return _say(f"{error.filename} cannot be used: {error.strerror}; name another file or folder", BAD, error)
     except Exception as error:
-        return _say(f"symdisc itself failed ({type(error).__name__}: {error}); please report it, SYMDISC_DEBUG=1 shows where", BAD, error)
+        return _failed(error)
     finally:
         _on_terminate(before)
+
+
+def _failed(error: Exception) -> int:
+    return _say(f"symdisc itself failed ({type(error).__name__}: {error}); please report it, SYMDISC_DEBUG=1 shows where", BAD, error)
 
 
 def _say(text: str, code: int, error: BaseException | None = None) -> int:

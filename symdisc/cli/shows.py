@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from symdisc.cli.opened import catalog_of
-from symdisc.cli.terminal import document, out, progress, write_text
+from symdisc.cli.terminal import document, folder, out, progress, write_text
 from symdisc.entry import Entry
 from symdisc.errors import BadInput
 
@@ -135,7 +135,7 @@ def demo(where: Path = typer.Option(Path("out/demo"), "--out", metavar="DIR", he
     """Real trained networks: symmetries found, weights changed, functions kept."""
     from symdisc.demo import run
 
-    results = run(where, quiet=as_json)
+    results = run(folder(where), quiet=as_json)
     if as_json:
         document({"models": [r.to_dict() for r in results]})
     if not all(r.passed for r in results):

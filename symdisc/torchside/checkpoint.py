@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -115,7 +116,9 @@ def _no_shard(index: Path, name: str) -> Checkpoint:
 def _read_pickle(file: Path) -> Checkpoint:
     """Only what ``weights_only=True`` accepts: tensors and plain containers, no code."""
     try:
-        data: Any = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on unusual pickles before it refuses them
+            data: Any = torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:
