@@ -26,6 +26,11 @@ def complement(move: Move, size: int, state: Mapping[str, Any]) -> tuple[np.ndar
             continue
         weight = _array(state[step.parameter])
         part = np.moveaxis(weight if step.rows is None else weight[step.rows[0]:step.rows[1]], step.keep, 0)
+        if step.kind == "written":
+            constant = constant + part @ _array(state[move.extra[0]]).reshape(-1)
+            if step.index is not None:
+                constant = constant + _array(state[move.extra[1]]).reshape(-1)[step.index.positions().reshape(-1)]
+            continue
         scaled = part if step.gain is None else part * (_array(state[step.gain]).reshape(-1) + step.offset)
         columns.append(scaled - scaled.mean(1, keepdims=True) if step.kind == "centred columns" else part)
         shift, bias = move.extra[2 * k:2 * k + 2] or ("", "")

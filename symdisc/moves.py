@@ -141,7 +141,8 @@ class Move:
     kind "blind": ``t @ A.T`` is added to a reader, A an orthonormal basis of what the columns that ``through`` names leave: those of
     weights ("columns"), of weights behind gain and centring ("centred columns"), or of the gain alone behind the centring of each part at
     ``index`` ("centred parts", without a parameter of its own); ``extra`` are (shift in front, bias) of each
-    weight, "" for none, where the reader has no bias: A is then orthogonal to the constant that they write, too.
+    weight, "" for none, where the reader has no bias: A is then orthogonal to the constant that they write, too. A step "written" has
+    no columns: the weight's ``rows`` make a constant of the vector ``extra[0]`` and of the entries ``index`` of the bias ``extra[1]``.
     kind "blind_bias": ``power * t @ A.T @ c`` is added, c that constant.
     kind "product": ``power * other @ t`` (``rep`` "left") or ``power * t @ other`` ("right") is added, ``extra = (other,)``, transposed
     where ``axis``, which carries the outputs, is not 0.

@@ -7,6 +7,7 @@ import numpy as np
 from symdisc.families.batchnorm import split_buffers, unused
 from symdisc.families.bottleneck import find_bottlenecks
 from symdisc.families.classes import Classes
+from symdisc.families.constant_queries import keys_of_constant_queries
 from symdisc.families.dense import Space, find_spaces
 from symdisc.families.duplicates import duplicate_biases
 from symdisc.families.emit import emit_dense, emit_torus
@@ -59,6 +60,7 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     found += readers + parts + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)
     found += unused(classes) + narrow_readers(invisible, mixed, shears)
     found += bias_trades(classes, found)
+    found += keys_of_constant_queries(classes, mixed, found)
     found += unread_writers(classes, mixed, found)
     factors = low_rank_trades(classes)
     return without_factors(found, factors) + factors, classes, spaces
