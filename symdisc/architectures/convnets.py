@@ -141,16 +141,18 @@ class DenseLayer(nn.Module):
 
 def densenet(stem: int, g: int, layers: Sequence[int], transitions: Sequence[int], v: int) -> nn.Module:
     """Four dense blocks of growth ``g``; between them 1 x 1 convolutions to the widths of ``transitions`` and mean pools."""
-    body: list[nn.Module] = [nn.Conv2d(3, stem, 7, 2, 3, bias=False), nn.BatchNorm2d(stem), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    body: dict[str, nn.Module] = {"conv0": nn.Conv2d(3, stem, 7, 2, 3, bias=False), "norm0": nn.BatchNorm2d(stem), "relu0": nn.ReLU(),
+                                  "pool0": nn.MaxPool2d(3, 2, 1)}
     n = stem
-    for count, after in zip(layers, [*transitions, 0], strict=True):
-        body += [DenseLayer(n + i * g, g) for i in range(count)]
+    for k, count in enumerate(layers, 1):
+        body[f"denseblock{k}"] = nn.Sequential(*(DenseLayer(n + i * g, g) for i in range(count)))
         n += count * g
-        body += [nn.BatchNorm2d(n), nn.ReLU()]
-        if after:
-            body += [nn.Conv2d(n, after, 1, bias=False), nn.AvgPool2d(2)]
+        if k <= len(transitions):
+            after = transitions[k - 1]
+            body[f"transition{k}"] = _named(norm=nn.BatchNorm2d(n), relu=nn.ReLU(), conv=nn.Conv2d(n, after, 1, bias=False),
+                                            pool=nn.AvgPool2d(2))
             n = after
-    return _headed(nn.Sequential(*body), n, v)
+    return _headed(_named(**body, norm5=nn.BatchNorm2d(n), relu5=nn.ReLU()), n, v)
 
 
 # --- U-Net ------------------------------------------------------------------------------------------------------------------

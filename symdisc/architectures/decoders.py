@@ -103,7 +103,7 @@ MIXTRAL_SMALL = ({"d": 4, "g": 1, "r": 2, "k": 2, "f": 5, "E": 3, "L": 1, "v": 9
                  {"d": 3, "g": 1, "r": 2, "k": 4, "f": 4, "E": 3, "L": 2, "v": 7})
 DEEPSEEK_SMALL = (
     {"d": 4, "h": 2, "q": 3, "c": 3, "m": 2, "u": 1, "w": 3, "f": 5, "e": 2, "G": 2, "a": 2, "l": 0, "L": 1, "v": 9},
-    {"d": 5, "h": 2, "q": 3, "c": 2, "m": 2, "u": 2, "w": 3, "f": 6, "e": 2, "G": 2, "a": 2, "l": 1, "L": 1, "v": 11},
+    {"d": 5, "h": 2, "q": 4, "c": 4, "m": 2, "u": 2, "w": 3, "f": 6, "e": 2, "G": 2, "a": 2, "l": 1, "L": 1, "v": 11},
     {"d": 4, "h": 1, "q": 3, "c": 3, "m": 4, "u": 2, "w": 5, "f": 5, "e": 3, "G": 2, "a": 2, "l": 0, "L": 1, "v": 9})
 
 GPT2_SOURCE = sources.defines("Radford et al., Language models are unsupervised multitask learners, 2019")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,8 @@ def structure_at(architecture: Architecture, sizes: Sizes) -> Catalog:
 
 def derive(architecture: Architecture) -> Derived:
     """The factors of the group as polynomials: read at few sizes, at more where these do not settle every one of them."""
+    from symdisc.torchside.family import shapes
+
     catalogs: dict[tuple[tuple[str, int], ...], Catalog] = {}
     for arm in (ARM, LONG_ARM):
         plan = design(architecture, arm)
@@ -73,7 +75,10 @@ def derive(architecture: Architecture) -> Derived:
     family = Family(plan.points, tuple(c.parameters | c.buffers for c in cats), members, plan.slots, centre, collect(centre, plan.slots))
     parts = [f.dimension for f in factors if f.counted and not f.discrete]
     whole = interpolate(plan.points, [c.group_dimension for c in cats]).polynomial if None in parts else sp.expand(sp.Add(*parts))
-    parameters = _parameters(plan.points, cats, plan.slots)
+    parameters = _parameters(plan.points, [c.parameters for c in cats], plan.slots)
+    if parameters is None:  # a size that enters squared, at more points: shapes cost no tracing
+        more = design(architecture, LONG_ARM)
+        parameters = _parameters(more.points, [shapes(architecture.build, p) for p in more.points], more.slots)
     layers = tuple(s for s in architecture.symbols if len({len(n) for p, n in zip(plan.points, family.shapes, strict=True)
                                                             if all(p[t] == plan.points[0][t] for t in p if t != s)}) > 1)
     return Derived(family, factors, parameters, whole, HELD_OUT, plan.broken, layers)
@@ -92,15 +97,15 @@ def _run(architecture: Architecture, sizes: Sizes) -> Catalog:
         return discover(*generic(architecture.build, sizes), solve=False)
 
 
-def _parameters(points: Sequence[Sizes], cats: Sequence[Catalog], slots: Slots) -> sp.Expr | None:
+def _parameters(points: Sequence[Sizes], members: Sequence[Mapping[str, tuple[int, ...]]], slots: Slots) -> sp.Expr | None:
     """The number of parameters: for like-named tensors their number times the product of their axes, each of low degree.
 
     None where some is no polynomial.
     """
     alike: dict[str, list[list[tuple[int, ...]]]] = {}
-    for k, cat in enumerate(cats):
-        for name, shape in cat.parameters.items():
-            alike.setdefault(slots.pattern(name), [[] for _ in cats])[k].append(shape)
+    for k, parameters in enumerate(members):
+        for name, shape in parameters.items():
+            alike.setdefault(slots.pattern(name), [[] for _ in members])[k].append(shape)
     terms = [_tensors(points, shapes) for shapes in alike.values()]
     return None if None in terms else sp.expand(sp.Add(*terms))
 
