@@ -51,7 +51,7 @@ def _symmetry(classes: Classes, dual: Dual, query: np.ndarray, key: np.ndarray, 
     if count <= 0:
         return None
     step, extra = constant
-    move = Move("blind", use.parameter, 0, Index.of(np.arange(rows[0], rows[1])[None, None, :]), through=(step,), rows=rows, extra=extra)
+    move = Move("blind", use.parameter, 0, Index.of(np.arange(size)[None, None, :]), through=(step,), rows=rows, extra=extra)
     note = f"of {(size - 1) * columns} some are changes of basis, or directions that a centred vector lacks"
     made = describe_affine("direction that a constant query does not meet", "outer", count, (columns, size - 1), (move,), (use.parameter,),
                            [use.module], r"c = W_q p + b_q,\; A^\top c = 0,\; A^\top A = 1", r"W_k \mapsto W_k + A t^\top",
