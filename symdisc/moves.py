@@ -62,12 +62,13 @@ class Through:
     """A linear map that a translation passes before it is absorbed: contraction with a weight, or a gain.
 
     ``kind`` is "dense" (contract ``axis`` of the weight, or of its ``rows``, at ``index`` with the translation, keep ``keep``, sum
-    the other axes), "gain" (multiply by the flat parameter at ``index``, plus ``offset``), "each" (the same, of one number), "rsqrt"
-    (multiply by ``(parameter[index] + offset) ** -1/2``), "scale" (by ``offset``), "flip" (a sign a to ``offset (1 - a) / 2``), "total"
-    (multiply by the sum of ``parameter / (gain + offset)``: what an "outer" with that gain does to a constant), "spread" (a number
-    becomes that number times ``1 / (parameter + offset)``; both are brought to size by the gain's least entry), "unseen" (multiply by
-    an orthonormal basis of what a "dense" step turns into multiples of 1), "taps" (multiply from the right by the whole numbers that
-    ``index`` holds, [r, taps of a kernel]) or one of the writers that a "blind" move names.
+    the other axes), "gain" (multiply by the flat parameter at ``index``, plus ``offset``), "each" (the same, of one number), "per"
+    (one number divided by each of those entries), "rsqrt" (multiply by ``(parameter[index] + offset) ** -1/2``), "scale" (by
+    ``offset``), "flip" (a sign a to ``offset (1 - a) / 2``), "total" (multiply by the sum of ``parameter / (gain + offset)``: what an
+    "outer" with that gain does to a constant), "spread" (a number becomes that number times ``1 / (parameter + offset)``; both are
+    brought to size by the gain's least entry), "unseen" (multiply by an orthonormal basis of what a "dense" step turns into multiples
+    of 1), "taps" (multiply from the right by the whole numbers that ``index`` holds, [r, taps of a kernel]) or one of the writers that
+    a "blind" move names.
     """
 
     kind: str

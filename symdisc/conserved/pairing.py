@@ -199,6 +199,8 @@ def _transpose(step: Through, u: Array, state: Mapping[str, Array]) -> Array:
         raise BadInput("what a weight turns into multiples of 1 is not a formula of its entries")
     if step.kind == "each":
         return (u * (weight.reshape(-1)[p[0]] + step.offset)).sum().reshape(1)
+    if step.kind == "per":
+        return (u / (weight.reshape(-1)[p[0]] + step.offset)).sum().reshape(1)
     if step.kind == "rsqrt":
         return u * (weight.reshape(-1)[p[0]] + step.offset) ** -0.5
     part = weight if step.rows is None else weight[step.rows[0]:step.rows[1]]

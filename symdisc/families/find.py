@@ -11,7 +11,7 @@ from symdisc.families.constant_queries import keys_of_constant_queries
 from symdisc.families.dense import Space, find_spaces
 from symdisc.families.duplicates import duplicate_biases
 from symdisc.families.emit import emit_dense, emit_torus
-from symdisc.families.groups import group_constants, group_readers
+from symdisc.families.groups import group_biases, group_constants, group_readers
 from symdisc.families.invisible import Invisible
 from symdisc.families.leaning import leaning_readers
 from symdisc.families.links import Links
@@ -48,13 +48,14 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     found += split_buffers(classes, emit_torus(classes, torus))
     invisible = Invisible(classes)
     writers = invisible.writers()
-    along_one = {p: s.dimension for s in writers for p in s.parameters}
+    biases = group_biases(classes)
+    along_one = {p: s.dimension for s in (*writers, *biases) for p in s.parameters}
     trades = table_trades(classes, along_one)
     search, scores = Translations(classes), constants_of_scores(classes)
-    found += trades + scores + search.find(along_one, {s.parameters[0] for s in (*trades, *scores)})
+    found += trades + scores + search.find(along_one, {s.parameters[0] for s in (*trades, *scores, *biases)})
     found += leaning_readers(search, invisible, along_one) + tied_tables(search, invisible)
     found += duplicate_biases(classes)
-    found += writers
+    found += writers + biases
     readers, parts = invisible.readers(along_one), group_readers(invisible, along_one)
     leaning = {**dict.fromkeys((s.parameters[0] for s in readers), 1), **{s.parameters[0]: s.shape[1] for s in parts}}
     found += readers + parts + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)

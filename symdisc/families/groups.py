@@ -19,35 +19,46 @@ from symdisc.opgraph import Op, Ref
 from symdisc.spaces import DenseUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
-__all__ = ["group_constants", "group_readers"]
+__all__ = ["group_biases", "group_constants", "group_readers"]
 
 PASS = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout"))
 NAME, CONDITION = "direction that is centred away", r"f(x + c \mathbf{1}_G) = f(x) \;\text{for each group } G"
 
 
 def group_constants(classes: Classes, leaning: Mapping[str, int]) -> list[Symmetry]:
-    """One additive group for each writer that group norms alone see: a number per group for a bias, per group and input for a weight.
+    """One additive group for each weight that group norms alone see, at a single place: a number per group and input.
 
     ``leaning`` are weights that have free directions along their inputs already, one for each of so many parts of them.
     """
     found: list[Symmetry] = []
-    for use in classes.everything():
-        if len(classes.uses[use.parameter]) != 1 or not isinstance(use, (DenseUse, ShiftUse)) or use.value not in classes.graph.by_name:
-            continue
+    for use in classes.facts.dense:
         shape, places = classes.shape(use.parameter), classes.graph.shape(use.value) or ()
-        axis = use.out_axis if isinstance(use, DenseUse) else use.axis
-        groups = _groups(classes, use.value) if len(places) > 1 and shape and places[1] == shape[axis] else None
-        if groups is None or (shape[axis] == groups and isinstance(use, DenseUse)):
+        if use.ins is None or use.rows is not None or use.out_axis != 0 or int(np.prod(places[2:])) != 1:
             continue
-        if isinstance(use, ShiftUse) and not use.buffer and len(shape) == 1 and len(use.elements) == shape[0]:
-            found.append(_bias(use, groups, shape[0]))
-        elif isinstance(use, DenseUse) and use.ins is not None and use.rows is None and axis == 0 and int(np.prod(places[2:])) == 1:
+        groups = _groups(classes, use.parameter, use.value, shape, 0)
+        if groups is not None and groups < shape[0]:
             found.append(_weight(use, groups, shape, leaning.get(use.parameter, 0)))
     return found
 
 
-def _groups(classes: Classes, value: str) -> int | None:
-    """The number of groups (the least, which divides the others) of the norms that alone see the value, past sums with others."""
+def group_biases(classes: Classes) -> list[Symmetry]:
+    """One additive group for each bias that group norms alone see: a number per group."""
+    found: list[Symmetry] = []
+    for use in classes.facts.shifts:
+        shape = classes.shape(use.parameter)
+        if use.buffer or len(shape) != 1 or len(use.elements) != shape[0]:
+            continue
+        groups = _groups(classes, use.parameter, use.value, shape, use.axis)
+        if groups is not None:
+            found.append(_bias(use, groups, shape[0]))
+    return found
+
+
+def _groups(classes: Classes, parameter: str, value: str, shape: tuple[int, ...], axis: int) -> int | None:
+    """The number of groups of the norms that alone see the value, past sums with others; the parameter has channels along ``axis``."""
+    places = classes.graph.shape(value) or ()
+    if len(classes.uses[parameter]) != 1 or value not in classes.graph.by_name or len(places) < 2 or places[1] != shape[axis]:
+        return None
     graph, found, frontier = classes.graph, set(), [value]
     while frontier:
         here = frontier.pop()

@@ -21,7 +21,7 @@ from symdisc.symmetry import Symmetry
 if TYPE_CHECKING:
     from symdisc.families.translations import Translations
 
-__all__ = ["constant_along", "merged", "past_gain"]
+__all__ = ["behind_gain", "constant_along", "merged", "past_gain"]
 
 LAYOUT = SAME | REGROUPS | {"aten.transpose", "aten.permute", "aten.t"}
 
@@ -104,3 +104,35 @@ def _at_once(search: Translations, op: Op, units: np.ndarray, places: np.ndarray
     if len(np.unique(at[0])) < at.shape[1] or len(np.unique(at[1])) < at.shape[1]:
         return None
     return [Move("add", shifts[0].parameter, -1, Index.of(at[1][None, None, :]), power=-1.0, through=chain)]
+
+
+def behind_gain(search: Translations, gain: GainUse, current: Current, chain: tuple[Through, ...]) -> Move | None:
+    """A bias in front of a gain (the scale of a branch) takes one number off all that the gain hands on, divided by each entry."""
+    ins, outs = search.classes(gain.ins), search.classes(gain.outs)
+    op = search.graph.by_name.get(gain.source)
+    while op is not None and op.packet in LAYOUT:
+        op = search.graph.by_name.get(op.inputs[0])
+    shifts = [] if op is None else [s for s in search.shift.get(op.name, ()) if not s.buffer and s.parameter != search.origin]
+    if set(current.values()) != {0} or set(current) != set(outs.tolist()) or len(shifts) != 1 or not search.single(shifts[0].parameter):
+        return None
+    shift = shifts[0]
+    if len(search.classes.shape(shift.parameter)) != 1 or not _alone(search, op.name if op else "", gain.op):
+        return None
+    order, at = np.argsort(ins), np.argsort(units := search.classes(shift.units))
+    pairs = np.stack([shift.elements[at], gain.elements[order]]) if np.array_equal(ins[order], units[at]) else None
+    if pairs is None or len(np.unique(ins)) < len(ins) or len(np.unique(outs)) < len(outs):
+        return None
+    step = Through("per", gain.parameter, index=Index.of(pairs[1][None, None, :]), offset=gain.offset)
+    return Move("add", shift.parameter, 0, Index.of(pairs[0][None, None, :]), power=-1.0, through=(*chain, step))
+
+
+def _alone(search: Translations, value: str, end: str) -> bool:
+    """From ``value`` layout leads to the operator ``end`` and nowhere else."""
+    while value not in search.graph.outputs:
+        users = [u for u in search.graph.users.get(value, ()) if u.name in search.graph.live]
+        if len(users) != 1:
+            return False
+        if users[0].name == end:
+            return True
+        value = users[0].name
+    return False

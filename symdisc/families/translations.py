@@ -13,7 +13,7 @@ from symdisc.families.batchnorm import variance_behind
 from symdisc.families.classes import Classes, rows_of, units_of
 from symdisc.families.half_seen import half_seen_bias
 from symdisc.families.invisible import Invisible
-from symdisc.families.mixing import constant_along, merged, past_gain
+from symdisc.families.mixing import behind_gain, constant_along, merged, past_gain
 from symdisc.families.naming import describe_affine
 from symdisc.families.origins import Origins
 from symdisc.families.part_biases import taken_by_rows
@@ -208,6 +208,10 @@ class Translations:
         mean = self.graph.by_name.get(second)
         if mean is not None and mean.packet == "aten.mean" and mean.inputs == (value,):
             return [] if self._mean_over_data(mean) else None
+        other = next((n for n in op.inputs if n != value), value)
+        if list(op.inputs).count(value) == 1 and not op.kwargs and self.graph.shape(other) == op.shape == self.graph.shape(value) and (
+                self.pushed.get(other) == (current, chain)):
+            return []  # a mean over neighbours less the value itself: both carry the constant
         return self._add(op, value, current, chain)
 
     def _mean_over_data(self, op: Op) -> bool:
@@ -221,6 +225,14 @@ class Translations:
             return None
         vectors = self.classes(rows_of(labels)).tolist()
         return [] if all(len({current.get(c, -1) for c in vector}) == 1 for vector in vectors) else None
+
+    def _group_norm(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
+        """A group norm sees no vector that is constant in each group."""
+        labels = self.facts.labels.get(value)
+        if not isinstance(labels, np.ndarray):
+            return None
+        groups = self.classes(rows_of(np.moveaxis(labels, 1, -1))).reshape(-1, labels.shape[1] // op.args[1]).tolist()
+        return [] if all(len({current.get(c, -1) for c in group}) == 1 for group in groups) else None
 
     def _mean(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         users = self.graph.users.get(op.name, ())
@@ -243,8 +255,9 @@ class Translations:
     _amin = _max = _min = _amax
 
     def _avg_pool2d(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
-        padding = op.args[3] if len(op.args) > 3 else 0
-        return self.push(op.name, current, chain) if padding in (0, (0,), (0, 0), ()) else None
+        padding, counted = (op.args[k] if len(op.args) > k else default for k, default in ((3, 0), (5, True)))
+        plain = padding in (0, (0,), (0, 0), ()) or (not counted and len(op.args) < 7)  # means of what is there keep constants
+        return self.push(op.name, current, chain) if plain else None
 
     def _upsample_bilinear2d(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         """Numbers between neighbours that all moved by the same have moved by it."""
@@ -391,6 +404,8 @@ class Translations:
                 if set(vec.tolist()) == set(current):
                     index = by_coordinate(np.arange(len(vec)), vec, current)
                     return None if index is None else Move("add", use.parameter, use.out_axis, index, power=-1.0, through=chain)
+        if op.packet == "aten.mul" and op.name in self.gain and value != at.name:
+            return behind_gain(self, self.gain[op.name], current, chain)
         over_places = op.packet in ("aten.amax", "aten.amin", "aten.mean") and self._mean_over_data(op)
         if value != at.name and (op.packet in KEEPS or op.packet == "aten.add" or over_places):
             for name in op.inputs:

@@ -286,6 +286,8 @@ def _through(step: Through, shapes: Mapping[str, tuple[int, ...]]) -> str:
         if len(shapes.get(step.parameter, ())) > 2:
             name = rf"(\textstyle\sum_{{\kappa}} {name}_{{\kappa}})"
         return name if step.keep < step.axis else rf"{name}^{{\top}}"
+    if step.kind == "per":
+        return rf"\frac{{1}}{{{name}{f' + {_number(step.offset)}' if step.offset else ''}}}"
     if step.kind == "each":
         return name if not step.offset else rf"({name} + {_number(step.offset)})"
     if step.kind == "gain":

@@ -161,6 +161,8 @@ def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         return torch.as_tensor(unseen(step, t.numel(), state), device=t.device).to(t.dtype) @ t.reshape(-1)
     if step.kind in ("gain", "each"):
         return t * (weight.reshape(-1)[index[0]] + step.offset)
+    if step.kind == "per":
+        return t / (weight.reshape(-1)[index[0]] + step.offset)
     if step.kind == "rsqrt":
         return t * torch.rsqrt(weight.reshape(-1)[index[0]] + step.offset)
     part = weight if step.rows is None else weight[step.rows[0]:step.rows[1]]

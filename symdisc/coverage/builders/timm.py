@@ -98,6 +98,12 @@ def _resnest(found: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "block": found.ResNestBottleneck}
 
 
+def _poolformer(found: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """What tells PoolFormer from the other networks of its class."""
+    return {**settings, "downsample_norm": None, "mlp_act": torch.nn.GELU, "mlp_bias": True, "norm_layers": found.GroupNorm1,
+            "layer_scale_init_values": 1.0, "res_scale_init_values": (None, None), "use_mlp_head": False}
+
+
 def _as_given(channels: float, *_: Any, **__: Any) -> int:
     """Channels as the blocks name them, where the library would round them up to multiples of eight."""
     return int(channels)
@@ -162,8 +168,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "timm_hiera_tiny_224": _of("hiera_tiny_224", 32, img_size=(32, 32), embed_dim=4, num_heads=2, stages=(1, 1), q_pool=1,
                                mlp_ratio=1.5, mask_unit_size=(4, 4)),
     "timm_pvt_v2_b0": _of("pvt_v2_b0", 32, depths=(1, 1), embed_dims=(4, 8), num_heads=(2, 2), sr_ratios=(2, 1), mlp_ratios=(2, 2)),
-    "timm_poolformer_s12": _class("metaformer", "MetaFormer", depths=(1, 1), dims=(4, 6), layer_scale_init_values=1.0,
-                                  res_scale_init_values=(None, None), use_mlp_head=False),
+    "timm_poolformer_s12": _class("metaformer", "MetaFormer", 32, _poolformer, depths=(1, 1), dims=(4, 6)),
     "timm_mambaout_femto": _of("mambaout_femto", 32, depths=(1, 1), dims=(6, 8)),
     "timm_fastvit_t8": _class("fastvit", "FastVit", 64, layers=(1, 1), embed_dims=(4, 8), mlp_ratios=(2, 2), downsamples=(False, True),
                               token_mixers=("repmixer", "repmixer"), se_downsamples=(False, False), pos_embs=(None, None)),
