@@ -32,7 +32,7 @@ def complement(move: Move, size: int, state: Mapping[str, Any]) -> tuple[np.ndar
                 constant = constant + _array(state[move.extra[1]]).reshape(-1)[step.index.positions().reshape(-1)]
             continue
         scaled = part if step.gain is None else part * (_array(state[step.gain]).reshape(-1) + step.offset)
-        columns.append(scaled - scaled.mean(1, keepdims=True) if step.kind == "centred columns" else part)
+        columns.append(scaled - scaled.mean(1, keepdims=True) if step.kind == "centred columns" else part.reshape(len(part), -1))
         shift, bias = move.extra[2 * k:2 * k + 2] or ("", "")
         constant = constant + (part @ _array(state[shift]).reshape(-1) if shift else 0.0) + (_array(state[bias]) if bias else 0.0)
     if move.kind == "blind" and any(move.extra):

@@ -274,13 +274,13 @@ def _product(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Arra
 
 def _blind(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
     """X = t A^T for a reader, power * t A^T c for its bias."""
-    basis, constant = complement(move, shape[1], state)
+    basis, constant = complement(move, shape[-1], state)
     if move.kind == "blind_bias":
         entries = x.reshape(-1)[move.index.positions().reshape(-1)] * _number(move.power)
         return entries[:, None] * _alike(basis.T @ constant, x)[None]
     part = x if move.rows is None else x[move.rows[0]:move.rows[1]]
-    along = part.swapaxes(0, 1) if move.axis == 0 else part
-    read = [along[:, copy.reshape(-1)] for copy in move.index.positions()]
+    along = _movedim(part, (move.axis,), (part.ndim - 1,))
+    read = [along[..., copy.reshape(-1)] for copy in move.index.positions()]
     return sum(read[1:], read[0]) @ _alike(basis, x)
 
 

@@ -62,6 +62,6 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     found += unused(classes) + narrow_readers(invisible, mixed, shears)
     found += bias_trades(classes, found)
     found += keys_of_constant_queries(classes, mixed, found)
-    found += unread_writers(classes, mixed, found)
     factors = low_rank_trades(classes)
+    found += unread_writers(classes, mixed, found + factors)
     return without_factors(found, factors) + factors, classes, spaces

@@ -1,8 +1,8 @@
-"""Writers into a vector of which one narrow reader takes only a part: what they write along the other directions is lost.
+"""Writers into a vector of which all that reads it takes only a part: what they write along the other directions is lost.
 
-Where R of r x d, r < d, is all that reads a vector, a layer that adds W y to it may write anything in the null space of R besides:
-W + A C with R A = 0, A orthonormal. A depends on R, which stays as it is. The last layer of a stream in front of a narrow head has
-it, and the shift that a condition makes for the last norm.
+Where R_1, R_2, ... with fewer rows together than the vector has entries are all that reads it, a layer that adds W y to it may write
+anything in their common null space besides: W + A C with R_k A = 0, A orthonormal. A depends on the R_k, which stay as they are. The
+last layer of a stream in front of a narrow head has it, and the shift that a condition makes for the last norm.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from symdisc.families.classes import Classes
+from symdisc.families.classes import Classes, rows_of
 from symdisc.families.naming import describe_affine
 from symdisc.families.origins import Origins
 from symdisc.moves import Index, Move, Through
-from symdisc.opgraph import Op
+from symdisc.opgraph import Op, Ref
 from symdisc.spaces import DenseUse
 from symdisc.symmetry import Symmetry
 
@@ -26,24 +26,68 @@ ROUTES = frozenset(f"aten.{n}" for n in (
     "to", "contiguous", "flatten", "unflatten", "split", "split_with_sizes", "chunk", "unbind", "slice", "select")) | {"getitem"}
 
 
-def unread_writers(classes: Classes, mixed: np.ndarray, found: Sequence[Symmetry]) -> list[Symmetry]:
-    """One symmetry for each weight, or part of its rows, that writes so and to which no other symmetry adds anything.
+# between two weights: the second has the same directions as the first
+TRADES = frozenset(("weights of parallel maps traded", "factor traded for the weight beside it"))
 
-    Where any matrix may mix the vector (``mixed``), those that leave the reader alone are these already.
+
+def unread_writers(classes: Classes, mixed: np.ndarray, found: Sequence[Symmetry]) -> list[Symmetry]:
+    """One symmetry for each weight, or part of its rows, that writes so; ``found`` are the other families, additive ones among them.
+
+    Where any matrix may mix the vector (``mixed``) this is claimed only if everything that reads the space, taken together, sees all
+    of it: no change of basis then moves one writer alone. Of parallel maps, which trade such directions, the largest has them.
     """
-    taken = {m.parameter for s in found for m in s.moves if m.kind not in ("matmul", "scale", "affine_scale")}
+    beside: dict[str, list[Symmetry]] = {}
+    for s in found:
+        for name in s.parameters if s.family[:5] in ("trans", "outer", "free") else ():
+            beside.setdefault(name, []).append(s)
     origins = Origins(classes)
-    made = []
-    for use in classes.facts.dense:
-        if use.outs is None or use.rows is not None or use.parameter in taken or not classes.single(use.parameter):
+    made: dict[str, list[Symmetry]] = {}
+    for use in sorted(classes.facts.dense, key=lambda u: -int(np.prod(classes.shape(u.parameter)))):
+        others = beside.get(use.parameter, [])
+        if use.outs is None or use.rows is not None or not classes.single(use.parameter):
+            continue
+        if made.keys() & {p for s in others for p in s.parameters}:
             continue
         vec = classes(use.outs)
-        if len(classes.shape(use.parameter)) != 2 or np.isin(vec, mixed).any():
-            continue
+        claims = []
         for part in _vectors(origins, vec):
-            reader = _only_reader(origins, use, vec[part])
-            made += [] if reader is None else [_symmetry(classes, use, part, reader)]
-    return made
+            readers = _all_readers(origins, use, vec[part])
+            mine = not np.isin(vec[part], mixed).any() or _seen_whole(classes, vec[part])
+            claims += [_symmetry(classes, use, part, readers, others)] if readers and mine else []
+        if any(claims):
+            made[use.parameter] = [s for s in claims if s is not None]
+    order = list(dict.fromkeys(u.parameter for u in classes.facts.dense))
+    return [s for name in sorted(made, key=order.index) for s in made[name]]
+
+
+def _counted(others: Sequence[Symmetry], name: str, free: int) -> int | None:
+    """How many of the directions other families of the weight have; None where that is not known.
+
+    A weight that also reads along directions that never come (of a centred or a narrow vector) may write anything for those.
+    """
+    lost = 0
+    for s in others:
+        first = next(m for m in s.moves if m.parameter == name)
+        if s.name in TRADES or first.kind == "centred":
+            continue
+        if first.kind == "blind" and s.parameters[0] == name:
+            lost += free * s.shape[-1]
+        elif s.name == "direction that a centred vector lacks" and s.family == "outer" and len(s.shape) == 2 and s.dimension == s.shape[0]:
+            lost += free
+        else:
+            return None
+    return lost
+
+
+def _rows(classes: Classes, use: DenseUse) -> int:
+    shape = classes.shape(use.parameter)
+    return int(np.prod(shape)) // shape[use.in_axis]
+
+
+def _seen_whole(classes: Classes, units: np.ndarray) -> bool:
+    """Everything that reads the space of the vectors sees all of it."""
+    read = {u.parameter: _rows(classes, u) for u in classes.facts.dense if u.ins is not None and np.isin(units, classes(u.ins)).all()}
+    return sum(read.values()) >= units.shape[1]
 
 
 def _vectors(origins: Origins, vec: np.ndarray) -> list[np.ndarray]:
@@ -54,34 +98,39 @@ def _vectors(origins: Origins, vec: np.ndarray) -> list[np.ndarray]:
     return [part[None, :] for part in origins.parts(vec) or [np.arange(len(vec))]]
 
 
-def _symmetry(classes: Classes, use: DenseUse, places: np.ndarray, reader: DenseUse) -> Symmetry:
-    columns = classes.shape(use.parameter)[1 - use.out_axis]
-    free = places.shape[1] - classes.shape(reader.parameter)[reader.out_axis]
-    step = Through("columns", reader.parameter, reader.out_axis, reader.in_axis)
-    move = Move("blind", use.parameter, use.out_axis, Index.of(places[:, None, :]), through=(step,))
-    return describe_affine("direction that is never read", "outer", columns * free, (columns, free), (move,), (use.parameter,),
-                           [use.module], r"R A = 0,\; A^\top A = 1", r"W \mapsto W + A C",
-                           ("the weight that reads the vector has full rank",))
+def _symmetry(classes: Classes, use: DenseUse, places: np.ndarray, readers: Sequence[DenseUse],
+              others: Sequence[Symmetry]) -> Symmetry | None:
+    columns = tuple(n for a, n in enumerate(classes.shape(use.parameter)) if a != use.out_axis)
+    free = places.shape[1] - sum(_rows(classes, r) for r in readers)
+    lost = _counted(others, use.parameter, free)
+    if lost is None or lost >= int(np.prod(columns)) * free:
+        return None
+    steps = tuple(Through("columns", r.parameter, r.out_axis, r.in_axis) for r in readers)
+    move = Move("blind", use.parameter, use.out_axis, Index.of(places[:, None, :]), through=steps)
+    whose = "weight that reads the vector has" if len(steps) == 1 else "weights that read the vector together have"
+    return describe_affine("direction that is never read", "outer", int(np.prod(columns)) * free - lost, (*columns, free), (move,),
+                           (use.parameter,), [use.module], r"R A = 0,\; A^\top A = 1", r"W \mapsto W + A C", (f"the {whose} full rank",))
 
 
-def _only_reader(origins: Origins, use: DenseUse, units: np.ndarray) -> DenseUse | None:
-    """The one weight that reads the vector ``units`` [copies, size], in its order, that ``use`` writes; None if anything else does."""
+def _all_readers(origins: Origins, use: DenseUse, units: np.ndarray) -> tuple[DenseUse, ...]:
+    """The weights that read the vector ``units`` [copies, size], in its order, that ``use`` writes; none if anything else sees it, or
+    if they see all of it."""
     classes = origins.classes
     if len(np.unique(units)) < units.size or use.outs is None or np.isin(classes(use.outs), units).sum() != units.size:
-        return None
-    readers: list[tuple[DenseUse, np.ndarray] | None] = []
+        return ()
+    readers: dict[str, DenseUse] = {}
+    size = units.shape[1]
     for reader in _readers(origins, use.value, units):
-        readers.append(reader)
-        if reader is None or len(readers) > 1:
-            return None
-    if not readers or readers[0] is None:
-        return None
-    one, vec = readers[0]
-    if one.ins is None or one.ins.ndim > 1 or one.rows is not None or not classes.single(one.parameter):
-        return None
-    shape = classes.shape(one.parameter)
-    fits = len(shape) == 2 and np.array_equal(classes(one.ins)[None, :], vec) and one.parameter != use.parameter
-    return one if fits and shape[one.out_axis] < vec.shape[1] else None
+        if reader is None:
+            return ()
+        one, vec = reader
+        if one.ins is None or one.ins.ndim > 1 or one.rows is not None or one.parameter == use.parameter:
+            return ()
+        if not np.array_equal(classes(one.ins)[None, :], vec) or classes.shape(one.parameter)[one.in_axis] != len(one.ins):
+            return ()
+        size = vec.shape[1]
+        readers[one.parameter] = one
+    return tuple(readers.values()) if sum(_rows(classes, r) for r in readers.values()) < size else ()
 
 
 def _readers(origins: Origins, value: str, units: np.ndarray) -> Iterable[tuple[DenseUse, np.ndarray] | None]:
@@ -97,10 +146,10 @@ def _readers(origins: Origins, value: str, units: np.ndarray) -> Iterable[tuple[
         weights = [d for d in classes.facts.dense if d.op == op.name and d.source == value]
         chosen = origins.rows.get(op.name)
         if weights:
-            yield (weights[0], units) if len(weights) == 1 and not weights[0].padded else None
+            yield (weights[0], units) if len(weights) == 1 else None
         elif chosen is not None and np.array_equal(np.sort(chosen[0], axis=1), np.sort(units.T, axis=1)):
             yield from _readers(origins, op.name, chosen[1][None, :])
-        elif _passes(classes, op):
+        elif _passes(classes, op, value, units):
             yield from _readers(origins, op.name, units)
         else:
             yield None
@@ -113,8 +162,21 @@ def _touches(classes: Classes, op: Op, units: np.ndarray) -> bool:
     return not cuts or not isinstance(labels, np.ndarray) or bool(np.isin(units, classes(np.unique(labels[labels >= 0]))).any())
 
 
-def _passes(classes: Classes, op: Op) -> bool:
-    """What is added to the operand is added to the result."""
+def _passes(classes: Classes, op: Op, value: str, units: np.ndarray) -> bool:
+    """What is added to the operand, in one direction, is added to the result in the same direction."""
     if op.packet in ROUTES:
         return len(set(op.inputs)) == 1
-    return op.packet == "aten.add" and not op.kwargs and len(set(op.inputs)) == len(op.inputs)
+    if op.packet in ("aten.mul", "aten.div") and len(op.inputs) == 1 and not op.kwargs:
+        return isinstance(op.args[0], Ref)  # by a number
+    if op.packet == "aten.mean":  # over places: the units stay what they are
+        labels = classes.facts.labels.get(op.name)
+        return isinstance(labels, np.ndarray) and bool(np.isin(units, classes(np.unique(labels[labels >= 0]))).all())
+    if op.packet == "aten.matmul":  # sums over places with weights that the data make
+        return len(set(op.inputs)) == 2 and op.inputs[1] == value and len(units) == 1 and all(
+            _along_last(classes, name, units[0]) for name in (value, op.name))
+    return op.packet in ("aten.add", "aten.sub") and not op.kwargs and len(set(op.inputs)) == len(op.inputs)
+
+
+def _along_last(classes: Classes, name: str, vec: np.ndarray) -> bool:
+    labels = classes.facts.labels.get(name)
+    return isinstance(labels, np.ndarray) and labels.shape[-1] == len(vec) and bool((classes(rows_of(labels)) == vec).all())

@@ -236,8 +236,8 @@ def _product(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
 
 
 def _blind(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    basis = torch.as_tensor(complement(move, array.shape[1], state)[0], device=x.device).to(x.dtype)
-    change = basis @ _tensor(_wide(array), x).mT
+    basis = torch.as_tensor(complement(move, array.shape[-1], state)[0], device=x.device).to(x.dtype)
+    change = (_tensor(_wide(array), x) @ basis.mT).movedim(-1, 0)
     moved = x.movedim(axis, 0)
     for copy in _positions(move, x):
         moved = moved.index_add(0, copy.reshape(-1), change)
