@@ -54,3 +54,31 @@ def test_scores_on_their_way(how: str, free: set[str]) -> None:
     assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
     found = fibre(model, inputs, seed=None).dimension
     assert cat.group_dimension == found if not how else cat.group_dimension <= found
+
+
+class Branches(nn.Module):
+    """A token beside others, normed with them and read alone, by two heads whose mean is taken; ``how`` says what else is read."""
+
+    def __init__(self, how: str = "", d: int = 4) -> None:
+        super().__init__()
+        self.enter, self.token, self.others = nn.Linear(3, d), nn.Linear(d, d), nn.Linear(3, d)
+        self.norm, self.heads, self.how = nn.LayerNorm(d), nn.ModuleList(nn.Linear(d, 2) for _ in range(2)), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = self.token(F.gelu(self.enter(x)).mean(1, keepdim=True))
+        x = self.norm(torch.cat([F.gelu(self.others(x)), token], 1))
+        y = x[:, -1] if self.how != "other" else x[:, -2]
+        y = torch.stack([head(y) for head in self.heads]).mean(0)
+        return torch.cat([y, F.gelu(x[:, :1].sum(-1))], 1) if self.how == "both" else y
+
+
+@pytest.mark.parametrize("how, turned", [("", 3), ("other", 0), ("both", 0)])
+def test_one_place_is_read(how: str, turned: int) -> None:
+    """What stands at the place read may be turned before the norm, and heads whose mean is taken trade their biases."""
+    torch.manual_seed(1)
+    model, inputs = randomise(Branches(how), 1), floats(LENGTH, 3)
+    cat = symdisc.discover(model, inputs(0), solve=False)
+    assert sum(s.dimension for s in cat.symmetries if s.name == "rotation of the stream fixing 1") == turned and cat.broken == ()
+    assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
+    if how != "both":
+        assert cat.group_dimension == fibre(model, inputs, seed=None).dimension
