@@ -37,20 +37,20 @@ def matmul(f: Folder, op: Op) -> None:
         return constant_map(f, op, a)
     if acts == [False, True] and not f.graph.varies(a):
         return constant_map(f, op, b, -2)
-    if acts == [False, True] and len(f.graph.shape(a) or ()) == 2 and _along_rows(f, b):
-        return dense(f, op, b, a, None, transposed=False, axis=-2)
+    if not acts[0] and f.graph.varies(a) and len(f.graph.shape(a) or ()) == 2 and (_along_rows(f, b) if acts[1] else not f.graph.varies(b)):
+        return dense(f, op, b, a, None, transposed=False, axis=-2 if len(f.graph.shape(b) or ()) > 1 else -1)
+    if acts == [False, False] and f.graph.varies(b) and len(f.graph.shape(b) or ()) == 2 and not f.graph.varies(a):
+        return dense(f, op, a, b, None, transposed=True)
     la, lb = f.operand(a), f.operand(b)
     if acts == [True, True] and la.dim() >= 2 and lb.dim() >= 2:
         return contract(f, op, la, lb, (partial(places_of, f, a), partial(places_of, f, b)))
-    if acts == [False, False] and f.graph.varies(b) and len(f.graph.shape(b) or ()) == 2 and not f.graph.varies(a):
-        return dense(f, op, a, b, None, transposed=True)
     opaque(f, op)
 
 
 def _along_rows(f: Folder, name: str) -> bool:
-    """The units lie along the last axis but one: a weight is applied from the left."""
+    """The units lie along the last axis but one, or the only one: a weight is applied from the left."""
     labels = f.operand(name)
-    return f.varying_axes(labels)[-1:] == [labels.dim() - 2]
+    return labels.dim() == 1 or f.varying_axes(labels)[-1:] == [labels.dim() - 2]
 
 
 def baddbmm(f: Folder, op: Op) -> None:
