@@ -17,7 +17,7 @@ import symdisc
 from symdisc import session
 from symdisc.catalog import Catalog
 from symdisc.torchside.capture import capture
-from symdisc.torchside.check import Checker
+from symdisc.torchside.check import TOLERANCE, Checker
 
 
 def statistics(model: nn.Module) -> nn.Module:
@@ -264,3 +264,19 @@ def test_fresh_statistics_are_no_constants(meta: bool) -> None:
     assert [s.moves for s in fresh.symmetries] == [s.moves for s in trained.symmetries]
     assert [d.moves for d in fresh.discrete] == [d.moves for d in trained.discrete] and trained.discrete
     assert {"1.running_mean", "1.running_var"} <= {p for d in fresh.discrete for p in d.parameters}
+
+
+@pytest.mark.parametrize("name", ["heads", "heads written out", "grouped heads", "grouped heads written out", "one key head"])
+def test_exchanges_of_heads_that_leave_a_tensor_behind_are_refused(name: str) -> None:
+    """Heads change places with everything that is theirs: without any one tensor the outputs change, but for the key bias, unseen."""
+    make, shape, _ = CASES[name]
+    torch.manual_seed(0)
+    model, x = make().double(), image(*shape)
+    captured = capture(model, (x,))
+    _, discrete, facts, _ = session._derived(captured, session._Clock(None))
+    judged = Checker(captured, facts, 0)
+    exchanges = [d for d in discrete if "permutation" in d.name]
+    assert exchanges and max(judged.judge_discrete(exchanges)) < TOLERANCE
+    for true in exchanges:
+        twins = [replace(true, moves=tuple(m for m in true.moves if m.parameter != left)) for left in set(true.parameters) - {"k.bias"}]
+        assert twins and min(judged.judge_discrete(twins)) > TOLERANCE, true.name
