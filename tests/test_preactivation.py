@@ -31,11 +31,20 @@ class Block(nn.Module):
         return torch.tanh(self.head(self.after(x.sin() if self.seen else x))).mean((1, 2))
 
 
+class Channelwise(Block):
+    """The kernel behind the norm sees each channel by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.middle, self.down = nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+
 CASES = {  # dimensions in front of the BatchNorm
     "linear": (Block(), 16),
     "padded": (Block(pad=True, bias=True), 16),
     "layer norm": (Block(norm=True), 3 + 4),
     "activation": (Block(act=True), 0),
+    "channelwise": (Channelwise(), 0),
     "seen": (Block(seen=True), 0),
 }
 

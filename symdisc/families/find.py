@@ -20,6 +20,7 @@ from symdisc.families.narrow import narrow_readers
 from symdisc.families.parallel import bias_trades, parallel_trades
 from symdisc.families.preactivation import find_preactivated
 from symdisc.families.shear import find_shears
+from symdisc.families.standardised import standardised_weights
 from symdisc.families.tables import constants_of_scores, table_trades
 from symdisc.families.tied import tied_tables
 from symdisc.families.torus import solve_torus
@@ -59,7 +60,7 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     readers, parts = invisible.readers(along_one), group_readers(invisible, along_one)
     leaning = {**dict.fromkeys((s.parameters[0] for s in readers), 1), **{s.parameters[0]: s.shape[1] for s in parts}}
     found += readers + parts + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)
-    found += unused(classes) + narrow_readers(invisible, mixed, shears)
+    found += unused(classes) + standardised_weights(classes) + narrow_readers(invisible, mixed, shears)
     found += bias_trades(classes, found)
     found += keys_of_constant_queries(classes, mixed, found)
     factors = low_rank_trades(classes)

@@ -123,12 +123,16 @@ def find_preactivated(classes: Classes, links: Links) -> tuple[list[Space], list
     finders = _Reads(classes, links, norms), _ShearedReads(classes, links, norms)
     for finder in finders:
         finder.run()
-    spaces, sheared = ([_symmetry(classes, s, n) for s, n in f.found if any(s is kept for kept in f.spaces)] for f in finders)
-    return finders[0].spaces, spaces, sheared
+    turned, sheared = ([(space, s) for space, norms in f.found if any(space is kept for kept in f.spaces)
+                        for s in _symmetry(classes, space, norms)] for f in finders)
+    return [space for space, _ in turned], [s for _, s in turned], [s for _, s in sheared]
 
 
-def _symmetry(classes: Classes, space: Space, norms: list[_Norm]) -> Symmetry:
-    plain = emit_dense(classes, [space])[0]
+def _symmetry(classes: Classes, space: Space, norms: list[_Norm]) -> list[Symmetry]:
+    """None where some axis holds a part of the space only."""
+    plain = next(iter(emit_dense(classes, [space])), None)
+    if plain is None:
+        return []
     by_gain, by_shift = {n.gain: n for n in norms}, {n.shift: n for n in norms}
     moves = []
     for move in plain.moves:
@@ -143,5 +147,5 @@ def _symmetry(classes: Classes, space: Space, norms: list[_Norm]) -> Symmetry:
             moves.append(replace(move, kind="bn_matmul", gain_power=1, offset=norm.eps, extra=(norm.variance,)))
         else:
             moves.append(move)
-    return replace(plain, name=f"{plain.name} in front of BatchNorm", moves=tuple(moves), parameters=parameters_of(moves), formula=FORMULA,
-                   assumptions=("eval mode: running statistics are constants", "gains have no zero entry"))
+    return [replace(plain, name=f"{plain.name} in front of BatchNorm", moves=tuple(moves), parameters=parameters_of(moves),
+                    formula=FORMULA, assumptions=("eval mode: running statistics are constants", "gains have no zero entry"))]
