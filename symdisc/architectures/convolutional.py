@@ -78,14 +78,14 @@ ENTRIES = (
     Architecture(
         "mobilenet-v2", "MobileNetV2", INVERTED, _mobilenet,
         (_all((1,) * 8, 0, t=2, e=3, v=2), _all((2, 1, 1, 1, 1, 1, 1, 2), 0, t=2, e=3, v=2),
-         _all((1, 2, 1, 1, 1, 1, 2, 1), 0, t=2, e=2, v=2)),
+         _all((1, 1, 2, 1, 1, 1, 1, 1), 0, t=2, e=2, v=2)),
         ("MobileNetV2 1.0", _all((32, 16, 24, 32, 64, 96, 160, 320), 0, t=6, e=1280, v=1000)),
         (sources.defines("Sandler, Howard, Zhu, Zhmoginov, Chen, MobileNetV2, CVPR 2018, arXiv:1801.04381"), sources.BATCH_NORM),
         (EVAL, "ReLU6 has no scale: its end at 6 is met on the data")),
     Architecture(
         "efficientnet", "EfficientNet-B0", INVERTED, _efficientnet,
-        (_all((1,) * 8, 0, t=1, e=3, v=2), _all((2, 1, 1, 1, 1, 1, 1, 2), 0, t=1, e=3, v=2),
-         _all((1, 1, 2, 1, 1, 1, 1, 1), 0, t=1, e=3, v=2)),
+        (_all((1,) * 8, 0, t=2, e=3, v=2), _all((1, 1, 1, 1, 1, 1, 2, 2), 0, t=2, e=3, v=2),
+         _all((1, 1, 2, 1, 1, 1, 1, 1), 0, t=2, e=3, v=2)),
         ("EfficientNet-B0", _all((32, 16, 24, 40, 80, 112, 192, 320), 0, t=6, e=1280, v=1000)),
         (sources.defines("Tan, Le, EfficientNet, ICML 2019, arXiv:1905.11946"), sources.BATCH_NORM),
         (EVAL, "squeeze to a quarter of a block's input, at least one channel")),
