@@ -151,6 +151,8 @@ class Move:
     kind "bn_matmul": as matmul, conjugated, ``d^-1 g d`` with ``d = gain * rsqrt(var + offset)``, ``extra = (var,)``.
     kind "bn_recentre": ``g (value + c) - c`` with ``c = d (bias - mean)``, ``extra = (mean, var)`` or ``(mean, var, bias)``;
     with ``gain_power`` -1 what stands behind the constants moves, ``d (g (value / d - mean) + mean)``.
+    kind "isospectral": the gain itself, entries ``index`` plus ``offset``, moves to the roots of p(x) = t (``symdisc.isospectral``); with
+    ``inner`` a matrix move is made by the matrix O that the gain ``extra[0]`` then makes.
     kind "recentre": ``s**power`` scales the distance from ``extra = (centre,)``.
     kind "permute": units at ``index`` are permuted.
     kind "parity": entries at ``index`` change sign where the integer of their unit is odd.
@@ -186,7 +188,8 @@ class Move:
         return {**state, **{n: s if isinstance(state[n], tuple) else state[n].reshape(s) for n, s in shapes.items()}}
 
     def to_dict(self) -> dict[str, Any]:
-        through_charts = {"inner": [m.to_dict() for m in self.inner], "charts": [c.to_dict() for c in self.charts]} if self.charts else {}
+        through_charts: dict[str, Any] = {"inner": [m.to_dict() for m in self.inner]} if self.inner else {}
+        through_charts |= {"charts": [c.to_dict() for c in self.charts]} if self.charts else {}
         return {"kind": self.kind, "parameter": self.parameter, "axis": self.axis, "index": self.index.to_dict(),
                 "rep": self.rep, "power": self.power, "gain": self.gain, "gain_power": self.gain_power,
                 "offset": self.offset, "through": [t.to_dict() for t in self.through],

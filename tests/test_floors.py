@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "symdisc"
 FLOORS = (
     {"errors"},
     {"spaces", "formula", "exact", "moves"},
-    {"rulebook", "opgraph", "groups", "generators", "complement"},
+    {"rulebook", "opgraph", "groups", "generators", "complement", "isospectral"},
     {"archgraph", "sizes", "symmetry"},
     {"equivariance", "elements"},
     {"families", "solve"},

@@ -100,7 +100,7 @@ class Deriver:
         if any(m.charts for m in self.symmetry.moves):
             return [charted_answer(self)]
         last = self.symmetry.moves[-1].kind.removesuffix("_bias") if self.symmetry.moves else ""
-        special = {"product": reasons.PRODUCT, "blind": reasons.BLIND}.get(last, "")
+        special = {"product": reasons.PRODUCT, "blind": reasons.BLIND, "isospectral": reasons.ISOSPECTRAL}.get(last, "")
         if special and self.nonlinear:
             return [self.none(special, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a")]
         kinds = {w.kind for w in self.local.values()}

@@ -17,6 +17,7 @@ import numpy as np
 
 from symdisc.complement import complement
 from symdisc.errors import BadInput
+from symdisc.isospectral import generator
 from symdisc.moves import Chart, Index, Move, Through
 
 __all__ = ["depends_on", "pairing"]
@@ -266,6 +267,17 @@ def _charted(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Arra
     return sum(parts[1:], parts[0])
 
 
+def _isospectral(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """dgamma = dt / p'(gamma) for the gain, the antisymmetric dO for what it turns."""
+    values = y if not move.inner else state[move.extra[0]]
+    values = values.detach().cpu().double().numpy() if hasattr(values, "detach") else np.asarray(values, dtype=np.float64)
+    places = move.index.positions().reshape(-1)
+    speed, turn = generator(values.reshape(-1)[places] + move.offset)
+    if move.inner:
+        return (_matmul(move.inner[0], x, y, state) * _alike(turn, x)).sum().reshape(1)
+    return (x.reshape(-1)[places] * _alike(speed, x)).sum().reshape(1)
+
+
 def _product(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     """X = power * other @ t or power * t @ other, transposed where the outputs are on axis 1."""
     x, other = (x if move.axis == 0 else x.swapaxes(0, 1)) * _number(move.power), state[move.extra[0]]
@@ -297,6 +309,6 @@ def _number(value: float) -> float | int:
 _RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = {
     "matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
     "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
-    "product": _product,
+    "product": _product, "isospectral": _isospectral,
     "charted": _charted,
 }

@@ -47,6 +47,10 @@ BLIND = (
     "the generator points along what the weights in front leave free, which turns as they are trained, so it depends on them; whether its "
     "one-form has a potential is not derived, only the differential constraint holds"
 )
+ISOSPECTRAL = (
+    "the generator turns a stream by what the eigenvectors of its gains turn by, so it depends on the gains; whether its one-form has a "
+    "potential is not derived, only the differential constraint holds"
+)
 SPAN = "antisymmetric, but it turns fewer columns than dimensions: the flow stays in their span"
 FACTOR = "not a gradient field, but an integrating factor exists in two variables"
 DRIVEN = "inertia: the symmetric charge obeys a driven equation, exact at every time"

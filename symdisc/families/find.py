@@ -20,6 +20,7 @@ from symdisc.families.narrow import narrow_readers
 from symdisc.families.parallel import bias_trades, parallel_trades
 from symdisc.families.preactivation import find_preactivated
 from symdisc.families.shear import find_shears
+from symdisc.families.spectra import isospectral_gains
 from symdisc.families.standardised import standardised_weights
 from symdisc.families.tables import constants_of_scores, table_trades
 from symdisc.families.tied import tied_tables
@@ -44,8 +45,9 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     matrices = [s for s in (*spaces, *streams, *before) if s.family in ("gl", "complex")]
     mixed = np.concatenate([s.classes for s in matrices] or [none])
     torus = solve_torus(classes, np.concatenate([s.classes[s.gain == 0] for s in matrices] or [none]))  # gains scale besides
+    spectra = isospectral_gains(classes)
     shears = emit_dense(classes, find_shears(classes, classes.links)) + sheared
-    found = emit_dense(classes, spaces) + behind + turned + shears
+    found = emit_dense(classes, spaces) + behind + turned + shears + spectra
     found += split_buffers(classes, emit_torus(classes, torus))
     invisible = Invisible(classes)
     writers = invisible.writers()

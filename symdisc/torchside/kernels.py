@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from symdisc.complement import complement, unseen
+from symdisc.isospectral import moved
 from symdisc.moves import Chart, Move, Through
 
 __all__ = ["inverse_array", "run_moves"]
@@ -250,6 +251,16 @@ def _blind_bias(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[s
     return x.index_add(0, _positions(move, x).reshape(-1), move.power * (_tensor(_wide(array), x) @ read))
 
 
+def _isospectral(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    at = _positions(move, x).reshape(-1)
+    gain = state[move.extra[0] if move.inner else move.parameter].detach().double().reshape(-1).cpu().numpy()[at.cpu().numpy()]
+    tau = array.detach().reshape(-1)[0] if isinstance(array, Tensor) else array.reshape(-1)[0]
+    new, turn = moved(gain + move.offset, float(tau))
+    if move.inner:
+        return _matmul(move.inner[0], turn[None], x, axis, state)
+    return x.index_copy(0, at, torch.as_tensor(new - move.offset, device=x.device).to(x.dtype))
+
+
 def _permute(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     index = _positions(move, x)
     moved = x.movedim(axis, 0)
@@ -298,7 +309,7 @@ _KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "
             "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product, "blind": _blind,
             "blind_bias": _blind_bias,
-            "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}
+            "isospectral": _isospectral, "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}
 
 
 def inverse_array(family: str, array: np.ndarray) -> np.ndarray:

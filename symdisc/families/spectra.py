@@ -1,0 +1,84 @@
+"""Streams that a centring norm with a gain writes, and that centring norms read: the gains may change with their spectrum kept.
+
+n = norm(W x) may be turned by any O with O 1 = 1 (rows of W), and so may the stream, seen through norms. Between them stands
+diag(gamma): gamma moves so that P diag(gamma) P keeps its spectrum (``symdisc.isospectral``), which leaves one number, and O is what its
+eigenvectors turn by. Where nothing but the gain keeps the stream from turning, that is one symmetry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from symdisc.families.classes import Classes
+from symdisc.families.dense import Space, find_spaces
+from symdisc.families.emit import emit_dense
+from symdisc.families.links import Links
+from symdisc.families.naming import describe_affine
+from symdisc.families.unseen import Unseen
+from symdisc.moves import Index, Move, parameters_of
+from symdisc.spaces import GainUse
+from symdisc.symmetry import Symmetry
+
+__all__ = ["isospectral_gains"]
+
+LEAST = 3  # units: two centred ones have one direction
+
+
+def isospectral_gains(classes: Classes) -> list[Symmetry]:
+    """One symmetry for each stream that would turn, fixing 1, if one gain at its source were not there."""
+    gains = _sources(classes)
+    if not gains:
+        return []
+    facts = replace(classes.facts, gains=[g for g in classes.facts.gains if not any(g is s for s in gains)],
+                    same=[*classes.facts.same, *((g.ins, g.outs) for g in gains)],
+                    fixed=list(classes.facts.fixed), killed=list(classes.facts.killed))
+    without = Classes(classes.graph, facts)
+    without.links = Links(without)
+    found = []
+    for space in find_spaces(without, without.links):
+        mine = [g for g in gains if np.isin(without(g.outs), space.classes).any()]
+        if space.family == "o1" and len(mine) == 1:
+            symmetry = _symmetry(without, space, mine[0])
+            found += [] if symmetry is None else [symmetry]
+    return found
+
+
+def _sources(classes: Classes) -> list[GainUse]:
+    """Gains behind a centring norm of what dense weights alone write, in front of a stream that others write, too."""
+    normed = {int(c) for n in classes.facts.norms if n.centred for c in np.unique(classes(n.outs)).tolist()}
+    read = {int(c) for n in classes.facts.norms if n.centred for c in np.unique(classes(n.ins)).tolist()}
+    front = {int(o): int(i) for n in classes.facts.norms if n.centred
+             for i, o in zip(classes(n.ins).ravel().tolist(), classes(n.outs).ravel().tolist(), strict=True)}
+    behind = {int(c) for g in classes.facts.gains for c in np.unique(classes(g.outs)).tolist()}
+    written = {int(c) for d in classes.facts.dense if d.outs is not None for c in np.unique(classes(d.outs)).tolist()}
+    found, unseen = [], Unseen(classes)
+    for g in classes.facts.gains:
+        ins, outs = classes(g.ins).tolist(), classes(g.outs).tolist()
+        whole = len(outs) == int(np.prod(classes.shape(g.parameter))) == len(set(outs)) == len(set(g.elements.tolist())) >= LEAST
+        if whole and not g.buffer and classes.single(g.parameter) and normed.issuperset(ins) and read.issuperset(outs):
+            axis = unseen.along(g.value, classes(g.outs)) if written.issuperset(outs) and not any(front[c] in behind for c in ins) else None
+            if axis is not None and unseen(g.value, axis):  # the gains change what is written along 1
+                found.append(g)
+    return found
+
+
+def _symmetry(classes: Classes, space: Space, gain: GainUse) -> Symmetry | None:
+    """The moves of the rotation of the stream, by the matrix that the gain decides, and the gain's own."""
+    element = {int(c): int(e) for c, e in zip(space.classes, space.element, strict=True)}
+    at = [element.get(int(c), -1) for c in classes(gain.outs)]
+    turned = emit_dense(classes, [space])
+    if sorted(at) != list(range(space.size)) or space.blocks != 1 or len(turned) != 1:
+        return None
+    places = gain.elements[np.argsort(at)]
+    index, read = Index.of(places[None, None, :]), (gain.parameter,)
+    moves = [Move("isospectral", m.parameter, m.axis, index, rows=m.rows, offset=gain.offset, extra=read, inner=(m,))
+             for m in turned[0].moves]
+    if any(m.kind != "matmul" for m in turned[0].moves) or gain.parameter in turned[0].parameters:
+        return None
+    moves.append(Move("isospectral", gain.parameter, -1, index, offset=gain.offset))
+    return describe_affine(
+        "gains that keep their spectrum", "translation", 1, (1,), tuple(moves), parameters_of(moves), [gain.module, turned[0].site],
+        r"P \Gamma' P = O\, P \Gamma P\, O^\top,\; P = 1 - \tfrac{1}{n} \mathbf{1}\mathbf{1}^\top",
+        r"\textstyle\prod_i (\gamma'_j - \gamma_i) = t,\; W \mapsto O W", ("the gains differ from each other",))
