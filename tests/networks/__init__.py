@@ -23,6 +23,7 @@ from . import (  # noqa: F401  (importing fills the registry)
     decoders,
     mlps,
     recurrents,
+    strangers,
     streams,
     structured,
     transformers,
