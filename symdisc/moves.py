@@ -154,6 +154,8 @@ class Move:
     kind "isospectral": the gain itself, entries ``index`` plus ``offset``, moves to the roots of p(x) = t (``symdisc.isospectral``); with
     ``inner`` a matrix move is made by the matrix O that the gain ``extra[0]`` then makes.
     kind "recentre": ``s**power`` scales the distance from ``extra = (centre,)``.
+    kind "branch": entries at ``index`` are multiplied by ``(1 - t gain extra[0])**power``, entry by entry, and lose
+    ``t gain extra[1]`` where a second one is named: what writes a stream, once a branch has taken a part of its skip.
     kind "permute": units at ``index`` are permuted.
     kind "parity": entries at ``index`` change sign where the integer of their unit is odd.
     kind "exchange": whole tensors ``extra`` change places; this one is number ``index.start`` among them.

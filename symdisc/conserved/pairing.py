@@ -244,6 +244,15 @@ def _centred(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Arra
     return -(rows @ seen.reshape(-1)) / (beta / gain).sum()
 
 
+def _branch(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """X = -power gain extra[0] y, less gain extra[1]."""
+    places = move.index.positions().reshape(-1)
+    left, right = lay_out(move, x)[places], lay_out(move, y)[places]
+    scale = 1 if move.gain is None else state[move.gain].reshape(-1)
+    total = (scale * state[move.extra[0]].reshape(-1) * (left * right).sum(-1)).sum() * -_number(move.power)
+    return (total if len(move.extra) < 2 else total - (scale * state[move.extra[1]].reshape(-1) * left.sum(-1)).sum()).reshape(1)
+
+
 def _slices(chart: Chart, x: Array) -> Array:
     """Sums over all axes but ``dim``, shaped to broadcast over ``x``."""
     axes = tuple(a for a in range(len(x.shape)) if a != chart.dim)
@@ -309,6 +318,6 @@ def _number(value: float) -> float | int:
 _RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = {
     "matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
     "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
-    "product": _product, "isospectral": _isospectral,
+    "product": _product, "isospectral": _isospectral, "branch": _branch,
     "charted": _charted,
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from symdisc.opgraph import Op, OpGraph
 
-__all__ = ["KEEPS", "REGROUPS", "SAME", "Merged", "alone", "before", "merged_after", "unmerged"]
+__all__ = ["KEEPS", "REGROUPS", "SAME", "TURNS", "Merged", "alone", "before", "merged_after", "turned", "unmerged"]
 
 KEEPS = frozenset(f"aten.{n}" for n in (
     "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",
@@ -58,7 +58,7 @@ def merged_after(graph: OpGraph, op: Op, axes: Merged) -> Merged | None:
         return axes
     if op.packet in REGROUPS:
         return _regroup(axes, op.shape)
-    return tuple(axes[a] for a in _turn(op, len(axes))) if op.packet in TURNS else None
+    return tuple(axes[a] for a in turned(op, len(axes))) if op.packet in TURNS else None
 
 
 def _before_merged(graph: OpGraph, op: Op, axis: int) -> tuple[str, int] | None:
@@ -69,7 +69,7 @@ def _before_merged(graph: OpGraph, op: Op, axis: int) -> tuple[str, int] | None:
         if here.packet in REGROUPS:
             axes = _regroup(axes, graph.shape(here.inputs[0]) or ())
         elif here.packet in TURNS:
-            turn = _turn(here, len(axes))
+            turn = turned(here, len(axes))
             axes = tuple(axes[turn.index(a)] for a in range(len(axes)))
         elif here.packet not in SAME:
             return None
@@ -134,7 +134,7 @@ def _axis(op: Op, axis: int, old: tuple[int, ...], new: tuple[int, ...]) -> int 
     if packet in REGROUPS:
         return _regrouped(axis, old, new)
     if packet in TURNS:
-        return _turn(op, rank)[axis]
+        return turned(op, rank)[axis]
     if packet == "aten.expand":
         at = axis - (len(new) - rank)
         return at if at >= 0 and old[at] == new[axis] else None
@@ -149,7 +149,7 @@ def _axis(op: Op, axis: int, old: tuple[int, ...], new: tuple[int, ...]) -> int 
     return axis if "avg_pool" in packet and _pools_plainly(op, axis, rank) else None
 
 
-def _turn(op: Op, rank: int) -> list[int]:
+def turned(op: Op, rank: int) -> list[int]:
     """The axis of the operand that each axis of the result is."""
     if op.packet == "aten.permute":
         return [d % rank for d in op.args[1]]

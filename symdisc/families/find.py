@@ -12,6 +12,7 @@ from symdisc.families.dense import Space, find_spaces
 from symdisc.families.duplicates import duplicate_biases
 from symdisc.families.emit import emit_dense, emit_torus
 from symdisc.families.groups import group_biases, group_constants, group_readers
+from symdisc.families.identity_parts import identity_parts
 from symdisc.families.invisible import Invisible
 from symdisc.families.leaning import leaning_readers
 from symdisc.families.links import Links
@@ -62,7 +63,7 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     readers, parts = invisible.readers(along_one), group_readers(invisible, along_one)
     leaning = {**dict.fromkeys((s.parameters[0] for s in readers), 1), **{s.parameters[0]: s.shape[1] for s in parts}}
     found += readers + parts + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)
-    found += unused(classes) + standardised_weights(classes) + narrow_readers(invisible, mixed, shears)
+    found += identity_parts(classes) + unused(classes) + standardised_weights(classes) + narrow_readers(invisible, mixed, shears)
     found += bias_trades(classes, found)
     found += keys_of_constant_queries(classes, mixed, found)
     factors = low_rank_trades(classes)

@@ -260,6 +260,10 @@ def _shifted(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> str:
         return r"\theta + C A^{\top}" if move.axis == 1 else r"\theta + A C^{\top}"
     if move.kind == "blind_bias":
         return rf"\theta {sign} C A^{{\top}} c"
+    if move.kind == "branch":
+        scale = rf"{_name(move.gain)}\, " if move.gain else ""
+        less = rf" - t\, {scale}{_name(move.extra[1])}" if len(move.extra) > 1 else ""
+        return rf"\theta\, (1 - t\, {scale}{_name(move.extra[0])}){'' if move.power > 0 else '^{-1}'}{less}"
     if move.kind == "product":
         change = rf"{_name(move.extra[0])}\, a" if move.rep == "left" else rf"a\, {_name(move.extra[0])}"
         return rf"\theta {sign} {size}{change if move.axis == 0 else f'({change})^T'}"

@@ -261,6 +261,16 @@ def _isospectral(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[
     return x.index_copy(0, at, torch.as_tensor(new - move.offset, device=x.device).to(x.dtype))
 
 
+def _branch(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    t = _tensor(_wide(array), x).reshape(())
+    places = _positions(move, x).reshape(-1)
+    scale, *others = (None if n is None else _compute(state[n]).to(x.dtype).reshape(-1) for n in (move.gain, *move.extra))
+    parts = [t * p if scale is None else t * scale * p for p in others if p is not None]
+    factor = torch.ones(x.shape[axis], dtype=x.dtype, device=x.device).index_put((places,), (1.0 - parts[0]) ** move.power)
+    scaled = x * _along(factor, x, axis)
+    return scaled if len(parts) < 2 else scaled - _along(torch.zeros_like(factor).index_put((places,), parts[1]), x, axis)
+
+
 def _permute(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     index = _positions(move, x)
     moved = x.movedim(axis, 0)
@@ -308,8 +318,8 @@ def _charted(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
 _KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
             "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product, "blind": _blind,
-            "blind_bias": _blind_bias,
-            "isospectral": _isospectral, "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}
+            "blind_bias": _blind_bias, "branch": _branch, "isospectral": _isospectral,
+            "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}
 
 
 def inverse_array(family: str, array: np.ndarray) -> np.ndarray:
