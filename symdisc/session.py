@@ -93,6 +93,7 @@ def _derived(captured: Capture, clock: _Clock) -> tuple[list[Symmetry], list[Dis
     from symdisc.families.proof import Judge
     from symdisc.families.signs import find_signs
     from symdisc.torchside.charts import unfolded
+    from symdisc.torchside.factored import scales_between_factors
     from symdisc.torchside.fold import fold
 
     with clock("fold"):
@@ -106,6 +107,7 @@ def _derived(captured: Capture, clock: _Clock) -> tuple[list[Symmetry], list[Dis
     with clock("prove"):
         judge, shapes = Judge(classes), {n: tuple(t.shape) for n, t in captured.parameters.items()}
         proposed = [*lift(judge(proposed), charts), *silent]
+        proposed += scales_between_factors(captured, frozenset(n for s in proposed for n in s.parameters))
         discrete = [*lift(judge(discrete), charts), *reflections(charts, shapes)]
     return proposed, discrete, facts, list(classes.notes)
 
