@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["generator", "moved"]
+__all__ = ["CARRY", "SHEAR", "TURN", "generator", "matrix", "moved", "velocity"]
+
+TURN, CARRY, SHEAR = "turn", "carry", "shear"  # what a vector is multiplied by: O, what takes diag(gain) n to diag(new) O n, a shear
 
 BISECTIONS = 200
 FLAT = 1e-290  # of the distance between minima and maxima: below, gains agree and nothing moves
@@ -39,6 +41,33 @@ def moved(gain: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
     new = np.empty(n)
     new[order] = roots * size + middle
     return new, turn
+
+
+def matrix(gain: np.ndarray, tau: float, kind: str) -> np.ndarray:
+    """[n, n]: O; or M with M diag(gain) = diag(new) O on vectors orthogonal to 1, and M 1 = 1; or exp(tau 1 l^T / l^T 1), l = 1 / gain,
+    which leaves diag(gain) n as it is for n orthogonal to 1."""
+    n = len(gain)
+    if kind == SHEAR:
+        return np.eye(n) + np.expm1(tau) / (1.0 / gain).sum() * np.outer(np.ones(n), 1.0 / gain)
+    new, turn = moved(gain, tau)
+    return turn if kind == TURN else _carried(new[:, None] * turn, gain)
+
+
+def velocity(gain: np.ndarray, kind: str) -> np.ndarray:
+    """The derivative of ``matrix`` at tau = 0."""
+    n = len(gain)
+    if kind == SHEAR:
+        return np.outer(np.ones(n), 1.0 / gain) / (1.0 / gain).sum()
+    speed, turning = generator(gain)
+    return turning if kind == TURN else _carried(np.diag(speed) + gain[:, None] * turning, gain, 0.0)
+
+
+def _carried(images: np.ndarray, gain: np.ndarray, one: float = 1.0) -> np.ndarray:
+    """The matrix that takes diag(gain) n to ``images`` n for n orthogonal to 1, and 1 to ``one`` times itself."""
+    n = len(gain)
+    centred = np.linalg.qr(np.concatenate([np.ones((n, 1)), np.eye(n)[:, 1:]], 1))[0][:, 1:]
+    ones = np.ones((n, 1))
+    return np.asarray(np.concatenate([images @ centred, one * ones], 1) @ np.linalg.inv(np.concatenate([gain[:, None] * centred, ones], 1)))
 
 
 def generator(gain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -152,7 +152,7 @@ class Move:
     kind "bn_recentre": ``g (value + c) - c`` with ``c = d (bias - mean)``, ``extra = (mean, var)`` or ``(mean, var, bias)``;
     with ``gain_power`` -1 what stands behind the constants moves, ``d (g (value / d - mean) + mean)``.
     kind "isospectral": the gain itself, entries ``index`` plus ``offset``, moves to the roots of p(x) = t (``symdisc.isospectral``); with
-    ``inner`` a matrix move is made by the matrix O that the gain ``extra[0]`` then makes.
+    ``inner`` a matrix move is made by the matrix, of kind ``rep``, that the gain ``extra[0]`` then makes.
     kind "recentre": ``s**power`` scales the distance from ``extra = (centre,)``.
     kind "branch": entries at ``index`` are multiplied by ``(1 - t gain extra[0])**power``, entry by entry, and lose
     ``t gain extra[1]`` where a second one is named: what writes a stream, once a branch has taken a part of its skip.

@@ -17,7 +17,7 @@ import numpy as np
 
 from symdisc.complement import complement
 from symdisc.errors import BadInput
-from symdisc.isospectral import generator
+from symdisc.isospectral import generator, velocity
 from symdisc.moves import Chart, Index, Move, Through
 
 __all__ = ["depends_on", "pairing"]
@@ -277,14 +277,14 @@ def _charted(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Arra
 
 
 def _isospectral(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
-    """dgamma = dt / p'(gamma) for the gain, the antisymmetric dO for what it turns."""
+    """dgamma = dt / p'(gamma) for the gain, the derivative of its matrix for what it turns."""
     values = y if not move.inner else state[move.extra[0]]
     values = values.detach().cpu().double().numpy() if hasattr(values, "detach") else np.asarray(values, dtype=np.float64)
     places = move.index.positions().reshape(-1)
-    speed, turn = generator(values.reshape(-1)[places] + move.offset)
+    gain = values.reshape(-1)[places] + move.offset
     if move.inner:
-        return (_matmul(move.inner[0], x, y, state) * _alike(turn, x)).sum().reshape(1)
-    return (x.reshape(-1)[places] * _alike(speed, x)).sum().reshape(1)
+        return (_matmul(move.inner[0], x, y, state) * _alike(velocity(gain, move.rep), x)).sum().reshape(1)
+    return (x.reshape(-1)[places] * _alike(generator(gain)[0], x)).sum().reshape(1)
 
 
 def _product(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:

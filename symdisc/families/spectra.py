@@ -2,7 +2,9 @@
 
 n = norm(W x) may be turned by any O with O 1 = 1 (rows of W), and so may the stream, seen through norms. Between them stands
 diag(gamma): gamma moves so that P diag(gamma) P keeps its spectrum (``symdisc.isospectral``), which leaves one number, and O is what its
-eigenvectors turn by. Where nothing but the gain keeps the stream from turning, that is one symmetry.
+eigenvectors turn by. Where nothing but the gain keeps the stream from turning, that is one symmetry. What the stream holds along 1
+changes with the gain, too: where weights read it without a norm, the stream goes by the matrix M that says so, and it may be sheared
+along 1 by 1/gamma, which what comes off the norm does not feel.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from symdisc.families.emit import emit_dense
 from symdisc.families.links import Links
 from symdisc.families.naming import describe_affine
 from symdisc.families.unseen import Unseen
+from symdisc.isospectral import CARRY, SHEAR, TURN
 from symdisc.moves import Index, Move, parameters_of
-from symdisc.spaces import GainUse
+from symdisc.spaces import DenseUse, GainUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
 __all__ = ["isospectral_gains"]
@@ -27,7 +30,7 @@ LEAST = 3  # units: two centred ones have one direction
 
 
 def isospectral_gains(classes: Classes) -> list[Symmetry]:
-    """One symmetry for each stream that would turn, fixing 1, if one gain at its source were not there."""
+    """One symmetry or two for each stream that would turn, fixing 1, if one gain at its source were not there."""
     gains = _sources(classes)
     if not gains:
         return []
@@ -40,8 +43,7 @@ def isospectral_gains(classes: Classes) -> list[Symmetry]:
     for space in find_spaces(without, without.links):
         mine = [g for g in gains if np.isin(without(g.outs), space.classes).any()]
         if space.family == "o1" and len(mine) == 1:
-            symmetry = _symmetry(without, space, mine[0])
-            found += [] if symmetry is None else [symmetry]
+            found += _symmetries(classes, without, space, mine[0])
     return found
 
 
@@ -53,32 +55,58 @@ def _sources(classes: Classes) -> list[GainUse]:
              for i, o in zip(classes(n.ins).ravel().tolist(), classes(n.outs).ravel().tolist(), strict=True)}
     behind = {int(c) for g in classes.facts.gains for c in np.unique(classes(g.outs)).tolist()}
     written = {int(c) for d in classes.facts.dense if d.outs is not None for c in np.unique(classes(d.outs)).tolist()}
-    found, unseen = [], Unseen(classes)
+    found = []
     for g in classes.facts.gains:
         ins, outs = classes(g.ins).tolist(), classes(g.outs).tolist()
         whole = len(outs) == int(np.prod(classes.shape(g.parameter))) == len(set(outs)) == len(set(g.elements.tolist())) >= LEAST
         if whole and not g.buffer and classes.single(g.parameter) and normed.issuperset(ins) and read.issuperset(outs):
-            axis = unseen.along(g.value, classes(g.outs)) if written.issuperset(outs) and not any(front[c] in behind for c in ins) else None
-            if axis is not None and unseen(g.value, axis):  # the gains change what is written along 1
+            if written.issuperset(outs) and not any(front[c] in behind for c in ins):
                 found.append(g)
     return found
 
 
-def _symmetry(classes: Classes, space: Space, gain: GainUse) -> Symmetry | None:
-    """The moves of the rotation of the stream, by the matrix that the gain decides, and the gain's own."""
+def _symmetries(classes: Classes, without: Classes, space: Space, gain: GainUse) -> list[Symmetry]:
+    """The moves of the rotation of the stream, by the matrix that the gain decides, and the gain's own; and the shear."""
     element = {int(c): int(e) for c, e in zip(space.classes, space.element, strict=True)}
-    at = [element.get(int(c), -1) for c in classes(gain.outs)]
-    turned = emit_dense(classes, [space])
+    at = [element.get(int(c), -1) for c in without(gain.outs)]
+    turned = emit_dense(without, [space])
     if sorted(at) != list(range(space.size)) or space.blocks != 1 or len(turned) != 1:
-        return None
-    places = gain.elements[np.argsort(at)]
+        return []
+    places, inner = gain.elements[np.argsort(at)], turned[0].moves
     index, read = Index.of(places[None, None, :]), (gain.parameter,)
-    moves = [Move("isospectral", m.parameter, m.axis, index, rows=m.rows, offset=gain.offset, extra=read, inner=(m,))
-             for m in turned[0].moves]
-    if any(m.kind != "matmul" for m in turned[0].moves) or gain.parameter in turned[0].parameters:
-        return None
-    moves.append(Move("isospectral", gain.parameter, -1, index, offset=gain.offset))
-    return describe_affine(
-        "gains that keep their spectrum", "translation", 1, (1,), tuple(moves), parameters_of(moves), [gain.module, turned[0].site],
+    if any(m.kind != "matmul" for m in inner) or gain.parameter in turned[0].parameters:
+        return []
+    unseen, stream = Unseen(classes), set(classes(gain.outs).tolist())
+    axis = unseen.along(gain.value, classes(gain.outs))
+    hidden = axis is not None and unseen(gain.value, axis)
+    if not hidden and any(stream & set(classes(u).ravel().tolist()) for d in classes.facts.duals for u in (d.left, d.right)):
+        return []
+
+    def by(m: Move, kind: str) -> Move:
+        return Move("isospectral", m.parameter, m.axis, index, rep=kind, rows=m.rows, offset=gain.offset, extra=read, inner=(m,))
+
+    held = [m for m in inner if not hidden and _holds(classes, m, stream)]
+    moves = (*(by(m, CARRY if m in held else TURN) for m in inner), Move("isospectral", gain.parameter, -1, index, offset=gain.offset))
+    sites = [gain.module, turned[0].site]
+    found = [describe_affine(
+        "gains that keep their spectrum", "translation", 1, (1,), moves, parameters_of(moves), sites,
         r"P \Gamma' P = O\, P \Gamma P\, O^\top,\; P = 1 - \tfrac{1}{n} \mathbf{1}\mathbf{1}^\top",
-        r"\textstyle\prod_i (\gamma'_j - \gamma_i) = t,\; W \mapsto O W", ("the gains differ from each other",))
+        r"\textstyle\prod_i (\gamma'_j - \gamma_i) = t,\; W \mapsto O W", ("the gains differ from each other",))]
+    if held:
+        sheared = tuple(by(m, SHEAR) for m in held)
+        found.append(describe_affine(
+            "shear along 1 by 1/gamma", "translation", 1, (1,), sheared, parameters_of(sheared), sites,
+            r"l^\top \Gamma \hat x = 0,\; l = 1/\gamma", r"x \mapsto x + t\, \mathbf{1}\, l^\top x",
+            ("no gain is zero, nor is the sum of 1/gamma",)))
+    return found
+
+
+def _holds(classes: Classes, move: Move, stream: set[int]) -> bool:
+    """The move acts where a parameter writes, reads or shifts the stream itself, not what a norm makes of it."""
+    units: list[np.ndarray | None] = []
+    for use in classes.uses.get(move.parameter, ()):
+        if isinstance(use, ShiftUse):
+            units.append(use.units)
+        elif isinstance(use, DenseUse) and use.rows == move.rows:
+            units += [v for v, axis in ((use.outs, use.out_axis), (use.ins, use.in_axis)) if axis == move.axis]
+    return any(v is not None and stream & set(classes(v).ravel().tolist()) for v in units)

@@ -255,7 +255,8 @@ def _shifted(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> str:
             return rf"\theta + B_{{{_name(move.through[0].parameter)}}}\, t\, {one}^{{\top}}"
         return rf"\theta + {one} a^{{\top}}" if move.axis == 0 else rf"\theta + a\, {one}^{{\top}}"
     if move.kind == "isospectral":
-        return r"\theta \cdot O^{\top}" if move.inner else r"\{x : \textstyle\prod_i (x - \theta_i) = t\}"
+        letter = {"turn": "O", "carry": "M", "shear": r"(1 + t\, \mathbf{1}\, l^{\top})"}.get(move.rep, "O")
+        return rf"{letter} \cdot_{{{move.axis}}} \theta" if move.inner else r"\{x : \textstyle\prod_i (x - \theta_i) = t\}"
     if move.kind == "blind":
         return r"\theta + C A^{\top}" if move.axis == 1 else r"\theta + A C^{\top}"
     if move.kind == "blind_bias":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from symdisc.complement import complement, unseen
-from symdisc.isospectral import moved
+from symdisc.isospectral import matrix, moved
 from symdisc.moves import Chart, Move, Through
 
 __all__ = ["inverse_array", "run_moves"]
@@ -255,9 +255,9 @@ def _isospectral(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[
     at = _positions(move, x).reshape(-1)
     gain = state[move.extra[0] if move.inner else move.parameter].detach().double().reshape(-1).cpu().numpy()[at.cpu().numpy()]
     tau = array.detach().reshape(-1)[0] if isinstance(array, Tensor) else array.reshape(-1)[0]
-    new, turn = moved(gain + move.offset, float(tau))
     if move.inner:
-        return _matmul(move.inner[0], turn[None], x, axis, state)
+        return _matmul(move.inner[0], matrix(gain + move.offset, float(tau), move.rep)[None], x, axis, state)
+    new = moved(gain + move.offset, float(tau))[0]
     return x.index_copy(0, at, torch.as_tensor(new - move.offset, device=x.device).to(x.dtype))
 
 
