@@ -169,7 +169,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
                                mlp_ratio=1.5, mask_unit_size=(4, 4)),
     "timm_pvt_v2_b0": _of("pvt_v2_b0", 32, depths=(1, 1), embed_dims=(4, 8), num_heads=(2, 2), sr_ratios=(2, 1), mlp_ratios=(2, 2)),
     "timm_poolformer_s12": _class("metaformer", "MetaFormer", 32, _poolformer, depths=(1, 1), dims=(4, 6)),
-    "timm_mambaout_femto": _of("mambaout_femto", 32, depths=(1, 1), dims=(6, 8)),
+    "timm_mambaout_femto": _of("mambaout_femto", 32, depths=(2, 1), dims=(6, 8)),  # one block would not bind what it adds
     "timm_fastvit_t8": _class("fastvit", "FastVit", 64, layers=(1, 1), embed_dims=(4, 8), mlp_ratios=(2, 2), downsamples=(False, True),
                               token_mixers=("repmixer", "repmixer"), se_downsamples=(False, False), pos_embs=(None, None)),
     "timm_xcit_nano_12_p16_224": _of("xcit_nano_12_p16_224", 32, img_size=32, patch_size=16, embed_dim=8, depth=1, num_heads=2,
