@@ -41,6 +41,10 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
     broken = [n for n, p in model.named_parameters() if not p.is_meta and not bool(p.isfinite().all())]
     if broken:
         raise BadInput(f"{broken[0]} holds NaN or infinite values; no symmetry can be checked at such weights")
+    pairs = [n for n, p in model.named_parameters() if p.is_complex()]
+    if pairs:
+        raise BadInput(f"{pairs[0]} is complex; only real parameters are solved: store it as real pairs [..., 2] and read it by "
+                       "torch.view_as_complex")
     clock = _Clock(progress)
     with clock("capture"):
         captured = capture(model, tuple(example_inputs), kwargs)

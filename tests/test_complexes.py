@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import symdisc
+from symdisc.errors import BadInput
 from symdisc.torchside.capture import capture
 from symdisc.torchside.interpret import call
 
@@ -79,4 +80,29 @@ def test_a_learned_factor_stays_as_it_is() -> None:
     model, x = _made("learned")
     cat = symdisc.discover(model, (x,), solve=False)
     assert not [s for s in cat.symmetries if s.family in ("complex", "o") and "q.weight" in s.parameters]
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+
+
+class Filter(nn.Module):
+    """Two complex states, read by their real parts; the weights are complex, or real pairs of the same numbers."""
+
+    def __init__(self, pairs: bool) -> None:
+        super().__init__()
+        weights = (torch.randn(2, 3, dtype=torch.complex128), torch.randn(2, 2, dtype=torch.complex128))
+        self.into, self.out = (nn.Parameter(torch.view_as_real(w).clone() if pairs else w) for w in weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        into, out = (torch.view_as_complex(w) if not w.is_complex() else w for w in (self.into, self.out))
+        z = x.to(into.dtype) @ into.mT
+        return (z * torch.tanh(z.abs()) @ out.mT).real
+
+
+def test_complex_parameters_are_asked_for_as_real_pairs() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    with pytest.raises(BadInput, match=r"into is complex.*view_as_complex"):
+        symdisc.discover(Filter(False), (x,))
+    model = Filter(True)
+    cat = symdisc.discover(model, (x,))
+    assert cat.orbit_dimension == symdisc.certify(cat).fibre == 2  # one phase for each state
     assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9

@@ -186,7 +186,8 @@ class Algebra:
         values, moves = network.motion(wanted, parameters, directions, network.draws(1000, self.samples))
         at = 0
         for node in nodes:
-            size = sum(int(np.prod(network.graph.shape(v) or ())) for v in node.outputs)
+            size = sum(int(np.prod(network.graph.shape(v) or ())) * (2 if network.graph.by_name[v].dtype.startswith("complex") else 1)
+                       for v in node.outputs)
             alone = [np.array([i]) for i in range(size)]
             affine_motions(values[:, at:at + size], moves[:, at:at + size], self.blocks.get(node.name, alone), factor)
             at += size

@@ -14,7 +14,7 @@ from torch.func import jacrev
 
 from symdisc.archgraph import ArchGraph, Node
 from symdisc.torchside.interpret import ancestors, evaluate
-from symdisc.torchside.network import Network, plain_kernels
+from symdisc.torchside.network import Network, plain_kernels, real_entries
 
 __all__ = ["node_blocks"]
 
@@ -44,15 +44,18 @@ def _union(a: Any, b: Any) -> Any:
 
 
 def _pattern(node: Node, arch: ArchGraph, values: dict[str, Any]) -> np.ndarray | None:
-    """Non-zero entries of d outputs / d inputs, [outputs, inputs]; None where it is too large."""
+    """Non-zero entries of d outputs / d inputs, [outputs, inputs], complex numbers as two entries; None where it is too large."""
     graph = arch.graph
     ops = ancestors(graph, node.outputs, (*node.inputs, *node.context))
-    inputs = {n: values[n] for n in node.inputs if isinstance(values[n], Tensor) and values[n].is_floating_point()}
+    tensors = {n: values[n] for n in node.inputs if isinstance(values[n], Tensor)}
+    pairs = {n for n, v in tensors.items() if v.is_complex()}
+    inputs = {n: torch.view_as_real(v) if n in pairs else v for n, v in tensors.items() if n in pairs or v.is_floating_point()}
     rest = {n: values[n] for n in (*node.inputs, *node.context) if n not in inputs}
 
     def run(z: dict[str, Tensor]) -> Tensor:
-        out = evaluate(ops, {**rest, **z}, node.outputs, torch.float64)
-        return torch.cat([out[o].double().reshape(-1) for o in node.outputs if not out[o].is_complex()])
+        given = {n: torch.view_as_complex(v) if n in pairs else v for n, v in z.items()}
+        out = evaluate(ops, {**rest, **given}, node.outputs, torch.float64)
+        return torch.cat([real_entries(out[o]).reshape(-1) for o in node.outputs])
 
     try:
         with plain_kernels():

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["run_flow"]
 
 RTOL, ATOL = 1e-10, 1e-12  # of the integration; what it drifts off the fibre is then put back
+# a smooth field takes steps near 0.1; where it jumps, at a kink of an activation, some ten steps are short, and hundreds where it turns
+# back at the same kink again and again: such a path has no end worth waiting for
+SHORT, MOST_SHORT = 1e-4, 60
 CORRECTIONS = 3  # Newton steps back on the fibre; the first brings the drift from 1e-10 below rounding
 
 
@@ -70,8 +73,13 @@ class _Field:
             return np.asarray(t @ (t.T @ v))
 
         solver = DOP853(slope, 0.0, theta, 1.0, rtol=RTOL, atol=ATOL)
+        short = 0
         while solver.status == "running":
             message = solver.step()
+            short += solver.h_abs < SHORT
+            if short > MOST_SHORT:
+                raise Undecided("the flow of the remainder meets kinks of the network, where the fibre turns at once; sample with a "
+                                "smaller scale, or with another seed")
             if solver.status == "failed":
                 raise Undecided(f"the flow of the remainder could not be integrated ({message}); sample with a smaller scale")
         end = self._back(theta, solver.y)

@@ -19,7 +19,7 @@ from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw
 from symdisc.torchside.interpret import ancestors, evaluate
 
-__all__ = ["Function", "ModelFunction", "Network", "Wide", "jacobian_rows", "plain_kernels"]
+__all__ = ["Function", "ModelFunction", "Network", "Wide", "jacobian_rows", "plain_kernels", "real_entries"]
 
 Parameters = dict[str, Tensor]
 Function = Callable[..., Tensor]
@@ -96,7 +96,7 @@ class Network:
             env: dict[str, Any] = {**self.fixed, **dict(zip(self.graph.inputs, inputs, strict=True))}
             env.update({v: parameters[n] for v, n in self.graph.parameters.items()})
             values = evaluate(ops, env, wanted, torch.float64)
-            return torch.cat([_real(values[w]).reshape(-1) for w in wanted])
+            return torch.cat([real_entries(values[w]).reshape(-1) for w in wanted])
 
         return run
 
@@ -183,7 +183,8 @@ class Network:
         return out
 
 
-def _real(t: Tensor) -> Tensor:
+def real_entries(t: Tensor) -> Tensor:
+    """float64; complex numbers as pairs, [..., 2]."""
     return torch.view_as_real(t) if t.is_complex() else t.double()
 
 
@@ -218,5 +219,5 @@ class ModelFunction:
         leaves = torch.utils._pytree.tree_leaves(out)
         if not all(isinstance(t, Tensor) or t is None for t in leaves):
             leaves = list(out.values())
-        return torch.cat([_real(t).reshape(-1) for t in leaves
+        return torch.cat([real_entries(t).reshape(-1) for t in leaves
                           if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())])
