@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import sympy as sp
+import torch
 
-from symdisc.conserved import Flow, load_flows
+import symdisc
+from symdisc.conserved import ConservedQuantity, Flow, conserved_quantities, load_flows
 from symdisc.conserved.flow import THETA, TIME, FlowRule, _normal_form, read_flows
 from symdisc.errors import BadInput, RuleError
 
@@ -80,3 +82,36 @@ def test_equations_that_are_not_linear_are_refused(tmp_path: Path) -> None:
     for equation in ("D1**2 + grad", "grad", "D1 + grad*D1", "D1 + grad + average"):
         with pytest.raises(RuleError, match="linear"):
             _normal_form(FlowRule("bad", equation, ()), ())
+
+
+class _Pair(torch.nn.Module):
+    """Weight norm on both layers, an adapter of low rank, and a weight of three factors, which no family names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = torch.nn.utils.parametrizations.weight_norm
+        self.one, self.two = norm(torch.nn.Linear(3, 4)), norm(torch.nn.Linear(4, 5))
+        self.whole, self.down, self.up = torch.nn.Linear(5, 3), torch.nn.Linear(5, 1, bias=False), torch.nn.Linear(1, 3, bias=False)
+        self.a, self.b, self.c = (torch.nn.Parameter(torch.randn(3)) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.tanh(self.two(torch.relu(self.one(x))))
+        return torch.tanh(torch.tanh(self.whole(y) + self.up(self.down(y))) @ (self.a * self.b * self.c))
+
+
+def test_histories_of_gradients_keep_no_function_whatever_the_symmetry() -> None:
+    """Adam and its kin: also for symmetries through charts, between factors and without a name. Decay and inertia are told."""
+    torch.manual_seed(0)
+    cat = symdisc.discover(_Pair().double(), (torch.randn(30, 3, dtype=torch.float64),))
+    kinds = {m.kind for s in cat.symmetries for m in s.moves}
+    assert {"charted", "product", "scale"} <= kinds and any(s.generators for s in cat.symmetries)
+
+    def under(name: str, **values: float) -> list[ConservedQuantity]:
+        return list(conserved_quantities(cat.symmetries, cat.parameters, Flow(name, values)))
+
+    for name in ("adam", "adamw", "rmsprop"):
+        assert {q.status for q in under(name, **({"lam": 1.0} if name == "adamw" else {}))} == {"none"}
+    special = [q for q in under("weight_decay", eta=1, lam=1) if q.form == "linear"]
+    assert len(special) == 2 and {(q.status, q.rate) for q in special} == {("decays", "2")}
+    assert {q.status for q in under("momentum", tau=1, eta=1, lam=0) if q.form == "linear"} == {"driven"}
+    assert not any(q.constraint for q in under("momentum", tau=1, eta=1, lam=0) if any(m.kind == "product" for m in q.symmetry.moves))

@@ -12,10 +12,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-import sympy as sp
 
 from symdisc.conserved import reasons
-from symdisc.conserved.flow import THETA
+from symdisc.conserved.linear import equation
 from symdisc.conserved.pairing import lay_out
 from symdisc.errors import Undecided
 from symdisc.generators import Generator, Part
@@ -35,26 +34,19 @@ NOTHING = -1  # an entry that the symmetry leaves alone, as if a unit with s = 0
 
 def charted_answer(deriver: Deriver) -> ConservedQuantity:
     """1/2 <theta, M theta> for each independent element that keeps the directions of all slices, or why there is none."""
-    local = deriver.local
-    rates = {sp.simplify(2 * w.rho * w.precondition / THETA) for w in local.values()}
-    if any(not w.constant for w in local.values()) or len(rates) > 1 or any(r.has(THETA) for r in rates):
+    told = equation(deriver.local, (2,))
+    if told is None:
         return deriver.none(reasons.CHARTED + "; the flow's decay or metric acts on it besides", "")
-    rate = next(iter(rates))
+    status, law, rate = told
     try:
         found = list(_generators(deriver))
     except Undecided as error:
         return deriver.none(f"{reasons.CHARTED_OTHER} ({error})", CONSTRAINT)
     if not found:
         return deriver.none(reasons.CHARTED, CONSTRAINT)
-    first = next(iter(local.values()))
-    status, law = ("conserved", r"\dot Q = 0") if rate == 0 else ("decays", rf"\dot Q = -{sp.latex(rate)}\, Q")
-    if first.inertia:
-        status = "driven"
-        law = rf"\ddot Q + {sp.latex(first.friction)}\,\dot Q" + ("" if rate == 0 else rf" + {sp.latex(rate)}\,Q") + (
-            r" = \langle \dot\theta, M\dot\theta\rangle")
     rest = len(found) < deriver.symmetry.dimension
     shapes = tuple((n, tuple(deriver.parameters[n])) for n in dict.fromkeys(n for g in found for n in g.parameters))
-    return deriver.make(status, "entries", "linear", (), dimension=len(found), law=law, rate="" if first.inertia else str(rate),
+    return deriver.make(status, "entries", "linear", (), dimension=len(found), law=law, rate=rate,
                         generators=tuple(found), shapes=shapes, reason=reasons.CHARTED if rest else "",
                         constraint=CONSTRAINT if rest and status == "conserved" else "")
 

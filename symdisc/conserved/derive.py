@@ -97,20 +97,21 @@ class Deriver:
             return [self.none("its action on the parameters is not recorded as moves")]
         if self.untrained:
             return [self.none(reasons.untrained(self.untrained))]
+        kinds = {w.kind for w in self.local.values()}
+        if kinds == {"history"}:
+            return [self.history()]
         if any(m.charts for m in self.symmetry.moves):
             return [charted_answer(self)]
         last = self.symmetry.moves[-1].kind.removesuffix("_bias") if self.symmetry.moves else ""
         special = {"product": reasons.PRODUCT, "blind": reasons.BLIND, "isospectral": reasons.ISOSPECTRAL}.get(last, "")
         if special and self.nonlinear:
-            return [self.none(special, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a")]
-        kinds = {w.kind for w in self.local.values()}
+            plain = kinds == {"function"} and all(not w.inertia and w.rho == 0 and w.precondition == 1 for w in self.local.values())
+            return [self.none(special, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a" if plain else "")]
         if len({(w.inertia, w.friction) for w in self.local.values()}) > 1 or len(kinds) > 1:
             return [self.none("its parameters follow flows with different inertia or friction")]
         try:
             if self.symmetry.generators:
                 return [linear_answer(self)]
-            if kinds == {"history"}:
-                return [self.history()]
             if any(w.inertia for w in self.local.values()):
                 return second_order(self)
             return [self.first_order()]
@@ -306,7 +307,8 @@ class Deriver:
     # --- preconditioners made from past gradients ---------------------------------------------------------------------
     def history(self) -> ConservedQuantity:
         averaged = any(w.averaged for w in self.local.values())
-        constant = not self.nonlinear and all(m.kind in ADDITIVE for m in self.symmetry.moves)
+        constant = not self.nonlinear and all(m.kind in ADDITIVE for m in self.symmetry.moves) and all(
+            g.constant for g in self.symmetry.generators)
         decayed = any(w.rho != 0 for w in self.local.values())
         law = r"\dot Q = -\textstyle\sum_i (N_i - c)\, m_i X_i(\theta) \;\text{for every } c" if not averaged else (
             r"\dot Q = -\textstyle\sum_i N_i m_i X_i(\theta),\; m \text{ the averaged gradient}")

@@ -7,7 +7,7 @@ multiples of 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy as np
 import sympy as sp
 
 from symdisc.conserved import reasons
+from symdisc.conserved.flow import THETA, Local
 from symdisc.errors import Undecided
 from symdisc.generators import Generator, Part
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from symdisc.conserved.derive import Deriver
     from symdisc.conserved.quantity import ConservedQuantity
 
-__all__ = ["charges", "expression", "linear_answer", "pairings", "tex"]
+__all__ = ["charges", "equation", "expression", "linear_answer", "pairings", "tex"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -33,8 +34,11 @@ DENOMINATOR = 24  # the fractions that generators are written in
 def linear_answer(deriver: Deriver) -> ConservedQuantity:
     """1/2 <theta, M theta> + <c, theta> for each independent combination with symmetric M, or why there is none."""
     local = deriver.local
-    if any(w.inertia or w.rho != 0 or not w.constant for w in local.values()):
-        return deriver.none("a linear symmetry without a name is worked out for constant learning rates only")
+    degrees = {1 if part.axis == -1 else 2 for g in deriver.symmetry.generators for part in g.parts}
+    told = equation(local, degrees)
+    if told is None:
+        return deriver.none("a linear symmetry without a name is worked out for constant metrics and one common decay only")
+    status, law, rate = told
     symmetric = _symmetric(deriver.symmetry.generators)
     constraint = r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a"
     if not symmetric:
@@ -43,9 +47,32 @@ def linear_answer(deriver: Deriver) -> ConservedQuantity:
     weighted = tuple(_combined(deriver.symmetry.generators, c, rates) for c in symmetric)
     rest = len(symmetric) < len(deriver.symmetry.generators)
     shapes = tuple((n, tuple(deriver.parameters[n])) for n in dict.fromkeys(n for g in weighted for n in g.parameters))
-    return deriver.make("conserved", "entries", "linear", (), dimension=len(weighted), law=r"\dot Q = 0", rate="0",
+    return deriver.make(status, "entries", "linear", (), dimension=len(weighted), law=law, rate=rate,
                         generators=weighted, shapes=shapes, reason=reasons.ANTISYMMETRIC_PART if rest else "",
-                        constraint=constraint if rest else "")
+                        constraint=constraint if rest and status == "conserved" else "")
+
+
+def equation(local: Mapping[str, Local], degrees: Collection[int]) -> tuple[str, str, str] | None:
+    """(status, law, rate) of charges 1/2 <theta, M theta> (degree 2) or <c, theta> (1); None where no one equation tells their change.
+
+    First order: Q' = -<rho, X>, which is -k Q for decay by one common factor. With inertia Q'' + friction Q' + k Q = <theta', M theta'>.
+    """
+    kinds = {w.kind for w in local.values()}
+    if len(kinds) > 1 or "history" in kinds or any(not w.constant for w in local.values()):
+        return None
+    if len({(w.inertia, w.friction) for w in local.values()}) > 1:
+        return None
+    if kinds == {"fisher"} and any(w.rho != 0 for w in local.values()):
+        return None  # the decay is turned by the metric
+    rates = {sp.simplify(d * w.rho * w.precondition / THETA) for w in local.values() for d in degrees}
+    if len(rates) != 1 or next(iter(rates)).has(THETA):
+        return None
+    rate, first = next(iter(rates)), next(iter(local.values()))
+    if not first.inertia:
+        return ("conserved", r"\dot Q = 0", "0") if rate == 0 else ("decays", rf"\dot Q = -{sp.latex(rate)}\, Q", str(rate))
+    source = "0" if max(degrees) == 1 else r"\langle \dot\theta, M\dot\theta\rangle"
+    held = "" if rate == 0 else rf" + {sp.latex(rate)}\,Q"
+    return "driven", rf"\ddot Q + {sp.latex(first.friction)}\,\dot Q{held} = {source}", ""
 
 
 def _exact(value: float) -> sp.Rational:
