@@ -39,14 +39,38 @@ class Channelwise(Block):
         self.up, self.middle, self.down = nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
 
 
+class Between(nn.Module):
+    """A BatchNorm between two linear maps and nothing else: one change of basis, in front of it or behind. ``again``: another BatchNorm
+    reads what it writes, and so does a skip."""
+
+    def __init__(self, again: bool = False) -> None:
+        super().__init__()
+        self.first, self.norm, self.up = nn.Conv2d(5, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)
+        self.more = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)) if again else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x))
+        h = torch.tanh(self.up(x))
+        return (h if self.more is None else h * torch.sin(self.more(x))).mean((2, 3))
+
+
 CASES = {  # dimensions in front of the BatchNorm
     "linear": (Block(), 16),
     "padded": (Block(pad=True, bias=True), 16),
     "layer norm": (Block(norm=True), 3 + 4),
     "activation": (Block(act=True), 0),
+    "between": (Between(), 0),
     "channelwise": (Channelwise(), 0),
     "seen": (Block(seen=True), 0),
 }
+
+
+def test_two_norms_on_the_way_are_left_out() -> None:
+    torch.manual_seed(0)
+    model, inputs = randomise(Between(again=True), 1).eval(), floats(5, 3, 3)
+    cat = symdisc.discover(model, inputs(0), solve=False)
+    assert not any(s.name.endswith("in front of BatchNorm") for s in cat.symmetries) and cat.broken == ()
+    assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -41,7 +41,7 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     classes.links = Links(classes)
     spaces = find_spaces(classes, classes.links)
     streams, behind = find_bottlenecks(classes, classes.links)
-    before, turned, sheared = find_preactivated(classes, classes.links)
+    before, turned, sheared = find_preactivated(classes, classes.links, streams)
     none = np.zeros(0, dtype=np.int64)
     matrices = [s for s in (*spaces, *streams, *before) if s.family in ("gl", "complex")]
     mixed = np.concatenate([s.classes for s in matrices] or [none])

@@ -7,6 +7,7 @@ commutes with it. b, m, v and gamma stay. Pre-activation blocks without an activ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,6 +98,9 @@ class _Reads(Finder):
         whole = [sorted(self.element[n.ins].tolist()) == list(range(space.size)) and not self.gain[n.ins].any() for n in mine]
         if not mine or not all(whole) or self.turned[space.classes].any() or not all(map(self._read_whole, mine)):
             return False
+        front = [gain is not None and gain[2] for gain in space.gains]
+        if self.classes.rotated[space.classes[np.array(front)[space.gain]]].any():
+            return False  # another BatchNorm writes the stream, with constants of its own
         if not super()._complete(space):
             return False
         self.found.append((space, mine))
@@ -115,9 +119,13 @@ class _ShearedReads(_Reads, Shears):
         return Shears.run(self)
 
 
-def find_preactivated(classes: Classes, links: Links) -> tuple[list[Space], list[Symmetry], list[Symmetry]]:
-    """Spaces in front of BatchNorms that dense weights read; their changes of basis or rotations, and their shears."""
-    norms = _norms(classes)
+def find_preactivated(classes: Classes, links: Links, streams: Sequence[Space]) -> tuple[list[Space], list[Symmetry], list[Symmetry]]:
+    """Spaces in front of BatchNorms that dense weights read; their changes of basis or rotations, and their shears.
+
+    Behind those that write one of ``streams`` any matrix may act already, which is the same as in front of them.
+    """
+    behind = np.concatenate([s.classes for s in streams] or [np.zeros(0, dtype=np.int64)])
+    norms = [n for n in _norms(classes) if not np.isin(n.outs, behind).any()]
     if not norms:
         return [], [], []
     finders = _Reads(classes, links, norms), _ShearedReads(classes, links, norms)
