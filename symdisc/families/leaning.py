@@ -2,7 +2,8 @@
 
 A norm hands on gamma * x + beta with 1^T x = 0, so W + a (1/gamma)^T writes the constant a sum(beta/gamma) beside W's own output.
 A bias of W takes it at once (``Invisible.readers``). Without one the constant goes its way like any translation: to keys it
-does nothing, values hand it on to the bias behind the output map, or to whatever else is added to the stream.
+does nothing, values hand it on to the bias behind the output map, or to whatever else is added to the stream. Where not every
+constant finds its way, the one that is alike for all rows may: W + c 1 (1/gamma)^T.
 """
 
 from __future__ import annotations
@@ -53,9 +54,13 @@ def _symmetry(search: Translations, use: DenseUse, source: Centred, rows: np.nda
     if not whole and (use.out_axis != 0 or (np.diff(rows) != 1).any()):
         return None
     undone = own_bias(search, use, use.outs[rows]) or search.undone(use.parameter, use.value, {int(c): k for k, c in enumerate(vec[rows])})
-    if undone is None:
-        return _half_seen(search, use, source, rows, vec)
+    if undone is None and (half := _half_seen(search, use, source, rows, vec)) is not None:
+        return half
     n = len(rows)
+    if undone is None and whole and use.parameter not in taken:  # a norm over several places side by side: it sees all but one constant
+        undone, n = search.undone(use.parameter, use.value, dict.fromkeys(map(int, vec), 0)), 1
+    if undone is None:
+        return None
     shape = tuple(n if a == use.out_axis else 1 for a in range(len(search.classes.shape(use.parameter))))
     assert source.shift is not None
     total = Through("total", source.shift, offset=source.offset, gain=source.gain)
