@@ -27,13 +27,28 @@ def keys_of_constant_queries(classes: Classes, mixed: np.ndarray, found: Sequenc
     What changes of basis (``mixed``) and the readers among ``found`` contain is not counted.
     """
     leaning = {m.parameter for s in found for m in s.moves if m.kind == "outer" and s.name == "direction that a centred vector lacks"}
+    owner = _owners(classes)
     made = []
     for dual in classes.facts.duals:
         for left, right in zip(dual.left, dual.right, strict=True):
             for query, key in ((left, right), (right, left)):
+                asks = owner[classes(query)]
+                if (asks < 0).any() or "data" in classes.graph.roles[classes.facts.dense[int(asks[0])].op]:
+                    continue  # the query changes with the data: nearly all do
                 symmetry = _symmetry(classes, dual, query, key, mixed, leaning)
                 made += [] if symmetry is None else [symmetry]
     return made
+
+
+def _owners(classes: Classes) -> np.ndarray:
+    """For each class the number of the one weight that writes it, or -1."""
+    owner, times = np.full(classes.count, -1), np.zeros(classes.count, dtype=np.int64)
+    for k, use in enumerate(classes.facts.dense):
+        if use.outs is not None:
+            vec = np.unique(classes(use.outs))
+            owner[vec] = k
+            times[vec] += 1
+    return np.where(times == 1, owner, -1)
 
 
 def _symmetry(classes: Classes, dual: Dual, query: np.ndarray, key: np.ndarray, mixed: np.ndarray, leaning: set[str]) -> Symmetry | None:

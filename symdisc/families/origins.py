@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -23,29 +24,37 @@ class Origins:
 
     def parts(self, vec: np.ndarray) -> list[np.ndarray]:
         """Positions grouped by the kinds of vectors that the classes take part in, and by the layers that read them."""
-        groups: dict[tuple[frozenset[tuple[str, int]], bytes], list[int]] = defaultdict(list)
-        classes, layers = self.readers
+        classes, roles = self.roles
         first, last = np.searchsorted(classes, vec), np.searchsorted(classes, vec, side="right")
-        for p, c in enumerate(vec.tolist()):
-            groups[frozenset(self.roles.get(c, ())), layers[first[p]:last[p]].tobytes()].append(p)
+        groups: dict[bytes, list[int]] = defaultdict(list)
+        for p in range(len(vec)):
+            groups[roles[first[p]:last[p]].tobytes()].append(p)
         return [np.array(g) for g in groups.values()] if len(groups) > 1 else []
 
     @cached_property
-    def roles(self) -> dict[int, set[tuple[str, int]]]:
-        """Class -> the operators' sides on which it appears, heads not told apart."""
-        found: dict[int, set[tuple[str, int]]] = defaultdict(set)
+    def roles(self) -> tuple[np.ndarray, np.ndarray]:
+        """(class, number of a role), sorted: a side of an operator, heads not told apart; a layer that reads it, blocks not told apart."""
+        numbers: dict[tuple[str, int], int] = {}
+        pairs = [np.zeros((2, 0), dtype=np.int64)]
+        for key, units in self._seen():
+            vec = np.unique(self.classes(units))
+            pairs.append(np.stack([vec, np.full(len(vec), numbers.setdefault(key, len(numbers)))]))
+        classes, roles = np.unique(np.concatenate(pairs, axis=1), axis=1)
+        return classes, roles
+
+    def _seen(self) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
+        """Vectors of units, and the role that they all play."""
         for dual in self.facts.duals:
-            for side, units in enumerate((dual.left, dual.right)):
-                for c in np.unique(self.classes(units)).tolist():
-                    found[c].add((dual.op, side))
+            yield (dual.op, 0), dual.left
+            yield (dual.op, 1), dual.right
         for ins, outs, op in self.facts.elementwise:
-            for c in np.unique(self.classes(np.concatenate([ins, outs]))).tolist():
-                found[c].add((op, 0))
+            yield (op, 0), np.concatenate([ins, outs])
         for _, a, b, _ in self.facts.sums:
-            for side, units in ((2, a), (3, b)):
-                for c in np.unique(self.classes(units)).tolist():
-                    found[c].add(("product", side))
-        return found
+            yield ("product", 2), a
+            yield ("product", 3), b
+        for use in self.facts.dense:
+            if use.ins is not None:
+                yield (use.op, 4), use.ins
 
     def pieces(self, vec: np.ndarray) -> np.ndarray | None:
         """The number of the unit of which each class is a piece, where all are pieces of one maximum."""
@@ -65,15 +74,6 @@ class Origins:
             if chooses and len(np.unique(ins)) == ins.size and len(np.unique(outs[:, 0])) == len(outs):
                 found[alike.op] = ins, outs[:, 0]
         return found
-
-    @cached_property
-    def readers(self) -> tuple[np.ndarray, np.ndarray]:
-        """(class, number of an operator whose weight reads it), sorted; the blocks of one operator not told apart."""
-        numbers = {name: i for i, name in enumerate(dict.fromkeys(d.op for d in self.facts.dense))}
-        pairs = [np.stack([c := np.unique(self.classes(d.ins)), np.full(len(c), numbers[d.op])])
-                 for d in self.facts.dense if d.ins is not None]
-        classes, layers = np.unique(np.concatenate([*pairs, np.zeros((2, 0), dtype=np.int64)], axis=1), axis=1)
-        return classes, layers
 
     def writer(self, shift: ShiftUse) -> tuple[np.ndarray, np.ndarray] | None:
         """(positions along the axis, classes), if every unit sits at one position and every position is written."""

@@ -24,8 +24,7 @@ __all__ = ["unread_writers"]
 ROUTES = frozenset(f"aten.{n}" for n in (
     "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach", "_to_copy",
     "to", "contiguous", "flatten", "unflatten", "split", "split_with_sizes", "chunk", "unbind", "slice", "select")) | {"getitem"}
-
-
+CUTS = frozenset(f"aten.{n}" for n in ("split", "split_with_sizes", "chunk", "unbind", "slice", "select"))
 # between two weights: the second has the same directions as the first
 TRADES = frozenset(("weights of parallel maps traded", "factor traded for the weight beside it"))
 
@@ -50,7 +49,7 @@ def unread_writers(classes: Classes, mixed: np.ndarray, found: Sequence[Symmetry
             continue
         vec = classes(use.outs)
         claims = []
-        for part in _vectors(origins, vec):
+        for part in _vectors(origins, use.value, vec):
             readers = _all_readers(origins, use, vec[part])
             mine = not np.isin(vec[part], mixed).any() or _seen_whole(classes, vec[part])
             claims += [_symmetry(classes, use, part, readers, others)] if readers and mine else []
@@ -90,12 +89,18 @@ def _seen_whole(classes: Classes, units: np.ndarray) -> bool:
     return sum(read.values()) >= units.shape[1]
 
 
-def _vectors(origins: Origins, vec: np.ndarray) -> list[np.ndarray]:
+def _vectors(origins: Origins, value: str, vec: np.ndarray) -> list[np.ndarray]:
     """Places [copies, size] of the vectors that are written: the whole, its parts with a fate of their own, or pieces of maxima."""
     pieces = origins.pieces(vec)
     if pieces is not None:
         return [np.stack([np.flatnonzero(pieces == k) for k in range(int(pieces.max()) + 1)]).T]
-    return [part[None, :] for part in origins.parts(vec) or [np.arange(len(vec))]]
+    parts = origins.parts(vec) if _cut(origins.classes, value) else []
+    return [part[None, :] for part in parts or [np.arange(len(vec))]]
+
+
+def _cut(classes: Classes, value: str) -> bool:
+    """Layout takes the value apart."""
+    return any(op.packet in CUTS or (op.packet in ROUTES and _cut(classes, op.name)) for op in classes.graph.users.get(value, ()))
 
 
 def _symmetry(classes: Classes, use: DenseUse, places: np.ndarray, readers: Sequence[DenseUse],
