@@ -35,12 +35,11 @@ class Origins:
     def roles(self) -> tuple[np.ndarray, np.ndarray]:
         """(class, number of a role), sorted: a side of an operator, heads not told apart; a layer that reads it, blocks not told apart."""
         numbers: dict[tuple[str, int], int] = {}
-        pairs = [np.zeros((2, 0), dtype=np.int64)]
+        pairs = [np.zeros(0, dtype=np.int64)]
         for key, units in self._seen():
-            vec = np.unique(self.classes(units))
-            pairs.append(np.stack([vec, np.full(len(vec), numbers.setdefault(key, len(numbers)))]))
-        classes, roles = np.unique(np.concatenate(pairs, axis=1), axis=1)
-        return classes, roles
+            pairs.append(self.classes(units).reshape(-1) << 32 | numbers.setdefault(key, len(numbers)))
+        both = np.unique(np.concatenate(pairs))
+        return both >> 32, both & 0xFFFFFFFF
 
     def _seen(self) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
         """Vectors of units, and the role that they all play."""

@@ -25,6 +25,7 @@ ROUTES = frozenset(f"aten.{n}" for n in (
     "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach", "_to_copy",
     "to", "contiguous", "flatten", "unflatten", "split", "split_with_sizes", "chunk", "unbind", "slice", "select")) | {"getitem"}
 CUTS = frozenset(f"aten.{n}" for n in ("split", "split_with_sizes", "chunk", "unbind", "slice", "select"))
+SUMS = ("aten.add", "aten.sub")
 # between two weights: the second has the same directions as the first
 TRADES = frozenset(("weights of parallel maps traded", "factor traded for the weight beside it"))
 
@@ -40,6 +41,8 @@ def unread_writers(classes: Classes, mixed: np.ndarray, found: Sequence[Symmetry
         for name in s.parameters if s.family[:5] in ("trans", "outer", "free") else ():
             beside.setdefault(name, []).append(s)
     origins = Origins(classes)
+    inside = np.zeros(classes.count, dtype=bool)
+    inside[mixed] = True
     made: dict[str, list[Symmetry]] = {}
     for use in sorted(classes.facts.dense, key=lambda u: -int(np.prod(classes.shape(u.parameter)))):
         others = beside.get(use.parameter, [])
@@ -51,8 +54,8 @@ def unread_writers(classes: Classes, mixed: np.ndarray, found: Sequence[Symmetry
         claims = []
         for part in _vectors(origins, use.value, vec):
             readers = _all_readers(origins, use, vec[part])
-            mine = not np.isin(vec[part], mixed).any() or _seen_whole(classes, vec[part])
-            claims += [_symmetry(classes, use, part, readers, others)] if readers and mine else []
+            if readers and (not inside[vec[part]].any() or _seen_whole(classes, vec[part])):
+                claims.append(_symmetry(classes, use, part, readers, others))
         if any(claims):
             made[use.parameter] = [s for s in claims if s is not None]
     order = list(dict.fromkeys(u.parameter for u in classes.facts.dense))
@@ -145,7 +148,7 @@ def _readers(origins: Origins, value: str, units: np.ndarray) -> Iterable[tuple[
     graph = classes.graph
     if value in graph.outputs:
         yield None
-    for op in graph.users.get(value, ()):
+    for op in sorted(graph.users.get(value, ()), key=lambda u: u.packet in SUMS):  # the way along a stream last: a norm ends it
         if op.name not in graph.live or not _touches(classes, op, units):
             continue
         weights = [d for d in classes.facts.dense if d.op == op.name and d.source == value]
@@ -179,7 +182,7 @@ def _passes(classes: Classes, op: Op, value: str, units: np.ndarray) -> bool:
     if op.packet == "aten.matmul":  # sums over places with weights that the data make
         return len(set(op.inputs)) == 2 and op.inputs[1] == value and len(units) == 1 and all(
             _along_last(classes, name, units[0]) for name in (value, op.name))
-    return op.packet in ("aten.add", "aten.sub") and not op.kwargs and len(set(op.inputs)) == len(op.inputs)
+    return op.packet in SUMS and not op.kwargs and len(set(op.inputs)) == len(op.inputs)
 
 
 def _along_last(classes: Classes, name: str, vec: np.ndarray) -> bool:
