@@ -209,8 +209,8 @@ class Translations(Averages):
         mean = self.graph.by_name.get(second)
         if mean is not None and mean.packet == "aten.mean" and mean.inputs == (value,):
             return [] if self._mean_over_data(mean) else None
-        other = next((n for n in op.inputs if n != value), value)
-        if list(op.inputs).count(value) == 1 and not op.kwargs and self.graph.shape(other) == op.shape == self.graph.shape(value) and (
+        other = next((n for n in op.inputs if n != value), None)
+        if other is not None and list(op.inputs).count(value) == 1 and not op.kwargs and self.graph.shape(other) == op.shape == self.graph.shape(value) and (
                 self.pushed.get(other) == (current, chain)):
             return []  # a mean over neighbours less the value itself: both carry the constant
         return self._add(op, value, current, chain)
