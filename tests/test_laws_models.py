@@ -221,3 +221,10 @@ def test_relations_are_seen() -> None:
     assert analytic.independent(columns, P) and analytic.independent(np.c_[columns, -columns[:, 0] % P], P)
     assert not analytic.independent(np.c_[columns, columns.sum(1) % P], P)
     assert not analytic.independent(np.c_[columns, (columns[:, 0] + 7) % P], P)
+
+
+def test_brackets_side_by_side_are_compared_up_to_the_rounding_of_their_largest_entries() -> None:
+    large = torch.tensor([1e9, 1e-3], dtype=torch.float64)
+    assert brackets._alike(large + torch.tensor([0.0, 1e-7]), large) and not brackets._alike(large * (1 + 1e-5), large)
+    small = torch.tensor([1.0, 1e-3], dtype=torch.float64)
+    assert not brackets._alike(small + torch.tensor([0.0, 1e-7]), small)
