@@ -209,9 +209,9 @@ class Translations(Averages):
         mean = self.graph.by_name.get(second)
         if mean is not None and mean.packet == "aten.mean" and mean.inputs == (value,):
             return [] if self._mean_over_data(mean) else None
-        other = next((n for n in op.inputs if n != value), None)
-        if other is not None and list(op.inputs).count(value) == 1 and not op.kwargs and self.graph.shape(other) == op.shape == self.graph.shape(value) and (
-                self.pushed.get(other) == (current, chain)):
+        others = [n for n in op.inputs if n != value]
+        if len(others) == 1 == list(op.inputs).count(value) and not op.kwargs and self.pushed.get(others[0]) == (current, chain) and (
+                self.graph.shape(others[0]) == op.shape == self.graph.shape(value)):
             return []  # a mean over neighbours less the value itself: both carry the constant
         return self._add(op, value, current, chain)
 
