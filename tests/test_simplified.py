@@ -82,3 +82,32 @@ def test_one_place_is_read(how: str, turned: int) -> None:
     assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
     if how != "both":
         assert cat.group_dimension == fibre(model, inputs, seed=None).dimension
+
+
+class Beside(nn.Module):
+    """A class token and patches, a table added to both; then something is added to the patches alone, and each is read by itself."""
+
+    def __init__(self, whole: bool, d: int = 4) -> None:
+        super().__init__()
+        self.enter, self.token = nn.Linear(3, d), nn.Linear(3, d)
+        self.table = nn.Parameter(torch.randn(1, LENGTH + 1, d))
+        self.more, self.head, self.whole = nn.Linear(3, d), nn.Linear(d, 3), whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.token(x.cos().mean(1, keepdim=True)), self.enter(x)], 1) + self.table
+        seen = [self.head(F.gelu(torch.cat([y[:, :1], y[:, 1:] + self.more(x.square())], 1)))]
+        if self.whole:
+            seen.append(F.gelu(y).sum(-1, keepdim=True).expand(-1, -1, 3))
+        return torch.cat(seen, 1)
+
+
+@pytest.mark.parametrize("whole, traded", [(False, {"enter.bias", "table", "more.bias"}), (True, {"enter.bias", "token.bias", "table"})])
+def test_parts_go_their_own_way(whole: bool, traded: set[str]) -> None:
+    """The later bias takes from the rows of the table that patches meet, unless all is seen before it is added."""
+    torch.manual_seed(1)
+    model, inputs = randomise(Beside(whole), 1), floats(LENGTH, 3)
+    cat = symdisc.discover(model, inputs(0), solve=False)
+    found = {p for s in cat.symmetries if s.name == "translation traded between parameters" for p in s.parameters}
+    assert traded <= found and ("more.bias" in found) != whole and cat.broken == ()
+    assert cat.group_dimension == fibre(model, inputs, seed=None).dimension
+    assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9

@@ -9,26 +9,25 @@ from torch import Tensor
 from symdisc.opgraph import Op, OpGraph, Ref
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.interpret import ancestors, evaluate
+from symdisc.torchside.parts import BY_PLACE, taken_apart
 
 __all__ = ["simplified"]
 
 MOST = 64  # operators that a constant may be made by
-PLACEWISE = frozenset(f"aten.{n}" for n in (
-    "add", "sub", "mul", "div", "clone", "alias", "detach", "_to_copy", "contiguous", "dropout", "gelu", "relu", "silu", "tanh", "sigmoid",
-    "layer_norm", "rms_norm", "linear"))  # each place along an axis apart, unless the axis is one of those that are normed or contracted
 
 
 def simplified(captured: Capture) -> Capture:
     """The same function of the same parameters, said with less.
 
     No products with ones (a mask that hides nothing); of tokens put beside each other and read at one place, that place alone on the way
-    from there; sums of what was stacked as sums.
+    from there; of tokens put beside each other, shifted by a table and taken apart again, each with its rows of the table; sums of what
+    was stacked as sums.
     """
     graph = captured.graph
     changed: dict[str, tuple[Op, ...]] = {}
     for op in graph.ops:
         if op.name in graph.live and graph.is_activation(op.name):
-            changed.update(_without_ones(captured, op) or _one_place(graph, op) or _of_stacked(graph, op))
+            changed.update(_without_ones(captured, op) or _one_place(graph, op) or _of_stacked(graph, op) or taken_apart(graph, op))
     if not changed:
         return captured
     ops = tuple(new for op in graph.ops for new in changed.get(op.name, (op,)))
@@ -91,7 +90,7 @@ def _cut(shape: tuple[int, ...] | None, axis: int) -> tuple[int, ...]:
 def _by_place(graph: OpGraph, op: Op, axis: int) -> bool:
     """Each place along the axis is made of that place of the one activation that the operator reads."""
     shape, acts = op.shape or (), [n for n in op.inputs if "data" in graph.roles[n]]
-    if op.packet not in PLACEWISE or len(acts) != 1 or graph.shape(acts[0]) is None or len(graph.shape(acts[0]) or ()) != len(shape):
+    if op.packet not in BY_PLACE or len(acts) != 1 or graph.shape(acts[0]) is None or len(graph.shape(acts[0]) or ()) != len(shape):
         return False
     if op.packet in ("aten.layer_norm", "aten.rms_norm"):
         return axis < len(shape) - len(op.args[1])

@@ -177,7 +177,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     "timm_volo_d1_224": _class("volo", "VOLO", 32, img_size=32, layers=(1, 1), embed_dims=(8, 8), num_heads=(2, 2), mlp_ratio=1,
                                downsamples=(False, False), outlook_attention=(True, False), stem_hidden_dim=4, post_layers=None,
                                use_aux_head=False, global_pool="avg"),
-    "timm_tnt_s_patch16_224": _of("tnt_s_patch16_224", 32, img_size=32, patch_size=16, embed_dim=8, inner_dim=4, depth=1, num_heads_inner=2,
+    "timm_tnt_s_patch16_224": _of("tnt_s_patch16_224", 16, img_size=16, patch_size=8, embed_dim=8, inner_dim=4, depth=2, num_heads_inner=2,
                                   num_heads_outer=2, mlp_ratio=1.0),
     "timm_crossvit_tiny_240": _class("crossvit", "CrossVit", 16, img_size=16, patch_size=(4, 8), embed_dim=(4, 4), depth=((1, 1, 0),),
                                  num_heads=(2, 2), mlp_ratio=(1, 1, 1)),
