@@ -100,7 +100,7 @@ ENTRIES = (
          sources.POSITIVE_SCALES, sources.BATCH_NORM), (EVAL, "ReLU units switch on the data")),
     Architecture(
         "u-net", "U-Net", {**_numbered("c", "channels of level", 1, 5), "v": CLASSES}, _unet,
-        (_all((1, 2, 1, 2, 1), v=2), _all((2, 1, 2, 1, 2), v=2), _all((2, 2, 1, 1, 2), v=3)),
+        (_all((1, 1, 1, 2, 1), v=2), _all((2, 1, 1, 2, 1), v=2), _all((1, 2, 1, 2, 1), v=3)),
         ("U-Net of the paper", _all((64, 128, 256, 512, 1024), v=2)),
         (sources.defines("Ronneberger, Fischer, Brox, U-Net, MICCAI 2015, arXiv:1505.04597"), sources.POSITIVE_SCALES),
         ("convolutions keep the size of the map (padding 1), as most implementations do", "ReLU units switch on the data")),
