@@ -94,7 +94,7 @@ class Deriver:
     # --- the way through ----------------------------------------------------------------------------------------------
     def run(self) -> list[ConservedQuantity]:
         if not self.symmetry.moves and not self.symmetry.generators:
-            return [self.none("its action on the parameters is not recorded as moves")]
+            return [self.none(reasons.FLOW)]
         if self.untrained:
             return [self.none(reasons.untrained(self.untrained))]
         kinds = {w.kind for w in self.local.values()}

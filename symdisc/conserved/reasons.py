@@ -51,6 +51,10 @@ ISOSPECTRAL = (
     "the generator turns a stream by what the eigenvectors of its gains turn by, so it depends on the gains; whether its one-form has a "
     "potential is not derived, only the differential constraint holds"
 )
+FLOW = (
+    "its directions are known at given weights only, by their flow, not recorded as moves: there is no formula to integrate; the count of "
+    "laws tells whether one is missing"
+)
 SPAN = "antisymmetric, but it turns fewer columns than dimensions: the flow stays in their span"
 FACTOR = "not a gradient field, but an integrating factor exists in two variables"
 DRIVEN = "inertia: the symmetric charge obeys a driven equation, exact at every time"
