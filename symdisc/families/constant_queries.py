@@ -29,7 +29,10 @@ def keys_of_constant_queries(classes: Classes, mixed: np.ndarray, found: Sequenc
     leaning = {m.parameter for s in found for m in s.moves if m.kind == "outer" and s.name == "direction that a centred vector lacks"}
     owner = _owners(classes)
     made = []
+    graph = classes.graph
     for dual in classes.facts.duals:
+        if all("data" in graph.roles[n] for n in graph.by_name[dual.op].inputs):
+            continue  # both sides depend on the input
         for left, right in zip(dual.left, dual.right, strict=True):
             for query, key in ((left, right), (right, left)):
                 asks = owner[classes(query)]
