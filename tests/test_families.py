@@ -22,10 +22,13 @@ def test_named_dimension(name: str) -> None:
 
 
 def test_rows_chosen_by_data_are_not_told_apart() -> None:
-    """Biases looked up by user: no scaling of a row that the example happens not to touch; factors permute together."""
+    """Biases looked up by user: all rows trade one constant with the common bias, a row that the example happens not to touch is no
+    exception; factors permute together."""
     model, maker, _ = ready("matrix_factors_bias")
     cat = symdisc.discover(model, maker(0), solve=False)
-    assert not any({"bu", "bi"} & set(s.parameters) for s in cat.symmetries)
+    rows = {s.parameters[0]: s for s in cat.symmetries if {"bu", "bi"} & set(s.parameters)}
+    assert {n: (s.family, s.dimension, s.moves[0].index.copies) for n, s in rows.items()} == {
+        n: ("translation", 1, model.get_parameter(n).numel()) for n in ("bu", "bi")}
     assert all({"user.weight", "item.weight"} <= set(d.parameters) for d in cat.discrete)
 
 
