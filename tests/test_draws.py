@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -43,3 +44,24 @@ def test_draws_repeat_by_seed() -> None:
     graph = capture(nn.Linear(3, 2), (x,)).graph
     first, again, other = (draw(graph, (x,), s)[0] for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+class Looked(nn.Module):
+    """Rows of a table: by a bag of them, or by plain indexing."""
+
+    def __init__(self, bag: bool) -> None:
+        super().__init__()
+        self.bag, self.table = bag, nn.EmbeddingBag(5, 3, mode="sum")
+        self.up, self.out = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids) if self.bag else self.table.weight[ids].sum(1)
+        return self.out(torch.relu(self.up(x)))
+
+
+@pytest.mark.parametrize("bag", [True, False])
+def test_indices_of_bags_and_of_plain_indexing_are_drawn(bag: bool) -> None:
+    torch.manual_seed(0)
+    captured = capture(Looked(bag).double(), (torch.zeros(3, 4, dtype=torch.int64),))
+    (ids,) = draw(captured.graph, captured.example, 0)
+    assert set(ids.unique().tolist()) == set(range(5))

@@ -13,6 +13,8 @@ __all__ = ["draw", "kept", "vocabularies"]
 
 # Samples differ in scale by about this factor (log-normal), so that the regions of piecewise functions are all met.
 SPREAD = 0.7
+# where each look-up along the first axis of its first argument takes the indices
+LOOKUPS = {"aten.embedding": 1, "aten.embedding_bag": 1, "aten.index": 1}
 INDEX_LAYOUT = frozenset(f"aten.{n}" for n in ("view", "_unsafe_view", "reshape", "clone", "alias", "detach", "_to_copy", "to",
                                                "unsqueeze", "squeeze", "expand", "slice", "select", "contiguous", "transpose",
                                                "permute", "t"))
@@ -25,8 +27,8 @@ def vocabularies(graph: OpGraph) -> dict[str, int]:
     for op in graph.ops:
         if op.packet in INDEX_LAYOUT and op.inputs and op.inputs[0] in origin:
             origin[op.name] = origin[op.inputs[0]]
-        if op.packet == "aten.embedding":
-            table, index = (list(refs(a)) for a in op.args[:2])
+        if op.packet in LOOKUPS and len(op.args) > LOOKUPS[op.packet]:
+            table, index = (list(refs(op.args[k])) for k in (0, LOOKUPS[op.packet]))
             source = origin.get(index[0]) if index else None
             shape = graph.shape(table[0]) if table else None
             if source is not None and shape:
