@@ -99,13 +99,14 @@ def test_a_large_model_without_a_config_is_certified_on_its_graph_run_small(mode
 
 
 def test_a_small_graph_does_not_hide_what_has_no_name() -> None:
-    """Shifts of maxout units have no named family: the certificate counts what is missing and says where."""
+    """Turns of two layers in |a + i b|^2 have no named family: the certificate counts what is missing and says where."""
 
-    class Maxout(nn.Module):
+    class Squares(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x.unflatten(-1, (-1, 3)).amax(-1)
+            a, b = x.chunk(2, -1)
+            return a * a + b * b
 
-    model = nn.Sequential(nn.Linear(120, 240), Maxout(), nn.Linear(80, 90))
+    model = nn.Sequential(nn.Linear(120, 160), Squares(), nn.Linear(80, 90))
     c = symdisc.certify(symdisc.discover(model, (torch.randn(4, 120),)))
     assert c.miniature and not c.complete and c.found < c.fibre and "0.weight" in c.note
 

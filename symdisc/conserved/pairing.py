@@ -199,9 +199,9 @@ def _transpose(step: Through, u: Array, state: Mapping[str, Array]) -> Array:
     if step.kind == "unseen":
         raise BadInput("what a weight turns into multiples of 1 is not a formula of its entries")
     if step.kind == "each":
-        return (u * (weight.reshape(-1)[p[0]] + step.offset)).sum().reshape(1)
+        return (u * (weight.reshape(-1)[p[0]] + step.offset)).sum(axis=0, keepdims=True)
     if step.kind == "per":
-        return (u / (weight.reshape(-1)[p[0]] + step.offset)).sum().reshape(1)
+        return (u / (weight.reshape(-1)[p[0]] + step.offset)).sum(axis=0, keepdims=True)
     if step.kind == "rsqrt":
         return u * (weight.reshape(-1)[p[0]] + step.offset) ** -0.5
     part = weight if step.rows is None else weight[step.rows[0]:step.rows[1]]

@@ -64,7 +64,7 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     leaning = {**dict.fromkeys((s.parameters[0] for s in readers), 1), **{s.parameters[0]: s.shape[1] for s in parts}}
     found += readers + parts + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)
     found += identity_parts(classes) + unused(classes) + standardised_weights(classes) + narrow_readers(invisible, mixed, shears)
-    found += bias_trades(classes, found)
+    found = bias_trades(classes, found)
     found += keys_of_constant_queries(classes, mixed, found)
     factors = low_rank_trades(classes)
     found += unread_writers(classes, mixed, found + factors)

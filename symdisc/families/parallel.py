@@ -236,9 +236,10 @@ def _step(classes: Classes, search: Translations, op: Op, value: str, vec: np.nd
 
 # --- biases ---------------------------------------------------------------------------------------------------------------
 def bias_trades(classes: Classes, known: Sequence[Symmetry]) -> list[Symmetry]:
-    """Biases that enter one sum, each behind factors of its own, where ``known`` families do not let them trade yet.
+    """The ``known`` families and biases that enter one sum, each behind factors of its own, where those do not let them trade yet.
 
-    Families of translations tie the parameters that they move; two biases without such a tie trade b + e t and c - d t.
+    Families of translations tie the parameters that they move; two biases without such a tie trade b + e t and c - d t. Where a
+    known family trades only one number between the two, the whole vector takes its place.
     """
     tied: dict[str, str] = {}
 
@@ -247,17 +248,21 @@ def bias_trades(classes: Classes, known: Sequence[Symmetry]) -> list[Symmetry]:
             name = tied[name]
         return name
 
+    numbers = [s for s in known if s.family == "translation" and s.shape == (1,) and len(s.parameters) == 2]
     for s in known:
-        if s.family.startswith(("translation", "outer", "free")):
+        if s.family.startswith(("translation", "outer", "free")) and s not in numbers:
             for p in s.parameters[1:] if len(s.parameters) > 1 else [""]:
                 tied[root(p)] = root(s.parameters[0])
     found = []
+    whole: list[set[str]] = []
     for a, b in combinations(_biases(classes), 2):
         where = next((s for s in a.sums if s in b.sums), None)
         if where is not None and np.array_equal(a.keys, b.keys) and root(a.parameter) != root(b.parameter):
             tied[root(a.parameter)] = root(b.parameter)
-            found += _trade(a, b, where, a.keys)
-    return found
+            made = _trade(a, b, where, a.keys)
+            whole += [{a.parameter, b.parameter}] * bool(made)
+            found += made
+    return [s for s in known if s not in numbers or set(s.parameters) not in whole] + found
 
 
 def _biases(classes: Classes) -> Iterator[_Branch]:
