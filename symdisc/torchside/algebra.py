@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from symdisc.errors import Undecided
 from symdisc.exact import NullSpace, null_space
 from symdisc.solve import ZERO_COLUMN, Accumulator, affine_motions, fibre_basis, normal_rows
 from symdisc.torchside.blocks import node_blocks
+from symdisc.torchside.calibrate import calibrate
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.check import random_state
 from symdisc.torchside.network import Function, Network, jacobian_rows, plain_kernels
@@ -29,6 +30,7 @@ PATIENT = 600  # parameters up to which three equal ranks are asked for; beyond,
 GROWTH = 1.05  # of the rank by one block of rows: then it is not yet looked at closely
 VISIBLE = 1e-9  # of the largest row: the null space is good to 1e-12, a new direction shows at 1e-6 or more
 ROUNDING = 1e-9
+CALIBRATED = 2  # draws of weights at which every unit switches
 PATTERNS = 8  # draws whose dependence of outputs on inputs is joined: sorting and maxima show one order each
 SAMPLES = (24, 96)  # least and most draws at which the motion of features is followed
 
@@ -146,18 +148,31 @@ class Algebra:
         directions = self.outputs[0].basis
         return directions @ self._affine(directions) if directions.shape[1] else directions
 
-    def generic_fibre(self, seeds: tuple[int, ...] = (11, 12)) -> int:
-        """The smallest fibre dimension over random weights and these: what is more here is local to these weights."""
+    def generic_fibre(self, known: int, seeds: tuple[int, ...] = (11, 12)) -> int:
+        """The smallest fibre dimension over these weights, random ones and calibrated ones: what is more here is local to these weights.
+
+        No fewer than the ``known`` directions are there anywhere. On inputs of one sign some unit rests at most random weights; at
+        calibrated ones every unit switches.
+        """
         best = self.outputs[0].dimension
-        ones = {n for n, p in self.network.parameters.items() if p.numel() and float(p.mean()) > 0.5}
-        buffers = {n: self.network.fixed[v] for v, n in self.capture.graph.buffers.items() if v in self.network.fixed}
-        for seed in seeds:
-            state = {**random_state(self.capture, ones, seed), **buffers}
+        for network in self._elsewhere(seeds):
+            if best <= known:
+                break
             try:
-                best = min(best, fibre(Network(self.capture, state, self.network.seed))[0].dimension)
+                best = min(best, fibre(network)[0].dimension)
             except Undecided:
                 continue  # these weights decide nothing
         return best
+
+    def _elsewhere(self, seeds: tuple[int, ...]) -> Iterator[Network]:
+        ones = {n for n, p in self.network.parameters.items() if p.numel() and float(p.mean()) > 0.5}
+        buffers = {n: self.network.fixed[v] for v, n in self.capture.graph.buffers.items() if v in self.network.fixed}
+        for seed in seeds:
+            yield Network(self.capture, {**random_state(self.capture, ones, seed), **buffers}, self.network.seed)
+        for seed in range(CALIBRATED):
+            held = replace(self.capture, tensors={n: t.clone() if isinstance(t, Tensor) else t for n, t in self.capture.tensors.items()})
+            calibrate(held, seed)
+            yield Network(held, dict(held.parameters), self.network.seed)
 
     @cached_property
     def jumps(self) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def _rest(algebra: Algebra, rows: np.ndarray, known: int, given: int | None) -> 
     here = algebra.outputs[0].dimension
     if algebra.jumps:
         return [], [f"{here - known} more directions leave the outputs alone to first order only: {', '.join(algebra.jumps)} jumps"]
-    generic = max(algebra.generic_fibre() if given is None else given, known)
+    generic = max(algebra.generic_fibre(known) if given is None else given, known)
     notes = []
     if generic < here:
         notes.append(f"local surplus: {here - generic} more directions leave the function alone at these weights than at generic "
