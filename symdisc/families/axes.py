@@ -7,7 +7,7 @@ from typing import Any
 
 from symdisc.opgraph import Op, OpGraph
 
-__all__ = ["KEEPS", "REGROUPS", "SAME", "TURNS", "Merged", "alone", "before", "merged_after", "turned", "unmerged"]
+__all__ = ["KEEPS", "REGROUPS", "ROUTES", "SAME", "TURNS", "Merged", "alone", "before", "merged_after", "turned", "unmerged"]
 
 KEEPS = frozenset(f"aten.{n}" for n in (
     "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach",
@@ -16,6 +16,10 @@ KEEPS = frozenset(f"aten.{n}" for n in (
     "adaptive_avg_pool3d", "index", "index_select", "repeat", "repeat_interleave", "roll", "flip", "unflatten",
 )) | {"getitem"}  # what holds of each entry of the operands holds of each entry of the result
 
+# one operand laid out anew, or a part of it
+ROUTES = frozenset(f"aten.{n}" for n in (
+    "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach", "_to_copy",
+    "to", "contiguous", "flatten", "unflatten", "split", "split_with_sizes", "chunk", "unbind", "slice", "select")) | {"getitem"}
 SAME = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout"))
 REGROUPS = frozenset(f"aten.{n}" for n in ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze"))
 TURNS = frozenset(f"aten.{n}" for n in ("transpose", "permute", "t"))

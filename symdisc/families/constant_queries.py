@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from symdisc.families.axes import ROUTES
 from symdisc.families.classes import Classes, rows_of
 from symdisc.families.naming import describe_affine
-from symdisc.families.unread import ROUTES
 from symdisc.moves import Index, Move, Through
 from symdisc.spaces import DenseUse, Dual
 from symdisc.symmetry import Symmetry

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from symdisc.families.axes import ROUTES
 from symdisc.families.classes import Classes, rows_of
 from symdisc.families.naming import describe_affine
 from symdisc.families.origins import Origins
@@ -21,9 +22,6 @@ from symdisc.symmetry import Symmetry
 
 __all__ = ["unread_writers"]
 
-ROUTES = frozenset(f"aten.{n}" for n in (
-    "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach", "_to_copy",
-    "to", "contiguous", "flatten", "unflatten", "split", "split_with_sizes", "chunk", "unbind", "slice", "select")) | {"getitem"}
 CUTS = frozenset(f"aten.{n}" for n in ("split", "split_with_sizes", "chunk", "unbind", "slice", "select"))
 SUMS = ("aten.add", "aten.sub")
 # between two weights: the second has the same directions as the first

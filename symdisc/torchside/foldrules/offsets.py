@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from symdisc.families.axes import ROUTES
 from symdisc.opgraph import Op
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Added", "settle"]
 
-ROUTES = frozenset(f"aten.{n}" for n in (
-    "view", "_unsafe_view", "reshape", "clone", "transpose", "permute", "unsqueeze", "squeeze", "expand", "alias", "detach", "_to_copy",
-    "to", "contiguous", "flatten", "unflatten", "slice", "select", "split", "split_with_sizes", "chunk", "unbind")) | {"getitem"}
 WHY = "constant added"
 
 
