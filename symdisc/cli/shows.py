@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
 import typer
 
 from symdisc.cli.opened import catalog_of
-from symdisc.cli.terminal import document, folder, out, progress, write_text
+from symdisc.cli.terminal import document, errors, folder, out, progress, write_text
 from symdisc.entry import Entry
-from symdisc.errors import BadInput
+from symdisc.errors import BadInput, SymdiscError
 
 __all__ = ["register"]
 
@@ -89,32 +90,42 @@ def build(names: list[str] = typer.Argument(None, metavar="[NAME]...", help="Arc
     kept = {} if check or again else {n: t for n in wanted if (t := build_catalog.fresh(where, n, digests[n])) is not None}
     different: list[Path] = []
     records: dict[str, str] = {}
-    for name, texts in (*kept.items(), *_derived([n for n in wanted if n not in kept], jobs, as_json)):
+    failed: list[str] = []
+    for name, texts in chain(kept.items(), _derived([n for n in wanted if n not in kept], jobs, as_json)):  # each is kept as it is made
+        if isinstance(texts, SymdiscError):
+            failed.append(f"{name}: {texts}")
+            continue
         records[name] = texts["record.json"]
         different += _keep(where, name, texts, check, as_json)
         if not check:
             build_catalog.write([where / name / build_catalog.DIGEST], {build_catalog.DIGEST: digests[name]})
     different += _keep(where, "", {build_catalog.INDEX: build_catalog.build_index(where, records)}, check, as_json)
     if as_json:
-        document({"architectures": wanted, "differ" if check else "wrote": [str(p) for p in different]})
-    if check and different:
+        document({"architectures": wanted, "differ" if check else "wrote": [str(p) for p in different], "failed": failed})
+    for line in failed:
+        errors().print(f"error: {line}", markup=False, soft_wrap=True)
+    if failed or (check and different):
         raise typer.Exit(1)
 
 
-def _derived(names: list[str], jobs: int, quiet: bool) -> Iterator[tuple[str, dict[str, str]]]:
-    """(name, texts) as they are made, in this process or in ``jobs`` others."""
+def _derived(names: list[str], jobs: int, quiet: bool) -> Iterator[tuple[str, dict[str, str] | SymdiscError]]:
+    """(name, texts) as they are made, in this process or in ``jobs`` others; an entry that cannot be made does not stop the others."""
     from symdisc import build_catalog
 
     if jobs == 1 or len(names) < 2:
         for name in names:
             with progress(f"building {name}", quiet):
-                texts = build_catalog.build_record(name)
+                try:
+                    texts: dict[str, str] | SymdiscError = build_catalog.build_record(name)
+                except SymdiscError as error:
+                    texts = error
             yield name, texts
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         running = {pool.submit(build_catalog.build_record, name): name for name in names}
         for done in as_completed(running):
-            yield running[done], done.result()
+            failure = done.exception()
+            yield running[done], failure if isinstance(failure, SymdiscError) else done.result()
 
 
 def _keep(where: Path, name: str, texts: dict[str, str], check: bool, quiet: bool) -> list[Path]:
