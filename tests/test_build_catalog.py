@@ -82,7 +82,7 @@ def test_build_check_and_what_has_not_changed(tmp_path: Path, capsys: pytest.Cap
     assert main([*command, "--again"]) == 0 and calls == [CHEAP] * 3
     capsys.readouterr()
     assert main([*command, "--check", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"architectures": [CHEAP], "differ": []}
+    assert json.loads(capsys.readouterr().out) == {"architectures": [CHEAP], "differ": [], "failed": []}
     record = where / CHEAP / "record.json"
     false = record.read_text("utf-8").replace('"points": ', '"points": 1')
     record.write_text(false, encoding="utf-8")
@@ -91,6 +91,20 @@ def test_build_check_and_what_has_not_changed(tmp_path: Path, capsys: pytest.Cap
     assert fresh(where, CHEAP, digest(CHEAP)) is not None and fresh(where, CHEAP, digest("mlp-relu")) is None
     record.write_text("{}", encoding="utf-8")
     assert fresh(where, CHEAP, digest(CHEAP)) is None, "a damaged record is derived again"
+
+
+def test_what_is_made_is_kept_though_a_later_entry_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(name: str) -> dict[str, str]:
+        assert name == CHEAP or (tmp_path / CHEAP / "record.json").exists(), "written before the next is begun"
+        if name == "rnn":
+            raise BadInput("too weak a certificate")
+        return read(name)
+
+    monkeypatch.setattr("symdisc.build_catalog.build_record", record)
+    assert main(["catalog", "build", CHEAP, "rnn", "whisper", "--out", str(tmp_path)]) == 1
+    assert "error: rnn: too weak a certificate" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == [INDEX, CHEAP, "whisper"]
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
