@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import chain
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import typer
@@ -121,11 +122,22 @@ def _derived(names: list[str], jobs: int, quiet: bool) -> Iterator[tuple[str, di
                     texts = error
             yield name, texts
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _leave_interrupts_to_the_parent, max_tasks_per_child=1) as pool:
         running = {pool.submit(build_catalog.build_record, name): name for name in names}
-        for done in as_completed(running):
-            failure = done.exception()
-            yield running[done], failure if isinstance(failure, SymdiscError) else done.result()
+        try:
+            for done in as_completed(running):
+                failure = done.exception()
+                yield running[done], failure if isinstance(failure, SymdiscError) else done.result()
+        except BaseException:  # interrupted: nothing is waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                child.terminate()
+            raise
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    """A worker that dies of Ctrl-C by itself would leave the pool waiting."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _keep(where: Path, name: str, texts: dict[str, str], check: bool, quiet: bool) -> list[Path]:
