@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from symdisc.families.axes import KEEPS
 from symdisc.families.classes import Classes
 from symdisc.moves import Index, Move, parameters_of
-from symdisc.opgraph import OpGraph
-from symdisc.spaces import DenseUse, ShiftUse
+from symdisc.opgraph import Op, OpGraph
+from symdisc.spaces import DenseUse, GainUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
-__all__ = ["affine_after", "buffer_behind", "split_buffers", "unused", "variance_behind"]
+__all__ = ["ChannelNorm", "affine_after", "buffer_behind", "channel_norms", "split_buffers", "unused", "variance_behind"]
+
+
+@dataclass(frozen=True)
+class ChannelNorm:
+    """A BatchNorm in eval mode with a gain and a shift of its own: per channel the class in front (``ins``) and behind (``outs``)."""
+
+    mean: str
+    variance: str
+    eps: float
+    gain: str
+    shift: str
+    ins: np.ndarray
+    outs: np.ndarray
+
+
+def channel_norms(classes: Classes) -> Iterator[tuple[Op, ChannelNorm]]:
+    """All of them, each with the operator that takes the mean away.
+
+    From the graph and not from recorded shifts: a mean that is zero, as in a fresh network, shifts nothing.
+    """
+    for sub in classes.graph.ops:
+        if sub.packet == "aten.sub" and len(sub.inputs) == 2 and sub.name in classes.graph.live:
+            norm = _channel_norm(classes, sub)
+            if norm is not None:
+                yield sub, norm
+
+
+def _channel_norm(classes: Classes, sub: Op) -> ChannelNorm | None:
+    mean = buffer_behind(classes, sub.inputs[1])
+    after = None if mean is None else affine_after(classes, sub.name)
+    if mean is None or after is None or after[2] is None or after[3] is None:
+        return None
+    variance, eps, gain, shift = after
+    assert gain is not None and shift is not None
+    if any(len(classes.uses[n]) != 1 for n in (gain, shift)):
+        return None  # a shared norm has several streams
+    use = classes.uses[gain][0]
+    if not isinstance(use, GainUse) or use.offset or not np.array_equal(np.sort(use.elements), np.arange(len(use.elements))):
+        return None
+    order = np.argsort(use.elements)
+    ins, outs = classes(use.ins)[order], classes(use.outs)[order]
+    return ChannelNorm(mean, variance, eps, gain, shift, ins, outs) if len(np.unique(outs)) == len(outs) else None
 
 
 def split_buffers(classes: Classes, symmetries: list[Symmetry]) -> list[Symmetry]:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from symdisc.families.batchnorm import affine_after, buffer_behind
+from symdisc.families.batchnorm import ChannelNorm, channel_norms
 from symdisc.families.classes import Classes
 from symdisc.families.dense import Finder, Space
 from symdisc.families.emit import emit_dense
 from symdisc.families.links import Link, Links
 from symdisc.moves import Index, Move, parameters_of
-from symdisc.opgraph import Op
-from symdisc.spaces import DenseUse, GainUse
+from symdisc.spaces import DenseUse
 from symdisc.symmetry import Symmetry
 
 __all__ = ["find_bottlenecks"]
@@ -27,52 +26,32 @@ FORMULA = (r"W \mapsto D^{-1} g D W,\; \beta \mapsto g(\beta + c) - c,\; V \maps
 
 
 @dataclass(frozen=True)
-class _Norm:
-    """A BatchNorm behind one dense writer: per channel the unit in front (``ins``) and behind (``outs``)."""
+class _Norm(ChannelNorm):
+    """One dense ``writer`` stands in front, and nothing else reads what it writes."""
 
     writer: DenseUse
     bias: str | None
-    mean: str
-    variance: str
-    eps: float
-    gain: str
-    shift: str
-    ins: np.ndarray
-    outs: np.ndarray
 
 
 def _norms(classes: Classes) -> list[_Norm]:
-    """From the graph and not from recorded shifts: a mean that is zero, as in a fresh network, shifts nothing."""
-    found = (_norm(classes, op, buffer_behind(classes, op.inputs[1])) for op in classes.graph.ops
-             if op.packet == "aten.sub" and len(op.inputs) == 2 and op.name in classes.graph.live)
+    found = (_behind_writer(classes, sub.inputs[0], norm) for sub, norm in channel_norms(classes))
     return [n for n in found if n is not None]
 
 
-def _norm(classes: Classes, sub: Op, mean: str | None) -> _Norm | None:
-    if mean is None:
-        return None
-    after = affine_after(classes, sub.name)
-    value = sub.inputs[0]
+def _behind_writer(classes: Classes, value: str, norm: ChannelNorm) -> _Norm | None:
     writers = [u for u in classes.facts.dense if u.op == value]
     biases = [u.parameter for u in classes.facts.shifts if u.op == value]
     users = [u for u in classes.graph.users.get(value, ()) if u.name in classes.graph.live]
-    if after is None or len(writers) != 1 or len(users) != 1 or value in classes.graph.outputs:
+    if len(writers) != 1 or len(users) != 1 or value in classes.graph.outputs:
         return None
-    variance, eps, gain, shift = after
     writer = writers[0]
-    if gain is None or shift is None or writer.rows is not None or writer.outs is None or (biases and classes.bias(writer) is None):
+    if writer.rows is not None or writer.outs is None or (biases and classes.bias(writer) is None):
         return None
-    if any(len(classes.uses[n]) != 1 for n in (writer.parameter, gain, shift, *biases)):
+    if any(len(classes.uses[n]) != 1 for n in (writer.parameter, *biases)):
         return None  # a shared layer is not this stream's own
-    use = classes.uses[gain][0]
-    channels = np.arange(len(writer.outs))
-    if not isinstance(use, GainUse) or not np.array_equal(np.sort(use.elements), channels):
+    if not np.array_equal(norm.ins, classes(writer.outs)):
         return None
-    order = np.argsort(use.elements)
-    ins, outs = classes(use.ins)[order], classes(use.outs)[order]
-    if not np.array_equal(ins, classes(writer.outs)) or len(np.unique(outs)) != len(outs) or use.offset:
-        return None
-    return _Norm(writer, biases[0] if biases else None, mean, variance, eps, gain, shift, ins, outs)
+    return _Norm(**vars(norm), writer=writer, bias=biases[0] if biases else None)
 
 
 class _Bottlenecks(Finder):

@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from symdisc.families.batchnorm import affine_after, buffer_behind
+from symdisc.families.batchnorm import ChannelNorm, channel_norms
 from symdisc.families.classes import Classes
 from symdisc.families.dense import Finder, Space
 from symdisc.families.emit import emit_dense
 from symdisc.families.links import Links
 from symdisc.families.shear import Shears
 from symdisc.moves import Move, parameters_of
-from symdisc.opgraph import Op
-from symdisc.spaces import GainUse
 from symdisc.symmetry import Symmetry
 
 __all__ = ["find_preactivated"]
@@ -31,41 +29,20 @@ FORMULA = (r"\beta \mapsto D (g (D^{-1} \beta - \mu) + \mu),\; V \mapsto V D g^{
 
 
 @dataclass(frozen=True)
-class _Norm:
-    """A BatchNorm: per channel the class in front (``ins``) and behind (``outs``); ``factor`` multiplies by 1/sqrt(v + eps)."""
+class _Norm(ChannelNorm):
+    """``factor`` multiplies by 1 / sqrt(v + eps)."""
 
     factor: str
-    mean: str
-    variance: str
-    eps: float
-    gain: str
-    shift: str
-    ins: np.ndarray
-    outs: np.ndarray
 
 
 def _norms(classes: Classes) -> list[_Norm]:
-    found = (_norm(classes, op, buffer_behind(classes, op.inputs[1])) for op in classes.graph.ops
-             if op.packet == "aten.sub" and len(op.inputs) == 2 and op.name in classes.graph.live)
-    return [n for n in found if n is not None and not classes.killed[n.outs].any()]  # an activation behind it is the usual case
-
-
-def _norm(classes: Classes, sub: Op, mean: str | None) -> _Norm | None:
-    after = None if mean is None else affine_after(classes, sub.name)
-    if mean is None or after is None or after[2] is None or after[3] is None:
-        return None
-    variance, eps, gain, shift = after
-    assert gain is not None and shift is not None
-    if any(len(classes.uses[n]) != 1 for n in (gain, shift)):
-        return None  # a shared norm has several streams
-    use = classes.uses[gain][0]
-    factor = next(u.name for u in classes.graph.users[sub.name] if u.name in classes.graph.live)
-    if not isinstance(use, GainUse) or use.offset or not np.array_equal(np.sort(use.elements), np.arange(len(use.elements))):
-        return None
-    order = np.argsort(use.elements)
-    ins, outs = classes(use.ins)[order], classes(use.outs)[order]
-    apart = len(np.unique(outs)) == len(outs) > 1 and len(np.unique(ins)) == len(ins)
-    return _Norm(factor, mean, variance, eps, gain, shift, ins, outs) if apart else None
+    """Those behind which nothing forbids to mix: an activation there is the usual case."""
+    found = []
+    for sub, norm in channel_norms(classes):
+        if not classes.killed[norm.outs].any() and len(np.unique(norm.ins)) == len(norm.ins) > 1:
+            factor = next(u.name for u in classes.graph.users[sub.name] if u.name in classes.graph.live)
+            found.append(_Norm(**vars(norm), factor=factor))
+    return found
 
 
 class _Reads(Finder):
