@@ -69,6 +69,16 @@ def test_draws_follow_the_closed_forms(name: str) -> None:
     assert abs(values.mean() - false_mean) > 4 * std / 2000**0.5
 
 
+# SEED_RESULTS section 2, "mean measured" and "std measured", of the published list of seeds
+@pytest.mark.parametrize(("case", "mean", "std"), [(("linear", 100, 100, 100), 0.064, 1.939),
+                                                  (("sigmoid", 100, 100, 100), -10000.22, 20.82)], ids=["linear", "sigmoid"])
+def test_published_draws_give_the_published_table(case: tuple[str, int, int, int], mean: float, std: float) -> None:
+    values = distribution.published_charges(*case, 1000)
+    factor, offset = CODE[case[0]]
+    assert factor * values.mean() + offset * case[2] * case[3] == pytest.approx(mean, abs=6e-3)
+    assert factor * values.std(ddof=1) == pytest.approx(std, abs=6e-3)
+
+
 # --- dynamics ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NAMES)
 def test_drift_is_of_first_order_and_predicted(name: str) -> None:
@@ -78,6 +88,26 @@ def test_drift_is_of_first_order_and_predicted(name: str) -> None:
     if name == "linear":
         assert np.allclose(predicted, measured, rtol=1e-7)
     assert max(f["unit"][-1]) < 1e-2 and f["unit"][-1][2] < 1e-4
+
+
+# name: the drift of Q, that of the unit that drifts most, and |Y - F| after 40,000 steps at rates 0.1, 0.01, 0.001
+DRIFTS = {"linear": ((-2.499e-3, -2.490e-4, -2.488e-5), (7.3e-4, 7.3e-5, 7.3e-6), (4.7e-15, 1.4e-13, 0.0843)),
+          "relu": ((8.45e-4, 8.37e-5, 7.75e-6), (6.4e-4, 6.4e-5, 6.4e-6), (1.4e-14, 2.1e-6, 0.570)),
+          "tanh": ((-3.73e-3, -3.72e-4, -3.72e-5), (6.7e-4, 6.7e-5, 6.7e-6), (5.4e-15, 1.8e-13, 0.109)),
+          "sigmoid": ((1.068e-2, 7.78e-4, 8.54e-5), (5.5e-4, 4.9e-5, 3.9e-6), (3.8e-14, 2.0e-3, 5.25))}
+STARTS = {"linear": -1.926, "relu": 0.309, "tanh": -501.965, "sigmoid": -501.690}  # normalised as the published code does
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_drifts_are_those_of_the_published_weights(name: str) -> None:
+    f = dynamics.measure(name, 40_000, 0)
+    drift, unit, loss = DRIFTS[name]
+    factor, offset = CODE[name]
+    assert factor * f["start"][0] + offset * 500 == pytest.approx(STARTS[name], abs=6e-4)
+    assert np.allclose(f["drift"][-1], drift, rtol=1.4e-3)  # half a unit of the last of three digits
+    assert np.allclose(f["unit"][-1], unit, rtol=0.015)
+    assert np.allclose(f["losses"][-1][-1:], loss[-1:], rtol=3e-3)
+    assert np.allclose(f["losses"][-1][:-1], loss[:-1], rtol=0.03, atol=1e-14)  # the floor of rounding
 
 
 def test_a_charge_with_the_wrong_sign_is_not_kept() -> None:
@@ -91,10 +121,28 @@ def test_a_charge_with_the_wrong_sign_is_not_kept() -> None:
 # --- convergence ------------------------------------------------------------------------------------------------------
 def test_radial_time_scales_as_q() -> None:
     f = convergence.radial(20_000, 0)
-    assert np.ptp(f["losses"][0]) < 1e-15
+    assert np.ptp(f["losses"][0]) < 1e-7  # the published draws are rounded to float32
     assert convergence.stretched(f) < 1e-3
     false = {**f, "losses": [[row[0], row[1], row[3], row[2]] for row in f["losses"]]}
     assert convergence.stretched(false) > 1e-2
+
+
+def test_radial_runs_are_the_published_ones() -> None:
+    f = convergence.radial(5_000, 0)
+    assert np.allclose(f["start"], [0.002056, 0.2056, 20.56, 2055.8], rtol=3e-4)
+    told = {0: [0.1349] * 4, 1_000: [5.9e-8, 0.1008, 0.1303, 0.1349], 5_000: [0.0, 0.0551, 0.1217, 0.1347]}
+    for step, losses in told.items():
+        assert np.allclose(f["losses"][f["steps"].index(step)], losses, rtol=0.01, atol=6e-5 if step != 1_000 else 6e-10), step
+
+
+# |Y - F| at the start and after 10,000 steps, for deviations 0.01, 0.1, 1
+@pytest.mark.parametrize(("name", "start", "later"), [("linear", (7.286, 7.297, 45.08), (7.172, 3.144, 1.6e-7)),
+                                                      ("relu", (7.287, 7.333, 33.61), (7.255, 5.307, 4.1e-3)),
+                                                      ("tanh", (7.286, 7.296, 32.21), (7.173, 3.294, 1.4e-3)),
+                                                      ("sigmoid", (7.314, 7.723, 22.94), (7.090, 6.911, 2.090))])
+def test_losses_are_those_of_the_published_weights(name: str, start: tuple[float, ...], later: tuple[float, ...]) -> None:
+    f = convergence.published(name, 10_000, 0)
+    assert np.allclose(f["losses"][0], start, rtol=2e-4) and np.allclose(f["losses"][-1], later, rtol=0.03)
 
 
 @pytest.mark.parametrize("q", [0.5, 1.0])
@@ -109,13 +157,28 @@ def test_the_rate_follows_from_q_and_y(q: float) -> None:
 
 
 # --- sharpness --------------------------------------------------------------------------------------------------------
-def test_linear_spectrum_and_fifty_of_seven_hundred_and_fifty() -> None:
-    rows = sharpness.published("linear", 4000, 0)
-    for r in rows:
+# top three eigenvalues and trace of the Hessian, for deviations 0.001, 0.3, 0.6, 0.9
+SPECTRA = {
+    "linear": ((17.73, 16.4, 16.4, 471.8), (30.01, 28.95, 27.81, 997.2),
+               (107.48, 103.21, 95.94, 3341.3), (239.51, 229.37, 213.4, 7398.1)),
+    "relu": ((17.18, 16.33, 15.4, 394.4), (22.25, 21.76, 20.57, 611.4),
+             (66.45, 62.34, 59.2, 1559.5), (146.72, 136.54, 128.72, 3308.6)),
+    "tanh": ((16.02, 15.42, 15.28, 437.4), (25.15, 24.17, 23.36, 842.0),
+             (69.69, 65.16, 60.09, 2141.4), (117.78, 109.93, 101.99, 3518.9)),
+    "sigmoid": ((127.09, 126.6, 126.4, 1338.3), (127.71, 127.24, 127.12, 1364.0),
+                (129.72, 129.6, 129.08, 1459.8), (133.58, 133.33, 132.5, 1614.7))}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spectra_are_the_published_ones_and_fifty_of_seven_hundred_and_fifty(name: str) -> None:
+    rows = sharpness.published(name, sharpness.STEPS[name], 0)
+    for r, told in zip(rows, SPECTRA[name], strict=True):
         assert r["nonzero"] == 50 and r["loss"] < 1e-5
-        assert np.allclose(r["spectrum"], r["closed"], rtol=1e-6)
-    assert rows[0]["top"][0] == pytest.approx(rows[0]["floor"], rel=1e-4)
-    assert rows[-1]["top"][0] > 5 * rows[0]["top"][0]
+        assert np.allclose(r["top"], told[:3], atol=6e-3) and r["trace"] == pytest.approx(told[3], abs=0.06)
+        if name == "linear":
+            assert np.allclose(r["spectrum"], r["closed"], rtol=1e-6)
+    if name == "linear":
+        assert rows[0]["top"][0] == pytest.approx(rows[0]["floor"], rel=1e-4)
 
 
 def test_sharpness_of_one_minimum_is_a_function_of_q() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from symdisc.studies.base import Run
 from symdisc.studies.orbits import Orbit
 from symdisc.studies.plots import COLOURS, panels
-from symdisc.studies.seednet import ACTIVATIONS, descend, draw, jacobian
+from symdisc.studies.seednet import ACTIVATIONS, descend, draw, drawn, jacobian, published_draw
 
 __all__ = ["alone", "balanced_rate", "published", "radial", "study"]
 
@@ -18,7 +18,7 @@ M, N, K, RATE = 5, 10, 50, 1e-3
 DEVIATIONS = (0.01, 0.1, 1.0)
 PUBLISHED = {"linear": 400_000, "relu": 400_000, "tanh": 400_000, "sigmoid": 800_000}
 RADIAL = (0.01, 0.1, 1.0, 10.0)
-RADIAL_RATE, RADIAL_STEPS = 1e-5, 1_000_000
+RADIAL_RATE, RADIAL_STEPS, RADIAL_MARKS = 1e-5, 1_000_000, (1_000, 5_000, 100_000)
 NARROW, ALONE_RATE = 5, 0.05
 CHARGES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
 # Rates are read off the slowest mode of the error (the least curved direction at the end), where the loss is small enough to be
@@ -28,7 +28,7 @@ NEAR, FLOOR = 1e-3, 1e-10
 
 def published(name: str, steps: int, seed: int) -> dict[str, Any]:
     """Loss curves at the three deviations: steps, losses [steps, 3], charges at the start and their drift."""
-    y, u, v = draw(seed, M, N, K, DEVIATIONS)
+    y, u, v = published_draw(seed, M, N, K, DEVIATIONS)
     marks = [0, *np.unique(np.geomspace(10, steps, 80).astype(int)).tolist()]
     t = descend(ACTIVATIONS[name], y, u, v, [RATE] * len(DEVIATIONS), marks)
     return {"steps": t.steps, "losses": t.losses.tolist(), "start": t.charges[0].sum(-1).tolist(),
@@ -39,24 +39,22 @@ def radial(steps: int, seed: int) -> dict[str, Any]:
     """F = u/v per singular direction of Y: of degree +1 in u and -1 in v, so that all deviations start from one function.
 
     Q = sum u^2 + v^2 is kept, and gradient flow at c (u, v) is the flow at (u, v) with time stretched by c^2: Q alone sets the speed.
-    Loss: mean squared error over |Y|.
+    Descended is the mean squared error; shown is that over |Y|.
     """
-    rng = np.random.default_rng(seed)
-    sigma = np.linalg.svd(rng.standard_normal((M, N)), compute_uv=False)
-    u, v = rng.standard_normal(M), rng.standard_normal(M)
-    v = np.sign(v) * (np.abs(v) + 0.3)  # away from the pole of u/v
-    scale = np.array(RADIAL)[:, None]
-    u, v, norm = scale * u, scale * v, M * N * float(np.linalg.norm(sigma))
+    y, u, v = published_draw(seed, M, N, M, RADIAL, mean=1.0)
+    sigma = np.linalg.svd(y, compute_uv=False)
+    u, v = (np.diagonal(x, axis1=1, axis2=2) for x in (u, v[:, :M]))
+    shown = M * N * float(np.linalg.norm(sigma))
     start = (u**2 + v**2).sum(-1)
-    marks, losses = sorted({0, *np.unique(np.geomspace(1, steps, 120).astype(int)).tolist()}), []
+    marks, losses = sorted({0, *(s for s in RADIAL_MARKS if s <= steps), *np.geomspace(1, steps, 120).astype(int).tolist()}), []
     at = 0
     for step in range(steps + 1):
         ratio = u / v
         miss = ratio - sigma
         if step == marks[at]:
-            losses.append(((miss**2).sum(-1) / norm).tolist())
+            losses.append(((miss**2).sum(-1) / shown).tolist())
             at += 1
-        pull = miss * (2 * RADIAL_RATE / norm) / v
+        pull = miss * (2 * RADIAL_RATE / (M * N)) / v
         u, v = u - pull, v + pull * ratio
     return {"steps": marks, "losses": losses, "start": start.tolist(), "drift": ((u**2 + v**2).sum(-1) - start).tolist()}
 
@@ -138,7 +136,8 @@ def stretched(rays: dict[str, Any]) -> float:
 
 def _checks(run: Run, rays: dict[str, Any], moved: dict[Any, Any], sigma: np.ndarray) -> None:
     spread = float(np.ptp(rays["losses"][0]))
-    run.check("radial: all deviations start from the same function", spread < 1e-14, f"spread of losses {spread:.1e}")
+    run.check("radial: all deviations start from the same function, but for the rounding of float32 draws", spread < 1e-7,
+              f"spread of losses {spread:.1e}")
     off = stretched(rays)
     run.check("radial: time scales as Q", off < 5e-3, f"largest difference after dividing time by Q: {off:.1e} of the first loss")
     worst = max(f["function_change"] for f in moved.values())
@@ -156,7 +155,7 @@ def _published_figure(found: dict[str, Any], rays: dict[str, Any]):  # type: ign
             axis.loglog(f["steps"][1:], np.array(f["losses"])[1:, i], color=COLOURS[i], label=f"std {d:g}: Q = {f['start'][i]:.3g}")
         axis.set_title(name)
         axis.set_xlabel("steps")
-        axis.legend(fontsize=7, loc="lower left")
+        axis.legend(fontsize=7)
     for axis in axes[:, 0]:
         axis.set_ylabel("|Y − F|")
     steps, losses = np.array(rays["steps"]), np.array(rays["losses"])
@@ -207,7 +206,7 @@ def _page(run: Run, moved: dict[Any, Any], sigma: np.ndarray) -> str:
               for (n, q), f in moved.items()]
     return "\n".join([
         "# Convergence against conserved quantities", "", "## As published", "", "![published](published.png)", "",
-        f"Elementwise networks (m = {M}, n = {N}, k = {K}, rate {RATE:g}) at three deviations of the initial weights:",
+        f"Elementwise networks (m = {M}, n = {N}, k = {K}, rate {RATE:g}) at three deviations of the initial weights, {drawn(run.seed)}:",
         "those with larger |Q|",
         "converge faster. But the deviation moves the size of the weights, the starting function and Q *together*, so",
         "this does not show that Q",

@@ -9,7 +9,7 @@ import numpy as np
 
 from symdisc.studies.base import Run
 from symdisc.studies.plots import COLOURS, panels
-from symdisc.studies.seednet import ACTIVATIONS, descend, draw
+from symdisc.studies.seednet import ACTIVATIONS, descend, drawn, published_draw
 
 __all__ = ["RATES", "measure", "study"]
 
@@ -23,7 +23,7 @@ RATIO = {"linear": 1e-6, "relu": 0.01, "tanh": 1e-3, "sigmoid": 1e-3}
 
 def measure(name: str, steps: int, seed: int) -> dict[str, Any]:
     """Losses, total and largest per-unit drift, and predicted total drift, at log-spaced steps for all of RATES."""
-    y, u, v = draw(seed, M, N, K, [DEVIATION] * len(RATES))
+    y, u, v = published_draw(seed, M, N, K, [DEVIATION] * len(RATES))
     marks = [0, *np.unique(np.geomspace(10, steps, 60).astype(int)).tolist()]
     t = descend(ACTIVATIONS[name], y, u, v, RATES, marks, predict=True)
     moved, foreseen = t.charges - t.charges[0], t.predicted - t.predicted[0]
@@ -80,7 +80,7 @@ def _page(run: Run, rows: list[dict[str, Any]]) -> str:
               f"{r['unit_drift']:.1e} | {r['loss']:.1e} |" for r in rows]
     return "\n".join([
         "# Drift of conserved quantities", "",
-        f"F = U σ(Vᵀ), m = {M}, n = {N}, k = {K}, entries N(0, {DEVIATION}²), mean squared error, float64, seed {run.seed}; up to "
+        f"F = U σ(Vᵀ), m = {M}, n = {N}, k = {K}, entries N(0, {DEVIATION}²), mean squared error, float64, {drawn(run.seed)}; up to "
         f"{rows[-1]['steps']:,} steps.", "", "![dynamics](dynamics.png)", "", *table, "",
         "Gradient *flow* keeps one number per hidden unit. A step of size e changes it by e²/2 (|g_U|² − Σ (σ/σ')'",
         "g_V²), to leading order in e",

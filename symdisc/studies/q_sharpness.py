@@ -11,7 +11,7 @@ from symdisc.studies import valley
 from symdisc.studies.base import Run
 from symdisc.studies.orbits import Orbit
 from symdisc.studies.plots import COLOURS, panels
-from symdisc.studies.seednet import ACTIVATIONS, descend, draw, hessian
+from symdisc.studies.seednet import ACTIVATIONS, descend, drawn, hessian, published_draw
 
 __all__ = ["linear_spectrum", "published", "shifted", "squeezed", "study", "toy"]
 
@@ -35,7 +35,7 @@ def linear_spectrum(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def published(name: str, steps: int, seed: int) -> list[dict[str, Any]]:
     """One row per deviation: charges, the loss reached, the Hessian's spectrum there."""
-    y, u, v = draw(seed, M, N, K, DEVIATIONS)
+    y, u, v = published_draw(seed, M, N, K, DEVIATIONS)
     t = descend(ACTIVATIONS[name], y, u, v, [RATE] * len(DEVIATIONS), [0, steps])
     rows = []
     for i, d in enumerate(DEVIATIONS):
@@ -80,7 +80,7 @@ def toy(y: float = 1.5) -> list[dict[str, Any]]:
 def squeezed(steps: int, seed: int) -> list[dict[str, Any]]:
     """tanh minima of two deviations, each moved along sigma(V') = e^s sigma(V), U' = e^-s U (whitened input): Q and sharpness."""
     act, deviations = ACTIVATIONS["tanh"], (0.3, 0.6)
-    y, u, v = draw(seed, M, N, K, deviations)
+    y, u, v = published_draw(seed, M, N, K, deviations)
     t = descend(act, y, u, v, [RATE] * 2, [0, steps])
     rows = []
     for i, d in enumerate(deviations):
@@ -192,8 +192,8 @@ def _page(run: Run, found: list[dict[str, Any]], curved: list[dict[str, Any]], r
     shares = ", ".join(f"{r['share']:.2%} at width {r['width']}" for r in reached)
     return "\n".join([
         "# Sharpness against conserved quantities", "", "## As published", "", "![published](published.png)", "", *table, "",
-        f"F = U σ(Vᵀ), m = {M}, n = {N}, k = {K}, rate {RATE:g}; Hessian of |Y − F|² at the end of training, seed",
-        f"{run.seed}. Minima reached",
+        f"F = U σ(Vᵀ), m = {M}, n = {N}, k = {K}, rate {RATE:g}; Hessian of |Y − F|² at the end of training,",
+        f"{drawn(run.seed)}. Minima reached",
         "from larger initial weights are sharper. Only the deviation varies, so Q and the size of the weights grow",
         "together, and at rate 0.1",
         "Q itself drifts (column Q(end) − Q(0)). Sigmoid from std 0.001 has not reached its minimum after the",

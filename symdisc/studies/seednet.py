@@ -10,8 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-__all__ = ["ACTIVATIONS", "Activation", "Trace", "descend", "draw", "hessian", "jacobian"]
+__all__ = ["ACTIVATIONS", "PUBLISHED_SEED", "Activation", "Trace", "descend", "draw", "drawn", "hessian", "jacobian", "normals",
+           "published_draw"]
+
+PUBLISHED_SEED = 12345  # of the code published with arXiv:2210.17216
 
 Array = np.ndarray
 Function = Callable[[Array], Array]
@@ -61,6 +65,29 @@ def draw(seed: int, m: int, n: int, k: int, deviations: Sequence[float]) -> tupl
     y, u, v = rng.standard_normal((m, n)), rng.standard_normal((m, k)), rng.standard_normal((n, k))
     scale = np.asarray(deviations)[:, None, None]
     return y, scale * u, scale * v
+
+
+def published_draw(seed: int, m: int, n: int, k: int, deviations: Sequence[float], mean: float = 0.0) -> tuple[Array, Array, Array]:
+    """As ``draw``, at seed 0 with the very numbers of the published code; means of U and V are ``mean`` times the deviation.
+
+    That code sets the generator to one and the same seed before each of Y, U and V, so these are not independent.
+    """
+    def alone(rows: int, columns: int, deviation: float, centre: float) -> Array:
+        return normals(torch.Generator().manual_seed(PUBLISHED_SEED + seed), rows, columns, deviation, centre)
+
+    u, v = (np.array([alone(rows, k, s, mean * s) for s in deviations]) for rows in (m, n))
+    return alone(m, n, 1.0, 0.0), u, v
+
+
+def drawn(seed: int) -> str:
+    """For a page: where the initial weights come from."""
+    return f"draws of the published code (its seed {PUBLISHED_SEED}{f' + {seed}' if seed else ''})"
+
+
+def normals(generator: torch.Generator, rows: int, columns: int, deviation: float, mean: float = 0.0) -> Array:
+    """The published code's matrix [rows, columns] of normals: drawn in float32, over uniform numbers, which take up draws as well."""
+    drawn = torch.rand(rows, columns, generator=generator, dtype=torch.float32)
+    return drawn.normal_(mean, deviation, generator=generator).double().numpy()
 
 
 @dataclass(frozen=True)
