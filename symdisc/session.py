@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from symdisc.spaces import Facts
     from symdisc.torchside.capture import Capture
 
-__all__ = ["certify", "discover"]
+__all__ = ["Tried", "certify", "discover"]
 
 Family = TypeVar("Family", Symmetry, Discrete)
 Progress = Callable[[str, int, int], None]
+Tried = dict[str, frozenset[tuple[str, str]]]  # what was refused, by fingerprint of the graph on which it ran
 
 LARGE = 2_000_000  # parameters beyond which every further run of the check costs seconds
 SOLVE_LIMIT = 2500  # parameters up to which the complete linear system is solved on the network itself by default
@@ -53,8 +54,8 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
                            timings=dict(clock.seconds))
 
 
-def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool | None = None) -> Catalog:
-    """The pipeline after capture."""
+def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool | None = None, tried: Tried | None = None) -> Catalog:
+    """The pipeline after capture; ``tried`` keeps what was refused on small graphs, for members of a family that shrink to the same."""
     from symdisc import archgraph
     from symdisc.torchside.check import can_run
 
@@ -68,7 +69,7 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
         if runs:
             proposed, discrete, refused = _checked(captured, facts, proposed, discrete)
         else:
-            proposed, discrete, refused, how = _checked_small(captured, proposed, discrete)
+            proposed, discrete, refused, how = _checked_small(captured, proposed, discrete, {} if tried is None else tried)
             notes.insert(0, f"weights without values (meta device): families were derived, {how}")
     broken += refused
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
@@ -131,16 +132,20 @@ def _checked(captured: Capture, facts: Facts, proposed: list[Symmetry], discrete
     return proposed, discrete, broken
 
 
-def _checked_small(captured: Capture, proposed: list[Symmetry], discrete: list[Discrete],
+def _checked_small(captured: Capture, proposed: list[Symmetry], discrete: list[Discrete], tried: Tried,
                    ) -> tuple[list[Symmetry], list[Discrete], list[Broken], str]:
     """The same for weights without values: a family stands if none of its name and place is refused on the graph at small sizes."""
     from symdisc.torchside.resize import shrunk
 
     try:
-        small = discover_captured(shrunk(captured, LARGE), "", _Clock(None), False)
+        small = shrunk(captured, LARGE)
+        key = small.fingerprint
+        if key not in tried:
+            found = discover_captured(small, "", _Clock(None), False)
+            tried[key] = frozenset((b.site, b.family.partition(":")[0]) for b in found.broken if b.breaker == "check")
     except SymdiscError:
         return proposed, discrete, [], "not run"
-    refused = {(b.site, b.family.partition(":")[0]) for b in small.broken if b.breaker == "check"}
+    refused = tried[key]
     told = "proposed, but refused where the same graph runs at small sizes; not claimed"
 
     def split(families: Sequence[Family]) -> tuple[list[Family], list[Broken]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from symdisc.architectures.base import Architecture
 from symdisc.entries import training
-from symdisc.entries.build import derive
+from symdisc.entries.build import derive, structure_at
 from symdisc.entries.checked import certificates
 from symdisc.entries.design import design
 from symdisc.entries.factors import Range, Shape, ends
@@ -133,6 +133,16 @@ def test_points_keep_the_order_on_which_miniatures_agree_where_no_model_is_publi
     sizes = tuple({"n": n, "f": 3} for n in (4, 5, 6))
     assert all(p["n"] > p["f"] for p in design(dataclasses.replace(wide, miniatures=sizes)).points)
     assert any(p["n"] <= p["f"] for p in design(dataclasses.replace(wide, miniatures=({"n": 3, "f": 4}, *sizes))).points)
+
+
+def test_members_that_shrink_to_the_same_graph_are_run_once() -> None:
+    tried: dict[str, frozenset[tuple[str, str]]] = {}
+    one, two = ({"n": 9, "f": 20}, {"n": 10, "f": 30})
+    assert [structure_at(_family(), p, tried).group_dimension for p in (one, two)] == [20, 30] and len(tried) == 1
+    alone = structure_at(_family(), one)
+    refused = structure_at(_family(), two, {k: frozenset((s.site, s.name) for s in alone.symmetries) for k in tried})
+    assert refused.group_dimension == 0 and any(b.breaker == "check" for b in refused.broken), "what the run refused is not claimed"
+    assert structure_at(_family(15), two, tried).group_dimension == 15 and len(tried) == 2, "half of the units are a tanh: another graph"
 
 
 def test_members_without_values_and_with() -> None:

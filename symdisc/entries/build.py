@@ -13,15 +13,15 @@ import sympy as sp
 
 from symdisc.entries import notation
 from symdisc.entries.checked import certificates, twins_of
-from symdisc.entries.design import ARM, LONG_ARM, design
+from symdisc.entries.design import ARM, LONG_ARM, Members, design
 from symdisc.entries.factors import Symbolic, collect, symbolic
 from symdisc.entries.nodes import nodes
 from symdisc.entries.polynomials import HELD_OUT, Sizes, interpolate
 from symdisc.entries.shown import Family, at, shown
 from symdisc.entries.slots import Slots
 from symdisc.entry import At, Checked, Citation, Entry, Poly
+from symdisc.session import Tried, discover, discover_captured
 from symdisc.session import _Clock as Clock
-from symdisc.session import discover, discover_captured
 
 if TYPE_CHECKING:
     from symdisc.architectures.base import Architecture
@@ -46,26 +46,25 @@ class Derived:
     layers: tuple[str, ...]
 
 
-def structure_at(architecture: Architecture, sizes: Sizes) -> Catalog:
-    """The named families of the member at ``sizes``, derived from its traced graph alone; nothing is run."""
+def structure_at(architecture: Architecture, sizes: Sizes, tried: Tried | None = None) -> Catalog:
+    """The named families of the member at ``sizes``, derived from its traced graph, and run on it at small sizes unless ``tried``."""
     from symdisc.torchside.family import structure
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         captured, name = structure(architecture.build, sizes)
-    return discover_captured(captured, name, Clock(None), solve=False)
+    return discover_captured(captured, name, Clock(None), False, tried)
 
 
 def derive(architecture: Architecture) -> Derived:
     """The factors of the group as polynomials: read at few sizes, at more where these do not settle every one of them."""
-    from symdisc.torchside.family import shapes
-
+    built, tried = Members(architecture), Tried()
     catalogs: dict[tuple[tuple[str, int], ...], Catalog] = {}
     for arm in (ARM, LONG_ARM):
-        plan = design(architecture, arm)
+        plan = design(architecture, arm, members=built)
         for p in plan.points:
             if _frozen(p) not in catalogs:
-                catalogs[_frozen(p)] = structure_at(architecture, p)
+                catalogs[_frozen(p)] = structure_at(architecture, p, tried)
         cats = [catalogs[_frozen(p)] for p in plan.points]
         members = tuple(collect(c, plan.slots) for c in cats)
         factors = symbolic(plan.points, members)
@@ -77,8 +76,8 @@ def derive(architecture: Architecture) -> Derived:
     whole = interpolate(plan.points, [c.group_dimension for c in cats]).polynomial if None in parts else sp.expand(sp.Add(*parts))
     parameters = _parameters(plan.points, [c.parameters for c in cats], plan.slots)
     if parameters is None:  # a size that enters squared, at more points: shapes cost no tracing
-        more = design(architecture, LONG_ARM)
-        parameters = _parameters(more.points, [shapes(architecture.build, p) for p in more.points], more.slots)
+        more = design(architecture, LONG_ARM, members=built)
+        parameters = _parameters(more.points, [built.shapes(p) for p in more.points], more.slots)
     layers = tuple(s for s in architecture.symbols if len({len(n) for p, n in zip(plan.points, family.shapes, strict=True)
                                                             if all(p[t] == plan.points[0][t] for t in p if t != s)}) > 1)
     return Derived(family, factors, parameters, whole, HELD_OUT, plan.broken, layers)
@@ -139,7 +138,7 @@ def build_entry(architecture: Architecture, direct: bool = True) -> tuple[Entry,
         points=len(derived.family.points), held_out=derived.held_out, region=derived.region, factors=records,
         published=_published(architecture, derived, direct), certificates=checks, nodes=nodes(centre.graph),  # type: ignore[arg-type]
         restored=_restored(centre, derived.family.slots),
-        twins=twins_of(architecture, derived.family.points[0], derived.family.slots),
+        twins=twins_of(centre, derived.family.slots),
         assumptions=architecture.assumptions, sources=tuple(Citation(s.text, s.where, s.known) for s in architecture.sources),
         notes=_notes(derived, checks))
     assert centre.graph is not None

@@ -64,23 +64,19 @@ def _laws(cat: Catalog) -> str:
     return count.summary
 
 
-def twins_of(architecture: Architecture, sizes: Sizes, slots: Slots) -> tuple[Twin, ...]:
-    """What the dimension becomes at ``sizes`` when eps vanishes (or appears) and in train mode, by discovering the twin."""
-    from symdisc.torchside.family import generic
+def twins_of(cat: Catalog, slots: Slots) -> tuple[Twin, ...]:
+    """What the dimension of ``cat`` becomes when eps vanishes (or appears) and in train mode, by discovering the twin of its model."""
     from symdisc.torchside.twins import twins
 
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model, args = generic(architecture.build, sizes)
-        before = None
-        for change, twin in twins(model):
-            before = before if before is not None else discover(model, args, solve=False)
+        for change, twin in twins(cat.model):
             try:
-                after = discover(twin, args, solve=False)
+                after = discover(twin, cat.example, solve=False)
             except SymdiscError:
                 continue  # random masks of dropout that torch.export cannot trace: nothing is told of this twin
-            found.append(Twin(change, before.group_dimension, after.group_dimension, *_differences(before, after, slots)))
+            found.append(Twin(change, cat.group_dimension, after.group_dimension, *_differences(cat, after, slots)))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from symdisc.errors import BadInput, SymdiscError
 if TYPE_CHECKING:
     from symdisc.architectures.base import Architecture
 
-__all__ = ["ARM", "Design", "design"]
+__all__ = ["ARM", "Design", "Members", "design"]
 
 ARM = 1  # points along each symbol besides the centre; integers inside groups and counts are of degree 1 in each size
 LONG_ARM = 2  # where something is not: degree 2 is what counts reach
@@ -44,15 +44,15 @@ class Design:
     broken: tuple[str, ...] = ()
 
 
-def design(architecture: Architecture, arm: int = ARM, seed: int = 0) -> Design:
+def design(architecture: Architecture, arm: int = ARM, seed: int = 0, members: Members | None = None) -> Design:
     """Sizes from which the polynomials of an architecture are read, the points of a shorter ``arm`` first.
 
-    Raises BadInput where it cannot be built around its miniatures.
+    ``members`` are those built before, which are not built again. Raises BadInput where it cannot be built around its miniatures.
     """
     symbols = tuple(architecture.symbols)
     if not symbols:
         return Design(({},), Slots())
-    family = _Family(architecture)
+    family = members if members is not None else Members(architecture)
     centre = {s: max(min(m[s] for m in architecture.miniatures), 2) for s in symbols}
     order = family.order()
     for _ in range(ROUNDS):
@@ -79,15 +79,19 @@ def _said(axis: tuple[str, int]) -> str:
 
 
 @dataclass
-class _Family:
-    """Shapes of the members of an architecture."""
+class Members:
+    """Shapes of the members of an architecture, each built once."""
 
     architecture: Architecture
+    _built: dict[tuple[tuple[str, int], ...], dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         from symdisc.torchside.family import shapes
 
-        return shapes(self.architecture.build, sizes)
+        key = tuple(sorted(sizes.items()))
+        if key not in self._built:
+            self._built[key] = shapes(self.architecture.build, sizes)
+        return self._built[key]
 
     @cached_property
     def steps(self) -> dict[str, int]:
@@ -99,21 +103,21 @@ class _Family:
         return found
 
     @cached_property
-    def members(self) -> tuple[tuple[Sizes, dict[str, tuple[int, ...]]], ...]:
+    def around(self) -> tuple[tuple[Sizes, dict[str, tuple[int, ...]]], ...]:
         """Members around the miniatures, with their shapes."""
         start = {s: max(min(m[s] for m in self.architecture.miniatures), 2) for s in self.architecture.symbols}
         return tuple((p, self.shapes(p)) for p in self.buildable(_points(start, self.steps, LONG_ARM, seed=1)))
 
     @cached_property
     def slots(self) -> Slots:
-        return Slots.of([shapes for _, shapes in self.members], self.architecture.symbols)
+        return Slots.of([shapes for _, shapes in self.around], self.architecture.symbols)
 
     @cached_property
     def axes(self) -> Axes:
         """Sizes of all axes of all weights as polynomials, where every like-named weight has the same."""
-        points = [p for p, _ in self.members]
+        points = [p for p, _ in self.around]
         values: dict[tuple[str, int], list[set[int]]] = {}
-        for k, (_, shapes) in enumerate(self.members):
+        for k, (_, shapes) in enumerate(self.around):
             for name, shape in shapes.items():
                 for axis, size in enumerate(shape if len(shape) > 1 else ()):
                     values.setdefault((self.slots.pattern(name), axis), [set() for _ in points])[k].add(size)

@@ -144,7 +144,22 @@ def emit_torus(classes: Classes, torus: Torus) -> list[Symmetry]:
                     table[_Entry(parameter, axis, rows, power, offset)].append(
                         unique_pairs(variables[here], positions[here]))
     entries = {e: unique_pairs(*np.concatenate(parts, axis=1)) for e, parts in table.items()}
-    return [_torus_symmetry(entries, members, buffers, modules) for members in _alike(entries, torus)]
+    groups = _alike(entries, torus)
+    return [_torus_symmetry(parts, len(members), buffers, modules)
+            for parts, members in zip(_parts(entries, groups, torus.count), groups, strict=True)]
+
+
+def _parts(entries: dict[_Entry, np.ndarray], groups: list[np.ndarray], count: int) -> list[list[tuple[_Entry, np.ndarray]]]:
+    """For each of the disjoint ``groups`` of variables the entries in which it appears, with its positions there in their order."""
+    of = np.full(count, -1, dtype=np.int64)
+    for k, members in enumerate(groups):
+        of[members] = k
+    found: list[list[tuple[_Entry, np.ndarray]]] = [[] for _ in groups]
+    for entry, (variables, positions) in entries.items():
+        for k, rows in zip(*runs(of[variables]), strict=True):
+            if k >= 0:
+                found[k].append((entry, positions[rows]))
+    return found
 
 
 def _alike(entries: dict[_Entry, np.ndarray], torus: Torus) -> list[np.ndarray]:
@@ -204,18 +219,14 @@ def _effects(classes: Classes, torus: Torus, use: DenseUse | GainUse | ShiftUse)
         yield -1, use.offset, elements[keys[keep] >> 32], keys[keep] & 0xFFFFFFFF, total[keep]
 
 
-def _torus_symmetry(entries: dict[_Entry, np.ndarray], members: np.ndarray, buffers: set[str],
-                    modules: dict[str, str]) -> Symmetry:
+def _torus_symmetry(entries: list[tuple[_Entry, np.ndarray]], count: int, buffers: set[str], modules: dict[str, str]) -> Symmetry:
     moves = []
-    for entry, (variables, positions) in entries.items():
-        mine = np.isin(variables, members)
-        if not mine.any():
-            continue
+    for entry, positions in entries:
         # pairs are sorted by variable, then position, and so are the members
-        table = positions[mine].reshape(len(members), -1).T[:, :, None]
+        table = positions.reshape(count, -1).T[:, :, None]
         kind = "affine_scale" if entry.offset else "scale"
         moves.append(Move(kind, entry.parameter, entry.axis, Index.of(table), power=entry.power, offset=entry.offset,
                           rows=entry.rows))
     moves.sort(key=lambda m: (m.parameter, m.axis))
     names = parameters_of(moves)
-    return describe_torus(len(members), tuple(moves), names, [modules[p] for p in names], bool(buffers & set(names)))
+    return describe_torus(count, tuple(moves), names, [modules[p] for p in names], bool(buffers & set(names)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import io
 import logging
 import operator
@@ -48,6 +49,14 @@ class Capture:
     def size(self) -> int:
         """D: entries of all parameters, tied tensors once."""
         return sum(t.numel() for t in self.parameters.values())
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for captures of equal graphs, with equal tensors and inputs (none of them on the meta device)."""
+        total = hashlib.sha256(self.graph.to_json().encode())
+        for t in (*self.tensors.values(), *self.example):
+            total.update(t.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+        return total.hexdigest()
 
 
 def tie_groups(model: nn.Module) -> dict[str, str]:

@@ -8,6 +8,7 @@ freezes the units that it touches and is reported: incomplete, never wrong.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -193,14 +194,19 @@ class Folder:
         self.labels[name] = torch.from_numpy(units)[inverse].reshape(index.shape)
         return self.labels[name]
 
+    @cached_property
+    def _values(self) -> dict[str, str]:
+        """Canonical state_dict name -> the first value that holds the tensor."""
+        both = {**self.graph.parameters, **self.graph.buffers}
+        return {name: value for value, name in reversed(both.items())}
+
     @staticmethod
     def lays_out(op: Op) -> bool:
         """The operator moves numbers to other places, and does nothing else."""
         return op.packet in LAYOUT and op.packet != "aten.neg"
 
     def value_of(self, parameter: str) -> str:
-        return next(v for v in (*self.graph.parameters, *self.graph.buffers)
-                    if {**self.graph.parameters, **self.graph.buffers}[v] == parameter)
+        return self._values[parameter]
 
     def elements(self, name: str, buffers: bool = False) -> tuple[str, Tensor, float] | None:
         """For a re-laid-out parameter: its state_dict name, the flat element at each place, a constant added."""
