@@ -183,3 +183,49 @@ def test_constant_along_the_flow_and_twins_are_not(name: str) -> None:
         assert all(change(twin, start, end) > BROKEN for twin in wrong), q.name
         if not wrong and any(float(abs(end[n] - start[n]).max()) > BROKEN for n in q.parameters):
             assert without_one_entry(q, start, end) > BROKEN, q.name
+
+
+# --- torch's BatchNorm in train mode ------------------------------------------------------------------------------------------
+TINY, PLAIN = 1e-40, 0.1  # torch refuses eps = 0; the first is nothing beside a variance in float64
+NORMED: dict[str, tuple[Callable[[float], nn.Module], tuple[int, ...]]] = {
+    "dense": (lambda eps: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, eps=eps), nn.ReLU(), nn.Linear(4, 2)), (8, 3)),
+    "convolution": (lambda eps: nn.Sequential(nn.Conv2d(1, 3, 2, bias=False), nn.BatchNorm2d(3, eps=eps), nn.Tanh(), nn.Flatten(),
+                                              nn.Linear(12, 2)), (6, 1, 3, 3)),
+}
+
+
+def trained(name: str, eps: float) -> tuple[nn.Module, Tensor, symdisc.Catalog]:
+    make, shape = NORMED[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model, x = make(eps).double().train(), torch.randn(shape, dtype=torch.float64)
+        return model, x, symdisc.discover(model, (x,))
+
+
+def lengths(state: State) -> Tensor:
+    return state["0.weight"].flatten(1).square().sum(1)
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_weights_in_front_of_batch_norm_keep_their_length_in_training(name: str) -> None:
+    model, x, cat = trained(name, TINY)
+    found = [q for q in cat.conserved if q.status == "conserved" and q.parameters == ("0.weight",)]
+    units = len(model.get_parameter("0.weight"))
+    assert sum(q.dimension for q in found) == units
+    count = symdisc.count_laws(cat)
+    assert count.laws == count.found == symdisc.certify(cat).fibre
+    start, end = flowed(model, x, 0.3)
+    assert float((end["0.weight"] - start["0.weight"]).abs().max()) > 1e-2
+    assert float((lengths(end) - lengths(start)).abs().max()) < KEPT and all(change(q, start, end) < KEPT for q in found)
+    draws = [{**start, "0.weight": torch.randn_like(start["0.weight"])} for _ in range(3 * units)]
+    values = torch.stack([torch.cat([q.evaluate(s).reshape(-1) for q in found]) for s in draws])
+    squares = torch.stack([lengths(s) for s in draws])
+    assert torch.allclose(squares @ torch.linalg.lstsq(squares, values).solution, values, atol=1e-9)  # nothing but the squared lengths
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_with_an_eps_that_counts_their_length_is_not_kept(name: str) -> None:
+    model, x, cat = trained(name, PLAIN)
+    assert not [q for q in cat.conserved if q.form and "0.weight" in q.parameters]
+    start, end = flowed(model, x, 0.3)
+    assert float((lengths(end) - lengths(start)).abs().min()) > BROKEN
