@@ -15,6 +15,7 @@ import numpy as np
 
 from symdisc.conserved import reasons
 from symdisc.conserved.linear import equation
+from symdisc.conserved.orthogonal import orthogonality
 from symdisc.conserved.pairing import lay_out
 from symdisc.errors import Undecided
 from symdisc.generators import Generator, Part
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["charted_answer"]
 
-CONSTRAINT = r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a"
 DIAGONAL = ("gl", "scale")  # families that hold all diagonal elements: one unit of s for each entry of the diagonal
 Edge = tuple[int, int, float]  # s_second = ratio * s_first
 NOTHING = -1  # an entry that the symmetry leaves alone, as if a unit with s = 0 moved it
@@ -34,21 +34,21 @@ NOTHING = -1  # an entry that the symmetry leaves alone, as if a unit with s = 0
 
 def charted_answer(deriver: Deriver) -> ConservedQuantity:
     """1/2 <theta, M theta> for each independent element that keeps the directions of all slices, or why there is none."""
-    told = equation(deriver.local, (2,))
+    told, left = equation(deriver.local, (2,)), orthogonality(deriver.local)
     if told is None:
-        return deriver.none(reasons.CHARTED + "; the flow's decay or metric acts on it besides", "")
+        return deriver.none(reasons.CHARTED + "; the flow's decay or metric acts on it besides", left)
     status, law, rate = told
     try:
         found = list(_generators(deriver))
     except Undecided as error:
-        return deriver.none(f"{reasons.CHARTED_OTHER} ({error})", CONSTRAINT)
+        return deriver.none(f"{reasons.CHARTED_OTHER} ({error})", left)
     if not found:
-        return deriver.none(reasons.CHARTED, CONSTRAINT)
+        return deriver.none(reasons.CHARTED, left)
     rest = len(found) < deriver.symmetry.dimension
     shapes = tuple((n, tuple(deriver.parameters[n])) for n in dict.fromkeys(n for g in found for n in g.parameters))
     return deriver.make(status, "entries", "linear", (), dimension=len(found), law=law, rate=rate,
                         generators=tuple(found), shapes=shapes, reason=reasons.CHARTED if rest else "",
-                        constraint=CONSTRAINT if rest and status == "conserved" else "")
+                        constraint=left if rest else "")
 
 
 def _generators(deriver: Deriver) -> Iterator[Generator]:

@@ -22,8 +22,9 @@ from symdisc.conserved.charted import charted_answer
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import THETA, Flow, Local
 from symdisc.conserved.inertia import second_order
-from symdisc.conserved.linear import linear_answer
+from symdisc.conserved.linear import linear_answers
 from symdisc.conserved.oneform import FormVerdict, Miniature, analyse, miniature, planar_potential
+from symdisc.conserved.orthogonal import orthogonality
 from symdisc.conserved.pairing import depends_on
 from symdisc.conserved.quantity import ConservedQuantity, Term
 from symdisc.conserved.typeset import constraint_latex
@@ -105,13 +106,12 @@ class Deriver:
         last = self.symmetry.moves[-1].kind.removesuffix("_bias") if self.symmetry.moves else ""
         special = {"product": reasons.PRODUCT, "blind": reasons.BLIND, "isospectral": reasons.ISOSPECTRAL}.get(last, "")
         if special and self.nonlinear:
-            plain = kinds == {"function"} and all(not w.inertia and w.rho == 0 and w.precondition == 1 for w in self.local.values())
-            return [self.none(special, r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a" if plain else "")]
+            return [self.none(special, orthogonality(self.local))]
         if len({(w.inertia, w.friction) for w in self.local.values()}) > 1 or len(kinds) > 1:
             return [self.none("its parameters follow flows with different inertia or friction")]
         try:
             if self.symmetry.generators:
-                return [linear_answer(self)]
+                return linear_answers(self)
             if any(w.inertia for w in self.local.values()):
                 return second_order(self)
             return [self.first_order()]
@@ -174,6 +174,11 @@ class Deriver:
         if m.kind not in (*LINEAR, *ADDITIVE):
             raise Undecided(f"a move of kind {m.kind} under a preconditioner that depends on the parameters")
         field = THETA if m.kind in LINEAR else sp.Integer(1)
+        return self.integral(field, p)
+
+    @staticmethod
+    def integral(field: sp.Expr, p: sp.Expr) -> str:
+        """Of field / p in theta, as text in x; raises Undecided where sympy finds no closed form."""
         found = sp.integrate(sp.simplify(field / p), THETA)
         if found.has(sp.Integral):
             raise Undecided(f"sympy finds no closed form for the integral of {field / p}")
@@ -183,7 +188,7 @@ class Deriver:
     def first_order(self) -> ConservedQuantity:
         kind = next(iter(self.local.values())).kind
         if kind == "fisher" and any(w.rho != 0 for w in self.local.values()):
-            return self.none("weight decay inside a natural gradient is not orthogonal to the symmetry")
+            return self.none(reasons.FISHER_DECAY)
         if self.nonlinear:
             return self.nonlinear_answer()
         part = self.part()
@@ -245,9 +250,9 @@ class Deriver:
 
     def nonlinear_answer(self) -> ConservedQuantity:
         why = reasons.nonlinear(self.nonlinear, self.trained)
-        constraint = r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a"
+        left = orthogonality(self.local)
         if any(w.rho != 0 or not w.constant for w in self.local.values()):
-            return self.none(why + "; the flow's decay or metric acts on it besides")
+            return self.none(why + "; the flow's decay or metric acts on it besides", left)
         mini, verdict = self.verdict()
         if verdict.closed:
             raise Undecided(
@@ -259,10 +264,7 @@ class Deriver:
         fate = f"has no integrating factor ({verdict.witness})"
         if verdict.integrable:
             fate = "no integrating factor was found"
-        return self.none(
-            f"{why}: its one-form is not closed and {fate}",
-            constraint,
-        )
+        return self.none(f"{why}: its one-form is not closed and {fate}", left)
 
     def planar(self, mini: Miniature) -> ConservedQuantity | None:
         """Scalings of two single entries per unit: in two variables an integrating factor exists."""

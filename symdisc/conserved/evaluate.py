@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
 
 from symdisc.conserved.algebra import MATRIX_FAMILIES, project, restrict
-from symdisc.conserved.expressions import parse_scalar
+from symdisc.conserved.expressions import parse_scalar, scalar_function
 from symdisc.conserved.linear import charges, pairings
 from symdisc.conserved.pairing import block_rows, pairing, unit_rows
 from symdisc.errors import BadInput
@@ -19,7 +18,7 @@ from symdisc.errors import BadInput
 if TYPE_CHECKING:
     from symdisc.conserved.quantity import ConservedQuantity, Term
 
-__all__ = ["evaluate", "moment", "residual", "scalar_function"]
+__all__ = ["evaluate", "moment", "residual"]
 
 Array = Any
 
@@ -32,7 +31,7 @@ def evaluate(
         if name not in params:
             raise BadInput(f"{q.name} needs the parameter {name}, which was not given")
     if q.form == "linear":
-        return charges(q.generators, params)
+        return charges(q.generators, params, q.potentials)
     if q.form == "span":
         return _span_projector(q, params)
     if q.form == "plane":
@@ -41,6 +40,8 @@ def evaluate(
         if velocity is None:
             raise BadInput(f"{q.name} under {q.flow} is a quantity of phase space: give velocity as well")
         factor = float(sp.lambdify(sp.Symbol("t"), parse_scalar(q.factor, {"t": sp.Symbol("t")}), "math")(time))
+        if q.generators:
+            return pairings(q.generators, params, velocity) * factor
         mu = sum(_pair(q, t, velocity[t.move.parameter], params) * t.weight for t in q.terms)
         return project(q.part, mu, q.zero_sum) * factor
     return project(q.part, sum(moment(q, t, params) for t in q.terms), q.zero_sum)
@@ -79,21 +80,6 @@ def _potential(q: ConservedQuantity, term: Term, y: Array) -> Array:
 
 def _diag(d: Array) -> Array:
     return sys.modules["torch"].diag_embed(d)
-
-
-@cache
-def scalar_function(text: str):  # type: ignore[no-untyped-def]
-    """A formula in x as a function of numpy arrays or torch tensors."""
-    x = sp.Symbol("x", real=True)
-    expression = parse_scalar(text, {"x": x})
-    names = {node.func.__name__ for node in sp.preorder_traversal(expression) if isinstance(node, sp.Function)}
-
-    def call(value: Array) -> Array:
-        library = np if isinstance(value, (np.ndarray, float)) else sys.modules["torch"]
-        table = {n: getattr(library, {"Abs": "abs"}.get(n, n)) for n in names}
-        return sp.lambdify(x, expression, [table])(value)
-
-    return call
 
 
 def residual(q: ConservedQuantity, params: Mapping[str, Array], gradient: Mapping[str, Array]) -> Array:

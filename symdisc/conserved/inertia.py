@@ -14,6 +14,7 @@ import sympy as sp
 from symdisc.conserved import reasons
 from symdisc.conserved.algebra import restrict
 from symdisc.conserved.flow import THETA, TIME
+from symdisc.conserved.orthogonal import damped, orthogonality
 
 if TYPE_CHECKING:
     from symdisc.conserved.derive import Deriver
@@ -26,14 +27,12 @@ def second_order(deriver: Deriver) -> list[ConservedQuantity]:
     """The antisymmetric and the symmetric part of the algebra, in this order, as far as they are there."""
     local = list(deriver.local.values())
     if any(not w.constant for w in local):
-        return [
-            deriver.none("inertia with a preconditioner that depends on the parameters: its geodesics keep no charge")
-        ]
+        return [deriver.none(reasons.GEODESICS, orthogonality(deriver.local))]
     if deriver.nonlinear:
         why = reasons.nonlinear(deriver.nonlinear, deriver.trained)
-        return [deriver.none(f"{why}: not a rigid motion, so momentum keeps nothing")]
+        return [deriver.none(f"{why}: not a rigid motion, so momentum keeps nothing", orthogonality(deriver.local))]
     found = _antisymmetric(deriver) + _symmetric(deriver)
-    return found or [deriver.none(reasons.CONJUGATED if deriver.conjugated else reasons.ANTISYMMETRIC)]
+    return found or [deriver.none(reasons.CONJUGATED if deriver.conjugated else reasons.ANTISYMMETRIC, orthogonality(deriver.local))]
 
 
 def _factor(deriver: Deriver) -> sp.Expr:
@@ -69,7 +68,7 @@ def _symmetric(deriver: Deriver) -> list[ConservedQuantity]:
         decay = None  # no common rate for squares and sums
     found = [_momentum(deriver, part, "c")] if not quadratic and decay == 0 else []
     friction = next(iter(deriver.local.values())).friction
-    left = r"\ddot Q" + ("" if friction == 0 else rf" + {sp.latex(friction)}\,\dot Q")
+    left = damped(friction, "Q")
     known = decay is not None and not decay.has(THETA)
     if not known:
         left += r" + \langle\rho, X\rangle"

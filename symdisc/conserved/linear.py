@@ -7,8 +7,9 @@ multiples of 1.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ import numpy as np
 import sympy as sp
 
 from symdisc.conserved import reasons
-from symdisc.conserved.flow import THETA, Local
+from symdisc.conserved.expressions import parse_scalar, scalar_function
+from symdisc.conserved.flow import THETA, TIME, Local
+from symdisc.conserved.orthogonal import damped, orthogonality
 from symdisc.errors import Undecided
 from symdisc.generators import Generator, Part
 
@@ -24,32 +27,80 @@ if TYPE_CHECKING:
     from symdisc.conserved.derive import Deriver
     from symdisc.conserved.quantity import ConservedQuantity
 
-__all__ = ["charges", "equation", "expression", "linear_answer", "pairings", "tex"]
+__all__ = ["charges", "equation", "expression", "linear_answers", "pairings", "tex"]
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+Potentials = Sequence[tuple[str, str, str]]  # parameter, what takes the place of x^2/2 and of x
 
 DENOMINATOR = 24  # the fractions that generators are written in
 
 
-def linear_answer(deriver: Deriver) -> ConservedQuantity:
-    """1/2 <theta, M theta> + <c, theta> for each independent combination with symmetric M, or why there is none."""
-    local = deriver.local
-    degrees = {1 if part.axis == -1 else 2 for g in deriver.symmetry.generators for part in g.parts}
-    told = equation(local, degrees)
-    if told is None:
-        return deriver.none("a linear symmetry without a name is worked out for constant metrics and one common decay only")
-    status, law, rate = told
-    symmetric = _symmetric(deriver.symmetry.generators)
-    constraint = r"\langle \dot\theta, X_a(\theta) \rangle = 0 \;\text{for all } a"
+def linear_answers(deriver: Deriver) -> list[ConservedQuantity]:
+    """Of the combinations of generators: with inertia <theta', M theta + c> for antisymmetric M, then 1/2 <theta, M theta> + <c, theta>
+    for symmetric M (entry by entry an integral where the metric depends on the parameter); or why there is neither."""
+    local, generators = deriver.local, deriver.symmetry.generators
+    first = next(iter(local.values()))
+    curved = frozenset(n for n, w in local.items() if not w.constant)
+    left = orthogonality(local)
+    if first.inertia and curved:
+        return [deriver.none(reasons.GEODESICS, left)]
+    if first.kind == "fisher" and any(w.rho != 0 for w in local.values()):
+        return [deriver.none(reasons.FISHER_DECAY)]
+    found = _momenta(deriver) if first.inertia else []
+    symmetric = _combinations(generators, partial(_turning, curved))
     if not symmetric:
-        return deriver.none(reasons.ANTISYMMETRIC, constraint)
-    rates = {n: float(deriver.scale() / w.precondition) for n, w in local.items()}
-    weighted = tuple(_combined(deriver.symmetry.generators, c, rates) for c in symmetric)
-    rest = len(symmetric) < len(deriver.symmetry.generators)
-    shapes = tuple((n, tuple(deriver.parameters[n])) for n in dict.fromkeys(n for g in weighted for n in g.parameters))
-    return deriver.make(status, "entries", "linear", (), dimension=len(weighted), law=law, rate=rate,
-                        generators=weighted, shapes=shapes, reason=reasons.ANTISYMMETRIC_PART if rest else "",
-                        constraint=constraint if rest and status == "conserved" else "")
+        return found or [deriver.none(reasons.OFF_DIAGONAL if curved else reasons.ANTISYMMETRIC, left)]
+    weighted = tuple(_combined(generators, c, _rates(deriver)) for c in symmetric)
+    status, law, rate = _told(local, weighted, curved)
+    rest = len(symmetric) + sum(q.dimension for q in found) < len(generators)
+    reason = reasons.DRIVEN if first.inertia else (reasons.OFF_DIAGONAL if curved else reasons.ANTISYMMETRIC_PART) if rest else ""
+    used = {n for g in weighted for n in g.parameters}
+    potentials = tuple((n, *(deriver.integral(field, local[n].precondition) for field in (THETA, sp.Integer(1))))
+                       for n in sorted(curved & used))
+    charge = deriver.make(status, "entries", "linear", (), dimension=len(weighted), law=law, rate=rate, generators=weighted,
+                          shapes=_shapes(deriver, weighted), potentials=potentials, reason=reason, constraint=left if rest else "")
+    return [*found, charge]
+
+
+def _rates(deriver: Deriver) -> dict[str, float]:
+    """The inverse metric by parameter; one where it depends on the parameter, and is integrated instead."""
+    return {n: float(deriver.scale() / w.precondition) if w.constant else 1.0 for n, w in deriver.local.items()}
+
+
+def _shapes(deriver: Deriver, generators: Sequence[Generator]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((n, tuple(deriver.parameters[n])) for n in dict.fromkeys(n for g in generators for n in g.parameters))
+
+
+def _momenta(deriver: Deriver) -> list[ConservedQuantity]:
+    """f(t) <P^-1 theta', M theta + c> with f' = friction f (Noether); decay pushes along theta, which M turns and c meets."""
+    decays = any(w.rho != 0 for w in deriver.local.values())
+    if any(sp.simplify(w.rho / THETA).has(THETA) for w in deriver.local.values()):
+        return []
+    found = _combinations(deriver.symmetry.generators, partial(_stretching, decays))
+    if not found:
+        return []
+    weighted = tuple(_combined(deriver.symmetry.generators, c, _rates(deriver)) for c in found)
+    factor = sp.simplify(sp.exp(sp.integrate(next(iter(deriver.local.values())).friction, TIME)))
+    law = rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, M\theta + c\rangle\bigr) = 0"
+    return [deriver.make("conserved", "entries", "momentum", (), dimension=len(found), law=law, rate="0", factor=str(factor),
+                         generators=weighted, shapes=_shapes(deriver, weighted))]
+
+
+def _told(local: Mapping[str, Local], generators: Sequence[Generator], curved: frozenset[str]) -> tuple[str, str, str]:
+    """(status, law, rate) of the charges; where no one equation in Q tells their change, that with <rho, X>."""
+    degrees = {1 if part.axis == -1 else 2 for g in generators for part in g.parts}
+    told = None if curved else equation(local, degrees)
+    if told is not None:
+        return told
+    if all(w.rho == 0 for w in local.values()):
+        return "conserved", r"\dot Q = 0", "0"
+    first = next(iter(local.values()))
+    push = r"\langle \rho(\theta), X(\theta) \rangle"
+    if not first.inertia:
+        return "driven", rf"\dot Q = -{push},\; {reasons.decay_text(local)}", ""
+    source = "0" if max(degrees) == 1 else r"\langle \dot\theta, M\dot\theta\rangle"
+    return "driven", rf"{damped(first.friction, 'Q')} + {push} = {source},\; {reasons.decay_text(local)}", ""
 
 
 def equation(local: Mapping[str, Local], degrees: Collection[int]) -> tuple[str, str, str] | None:
@@ -72,7 +123,7 @@ def equation(local: Mapping[str, Local], degrees: Collection[int]) -> tuple[str,
         return ("conserved", r"\dot Q = 0", "0") if rate == 0 else ("decays", rf"\dot Q = -{sp.latex(rate)}\, Q", str(rate))
     source = "0" if max(degrees) == 1 else r"\langle \dot\theta, M\dot\theta\rangle"
     held = "" if rate == 0 else rf" + {sp.latex(rate)}\,Q"
-    return "driven", rf"\ddot Q + {sp.latex(first.friction)}\,\dot Q{held} = {source}", ""
+    return "driven", rf"{damped(first.friction, 'Q')}{held} = {source}", ""
 
 
 def _exact(value: float) -> sp.Rational:
@@ -84,17 +135,31 @@ def _exact(value: float) -> sp.Rational:
     return sp.Rational(near.numerator, near.denominator)
 
 
-def _symmetric(generators: Sequence[Generator]) -> list[list[sp.Rational]]:
-    """A basis of the combinations whose matrices are all symmetric."""
-    rows: dict[tuple[str, int, int, int], list[sp.Expr]] = {}
+Slot = tuple[object, ...]
+
+
+def _turning(curved: frozenset[str], part: Part) -> Iterator[tuple[Slot, int, float]]:
+    """What must vanish for a gradient field: the antisymmetric part; in a metric that depends on the parameter, all beside the diagonal."""
+    for i, j, value in part.entries if part.axis >= 0 else ():
+        if i != j:
+            alone = part.parameter in curved
+            yield (part.parameter, part.axis, *((i, j) if alone else sorted((i, j)))), 1 if alone or i < j else -1, value
+
+
+def _stretching(decays: bool, part: Part) -> Iterator[tuple[Slot, int, float]]:
+    """What must vanish for a rigid motion: the symmetric part; with decay, constants as well."""
+    for i, j, value in part.entries if part.axis >= 0 or decays else ():
+        yield (part.parameter, part.axis, *(sorted((i, j)) if part.axis >= 0 else (i,))), 1, value
+
+
+def _combinations(generators: Sequence[Generator], unwanted: Callable[[Part], Iterator[tuple[Slot, int, float]]],
+                  ) -> list[list[sp.Rational]]:
+    """A basis of the combinations in which the entries that ``unwanted`` names (slot, sign, value) cancel."""
+    rows: dict[Slot, list[sp.Expr]] = {}
     for k, g in enumerate(generators):
         for part in g.parts:
-            for i, j, value in part.entries if part.axis >= 0 else ():
-                if i != j:
-                    row = rows.setdefault(
-                        (part.parameter, part.axis, min(i, j), max(i, j)), [sp.Integer(0)] * len(generators)
-                    )
-                    row[k] += _exact(value) * (1 if i < j else -1)
+            for slot, sign, value in unwanted(part):
+                rows.setdefault(slot, [sp.Integer(0)] * len(generators))[k] += _exact(value) * sign
     distinct = {tuple(row) for row in rows.values()}
     system = sp.Matrix([list(r) for r in distinct]) if distinct else sp.zeros(1, len(generators))
     return [list(v) for v in system.nullspace()]
@@ -113,9 +178,19 @@ def _combined(generators: Sequence[Generator], c: Sequence[sp.Rational], rates: 
     )
 
 
-def charges(generators: Sequence[Generator], params: Mapping[str, Any]) -> Any:
-    """[count]: 1/2 <theta, M theta> + <c, theta> of each generator, numpy or torch as the parameters are."""
-    return _stack([sum(_part(p, params[p.parameter], params[p.parameter], 0.5) for p in g.parts) for g in generators])
+def charges(generators: Sequence[Generator], params: Mapping[str, Any], potentials: Potentials = ()) -> Any:
+    """[count]: 1/2 <theta, M theta> + <c, theta> of each generator, numpy or torch as the parameters are.
+
+    ``potentials`` (parameter, F, G): there sum_i M_ii F(theta_i) + c_i G(theta_i) instead, F and G formulas in x.
+    """
+    bent = {n: (scalar_function(f)(params[n]), scalar_function(g)(params[n])) for n, f, g in potentials}
+    return _stack([sum(_bent(p, *bent[p.parameter]) if p.parameter in bent else _part(p, params[p.parameter], params[p.parameter], 0.5)
+                       for p in g.parts) for g in generators])
+
+
+def _bent(part: Part, squares: Any, sums: Any) -> Any:
+    """sum_i M_ii F(theta_i) along an axis, or sum_i c_i G(theta_i); M is diagonal."""
+    return _part(part, sums, sums, 1.0) if part.axis == -1 else _part(part, squares ** 0, squares, 1.0)
 
 
 def pairings(generators: Sequence[Generator], params: Mapping[str, Any], gradient: Mapping[str, Any]) -> Any:
@@ -149,8 +224,7 @@ def _square(part: Part, shape: tuple[int, ...]) -> str:
     if not whole or len(values) != 1 or any(i != j for i, j, _ in part.entries):
         return ""
     half = sp.nsimplify(values.pop()) / 2
-    name = part.parameter.replace("_", chr(92) + "_")
-    return rf"{'-' if half < 0 else '+'} {sp.latex(abs(half))} \lVert \texttt{{{name}}} \rVert^{{2}}"
+    return rf"{'-' if half < 0 else '+'} {sp.latex(abs(half))} \lVert {_typed(part.parameter)} \rVert^{{2}}"
 
 
 def _stack(values: list[Any]) -> Any:
@@ -159,31 +233,59 @@ def _stack(values: list[Any]) -> Any:
         first.new_tensor(np.eye(len(values))[k]) * v for k, v in enumerate(values))
 
 
-def expression(generators: Sequence[Generator], shapes: Shapes) -> sp.Expr | sp.ImmutableMatrix:
-    """The charges in sympy, one expression or a column of them: 1/2 tr(M W W^T) with W unfolded along the axis, tr(T^T W) for constants."""
-    found = [sum((_symbolic(p, shapes[p.parameter]) for p in g.parts), sp.Integer(0)) for g in generators]
+def expression(generators: Sequence[Generator], shapes: Shapes, potentials: Potentials = (), momentum: bool = False) -> sp.Basic:
+    """The charges in sympy, one expression or a column of them: 1/2 tr(M W W^T) with W unfolded along the axis, tr(T^T W) for constants.
+
+    With ``momentum`` tr(M W W'^T) and tr(T^T W'), W' the velocity; with ``potentials`` sums over their entries.
+    """
+    bent = {n: (f, g) for n, f, g in potentials}
+    found = [sum((_symbolic(p, shapes[p.parameter], momentum, bent.get(p.parameter)) for p in g.parts), sp.Integer(0)) for g in generators]
     return found[0] if len(found) == 1 else sp.ImmutableMatrix(found)
 
 
-def _symbolic(part: Part, shape: tuple[int, ...]) -> sp.Expr:
+def _symbolic(part: Part, shape: tuple[int, ...], momentum: bool, bent: tuple[str, str] | None) -> sp.Expr:
     size = prod(shape) if part.axis == -1 else shape[part.axis]
     w = sp.MatrixSymbol(part.parameter, size, prod(shape) // size)
+    speed = sp.MatrixSymbol(f"d/dt {part.parameter}", *w.shape) if momentum else w
     rows = {i: sp.nsimplify(v) for i, _, v in part.entries}
+    if bent is not None:
+        entry = parse_scalar(bent[part.axis == -1], {"x": sp.Symbol("x", real=True)})
+        return sum((v * entry.subs(sp.Symbol("x", real=True), w[i, k]) for i, v in rows.items() for k in range(w.shape[1])), sp.Integer(0))
     if part.axis == -1:
-        return sum((v * w[i, 0] for i, v in rows.items()), sp.Integer(0))
+        return sum((v * speed[i, 0] for i, v in rows.items()), sp.Integer(0))
+    half = 1 if momentum else sp.Rational(1, 2)
     if len(rows) == size == len(part.entries) and all(i == j for i, j, _ in part.entries) and len(set(rows.values())) == 1:
-        return rows[0] * sp.Trace(w * w.T) / 2
+        return half * rows[0] * sp.Trace(w * speed.T)
     matrix = sp.SparseMatrix(size, size, {(i, j): sp.nsimplify(v) for i, j, v in part.entries})
-    return sp.Trace(sp.ImmutableMatrix(matrix) * w * w.T) / 2
+    return half * sp.Trace(sp.ImmutableMatrix(matrix) * w * speed.T)
 
 
-def tex(generators: Sequence[Generator], shapes: Shapes) -> str:
-    """The charges by parameter: sums of squared lengths where each matrix is a multiple of 1."""
-    if len(generators) == 1:
+def tex(generators: Sequence[Generator], shapes: Shapes, potentials: Potentials = (), momentum: str = "") -> str:
+    """The charges by parameter: sums of squared lengths where each matrix is a multiple of 1. ``momentum``: its factor, in LaTeX."""
+    if len(generators) == 1 and not potentials and not momentum:
         terms = [_square(p, shapes.get(p.parameter, ())) for p in generators[0].parts]
         if all(terms):
             return "Q = " + " ".join(terms).removeprefix("+ ")
     names = list(dict.fromkeys(n for g in generators for n in g.parameters))
-    typed = ", ".join(rf"\texttt{{{n.replace('_', chr(92) + '_')}}}" for n in names)
-    return (r"Q_{k} = \tfrac{1}{2} \langle \theta, M_{k} \theta \rangle + \langle c_{k}, \theta \rangle,\; "
-            rf"k = 1, \dots, {len(generators)},\; \theta = ({typed})")
+    where = rf"k = 1, \dots, {len(generators)},\; \theta = ({', '.join(map(_typed, names))})"
+    if momentum:
+        factor = "" if momentum == "1" else rf"{momentum}\,"
+        return rf"Q_{{k}} = {factor}\langle \dot\theta, M_{{k}} \theta + c_{{k}} \rangle,\; {where}"
+    if not potentials:
+        return r"Q_{k} = \tfrac{1}{2} \langle \theta, M_{k} \theta \rangle + \langle c_{k}, \theta \rangle,\; " + where
+    told = [rf"{_functions(f, g, {p.axis == -1 for x in generators for p in x.parts if p.parameter == n})} \text{{ for }} {_typed(n)}"
+            for n, f, g in potentials]
+    head = r"Q_{k} = \textstyle\sum_i M_{k,ii} F(\theta_i) + c_{k,i} G(\theta_i)"
+    others = "" if {n for n, _, _ in potentials} >= set(names) else (
+        r" + \tfrac{1}{2} \langle \theta, M_{k} \theta \rangle + \langle c_{k}, \theta \rangle \text{ over the others}")
+    return rf"{head}{others},\; " + r",\; ".join([*told, where])
+
+
+def _functions(square: str, whole: str, used: Collection[bool]) -> str:
+    """F and G, those that occur: G where constants are added."""
+    return ", ".join(rf"{letter} = {sp.latex(parse_scalar(text, {'x': sp.Symbol('x')}))}"
+                     for letter, text, constant in (("F", square, False), ("G", whole, True)) if constant in used)
+
+
+def _typed(name: str) -> str:
+    return rf"\texttt{{{name.replace('_', chr(92) + '_')}}}"

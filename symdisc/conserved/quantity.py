@@ -55,7 +55,7 @@ class ConservedQuantity:
     """A conserved (or exactly predictable) function of the parameters, one per symmetry and part of its algebra.
 
     ``form`` says which function: "moment" (the moment map, 1/2 <theta, A theta> and <c, theta>, as an array over a
-    basis of the ``part`` of the algebra that is a gradient field), "momentum" (factor(t) <theta', A theta>, needs
+    basis of the ``part`` of the algebra that is a gradient field), "momentum" (factor(t) <theta', A theta> or <theta', M theta + c>, needs
     velocities), "span" (the projector on the span of all columns that a rotation turns), "plane" (a function of two
     entries, ``formula`` in x and y), or "linear" (1/2 <theta, M theta> + <c, theta> for each of ``generators``), or
     "" when there is none. ``dimension`` counts independent numbers; ``law`` is the
@@ -79,6 +79,7 @@ class ConservedQuantity:
     assumptions: tuple[str, ...] = ()
     generators: tuple[Generator, ...] = ()
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()  # of the parameters of ``generators``
+    potentials: tuple[tuple[str, str, str], ...] = ()  # (parameter, in place of x^2/2, of x) in form "linear", as in Term
 
     @property
     def name(self) -> str:
@@ -133,6 +134,7 @@ class ConservedQuantity:
         values["terms"] = tuple(Term.from_dict(t) for t in d["terms"])
         values["generators"] = tuple(Generator.from_dict(g) for g in d["generators"])
         values["assumptions"] = tuple(d["assumptions"])
+        values["potentials"] = tuple((n, f, g) for n, f, g in d.get("potentials", ()))
         values["shapes"] = tuple((n, tuple(s)) for n, s in d.get("shapes", ()))
         return cls(**values)
 

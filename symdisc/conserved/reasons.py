@@ -21,6 +21,8 @@ ANTISYMMETRIC_DECAY = (
     "constraint <P^-1 theta' + rho, A theta> = 0"
 )
 ANTISYMMETRIC_PART = "antisymmetric elements give no function, only the differential constraint"
+GEODESICS = "inertia with a preconditioner that depends on the parameters: its geodesics keep no charge"
+FISHER_DECAY = "weight decay inside a natural gradient is not orthogonal to the symmetry"
 CONJUGATED = (
     "the generator is conjugated by constant gains, D a D^-1, which is symmetric for diagonal a only, and the algebra "
     "has no such element"

@@ -95,8 +95,8 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
 
 
 def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
-    if q.form == "linear":
-        return linear.expression(q.generators, dict(q.shapes)), {}
+    if q.generators:
+        return _of_generators(q), {}
     if q.form == "plane":
         x, y = sp.symbols("x y", real=True)
         value = sp.atan2(y, x) if q.formula == "atan2(y, x)" else parse_scalar(q.formula, {"x": x, "y": y})
@@ -114,9 +114,17 @@ def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
     return (sp.Trace(total) if q.part == "scalar" else total), names
 
 
-def _momentum(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
+def _factor(q: ConservedQuantity) -> sp.Expr:
     constants = {n: sp.Symbol(n, positive=True) for rule in load_flows().values() for n, kind in rule.symbols if kind == "number"}
-    factor = parse_scalar(q.factor, {"t": sp.Symbol("t"), **constants})
+    return parse_scalar(q.factor, {"t": sp.Symbol("t"), **constants})
+
+
+def _of_generators(q: ConservedQuantity) -> sp.Basic:
+    value = linear.expression(q.generators, dict(q.shapes), q.potentials, q.form == "momentum")
+    return _factor(q) * value if q.form == "momentum" else value
+
+
+def _momentum(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
     names: dict[sp.Basic, str] = {}
     total = None
     for term in q.terms:
@@ -134,7 +142,7 @@ def _momentum(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
             # g and g^-T turn alike along antisymmetric elements: -(y x^T) has the skew part of x y^T.
             part = sp.nsimplify(term.weight) / 2 * (dot * w.T - w * dot.T)
         total = part if total is None else total + part
-    return factor * total, names
+    return _factor(q) * total, names
 
 
 def _tex(value: sp.Basic, names: dict[sp.Basic, str]) -> str:
@@ -150,8 +158,9 @@ def expression(q: ConservedQuantity) -> sp.Basic:
 def latex(q: ConservedQuantity) -> str:
     """Formula and law, or the reason and the constraint that stays."""
     lines = []
-    if q.form == "linear":
-        lines.append(f"{linear.tex(q.generators, dict(q.shapes))},\\quad {q.law}")
+    if q.generators:
+        momentum = sp.latex(_factor(q)) if q.form == "momentum" else ""
+        lines.append(f"{linear.tex(q.generators, dict(q.shapes), q.potentials, momentum)},\\quad {q.law}")
     elif q.form:
         value, names = _expression(q)
         blocks = q.symmetry.shape[0] if q.symmetry.shape else 1
