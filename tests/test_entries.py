@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import sympy as sp
 import torch
@@ -19,12 +20,14 @@ from symdisc.entries import training
 from symdisc.entries.build import derive, structure_at
 from symdisc.entries.checked import certificates
 from symdisc.entries.design import design
-from symdisc.entries.factors import Range, Shape, ends
+from symdisc.entries.factors import Range, Shape, collect, ends, symbolic
 from symdisc.entries.notation import poly
 from symdisc.entries.polynomials import evaluate, interpolate
 from symdisc.entries.slots import Slots
 from symdisc.entry import At, Entry, Poly
 from symdisc.errors import BadInput
+from symdisc.families.naming import describe_affine
+from symdisc.moves import Index, Move
 from symdisc.symmetry import Symmetry
 from symdisc.torchside.family import generic, shapes, structure
 
@@ -143,6 +146,49 @@ def test_members_that_shrink_to_the_same_graph_are_run_once() -> None:
     refused = structure_at(_family(), two, {k: frozenset((s.site, s.name) for s in alone.symmetries) for k in tried})
     assert refused.group_dimension == 0 and any(b.breaker == "check" for b in refused.broken), "what the run refused is not claimed"
     assert structure_at(_family(15), two, tried).group_dimension == 15 and len(tried) == 2, "half of the units are a tanh: another graph"
+
+
+class Patched(nn.Module):
+    """A vector of d entries that only c p^2 rows read: the shape of a diffusion transformer's last layers."""
+
+    def __init__(self, d: int, c: int, p: int) -> None:
+        super().__init__()
+        self.into, self.up, self.out = nn.Linear(3, d), nn.Linear(d, d), nn.Linear(d, c * p * p, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.into(x)) + self.up(torch.tanh(self.into(x))))
+
+
+def _patched(published: Mapping[str, int]) -> Architecture:
+    def build(s: Mapping[str, int]) -> tuple[nn.Module, tuple[Tensor]]:
+        return Patched(s["d"], s["c"], s["p"]).eval(), (torch.randn(4, 3),)
+
+    small = ({"d": 4, "c": 2, "p": 1}, {"d": 5, "c": 2, "p": 1}, {"d": 5, "c": 3, "p": 2})
+    return Architecture("patched", "Patched", {"d": "width", "c": "channels", "p": "side"}, build, small, ("the real one", published))
+
+
+def test_a_width_above_a_product_of_sizes_is_held_at_every_point() -> None:
+    """All sizes of the box occur though most of its points would have more readers than the vector is wide."""
+    plan = design(_patched({"d": 100, "c": 2, "p": 4}), 2)
+    assert all(p["d"] > p["c"] * p["p"] ** 2 for p in plan.points) and plan.broken == ()
+    assert all(len({p[s] for p in plan.points}) == 4 for s in ("c", "p"))
+
+
+def _never_read(sides: tuple[int, int]) -> Symmetry:
+    move = Move("blind", "up.weight", 0, Index.of(np.arange(sides[0])[None, None, :]))
+    return describe_affine("direction that is never read", "outer", sides[0] * sides[1], sides, (move,), ("up.weight",), ["up"], "", "")
+
+
+@pytest.mark.parametrize("wrong, wanted", [(0, "d*(d - c*p**2)"), (1, None)])
+def test_matrices_that_leave_out_a_product_have_a_polynomial_side_by_side(wrong: int, wanted: str | None) -> None:
+    """d - c p^2 times d, of total degree 4 in three sizes, from a few points; not if one point has one direction more."""
+    points = design(_patched({"d": 100, "c": 2, "p": 4}), 2).points
+    sides = [(p["d"], p["d"] - p["c"] * p["p"] ** 2 + wrong * (k == 5)) for k, p in enumerate(points)]
+    members = [collect(SimpleNamespace(symmetries=(_never_read(s),), discrete=()), Slots()) for s in sides]  # type: ignore[arg-type]
+    (factor,) = symbolic(points, members)
+    names = {n: sp.Symbol(n, integer=True, positive=True) for n in "dcp"}
+    assert factor.dimension == (None if wanted is None else sp.expand(sp.sympify(wanted, locals=names)))
+    assert bool(factor.trouble) == (wanted is None)
 
 
 def test_members_without_values_and_with() -> None:

@@ -10,7 +10,7 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -31,8 +31,13 @@ ARM = 1  # points along each symbol besides the centre; integers inside groups a
 LONG_ARM = 2  # where something is not: degree 2 is what counts reach
 INSIDE = 6  # random points for each unit of arm: they hold products of sizes together, and most of them are evidence
 ROUNDS = 60  # times that a size is raised to bring the order of two axes to that of the published model
+FAR = 600  # the same where only the star has to keep it: a width above products of other sizes is reached in many small steps
+BOXES = 20  # drawn until enough points keep the order
 Sizes = Mapping[str, int]
-Axes = Mapping[tuple[str, int], sp.Expr]  # (pattern of a parameter's name, axis) -> its size
+Axis = tuple[str, int]  # (pattern of a parameter's name, axis)
+Axes = Mapping[Axis, sp.Expr]
+Order = Sequence[tuple[Axis, Axis]]  # (larger, smaller)
+Sample = Callable[[Sizes, Sizes, int, int], list[dict[str, int]]]  # (centre, steps, arm, seed) -> points
 
 
 @dataclass(frozen=True)
@@ -53,28 +58,39 @@ def design(architecture: Architecture, arm: int = ARM, seed: int = 0, members: M
     if not symbols:
         return Design(({},), Slots())
     family = members if members is not None else Members(architecture)
-    centre = {s: max(min(m[s] for m in architecture.miniatures), 2) for s in symbols}
     order = family.order()
-    for _ in range(ROUNDS):
-        wrong = family.violations(_points(centre, family.steps, LONG_ARM, seed), order)
-        raised = next((s for larger, smaller in wrong for s in [family.lever(larger, smaller, centre)] if s), None)
-        if raised is None:
+    for sample, rounds in ((_points, ROUNDS), (_wide, FAR)):  # a box of products passes other widths long before single sizes do
+        centre = family.raised(sample, order, rounds, seed)
+        if not family.violations(sample(centre, family.steps, LONG_ARM, seed), order):
             break
-        centre[raised] += family.steps[raised]
-    points = family.buildable([p for k in range(ARM, arm + 1) for p in _points(centre, family.steps, k, seed)])
+    inside = [p for k in range(ARM, arm + 1) for p in family.ordered(centre, order, k, seed)]
+    points = family.buildable(inside)
     return Design(points, family.slots, tuple(sorted({f"{_said(a)} > {_said(b)}" for a, b in family.violations(points, order)})))
 
 
 def _points(centre: Sizes, steps: Sizes, arm: int, seed: int) -> list[dict[str, int]]:
     """Centre, arms, and random points in a box one step wider: a degree is evidence only where it could have been higher."""
+    return [*_star(centre, steps, arm), *next(_boxes(centre, steps, arm, seed))]
+
+
+def _star(centre: Sizes, steps: Sizes, arm: int) -> list[dict[str, int]]:
+    return [dict(centre), *({**centre, s: centre[s] + k * steps[s]} for s in centre for k in range(1, arm + 1))]
+
+
+def _wide(centre: Sizes, steps: Sizes, arm: int, seed: int) -> list[dict[str, int]]:
+    """The star as wide as the box."""
+    return _star(centre, steps, arm + 1)
+
+
+def _boxes(centre: Sizes, steps: Sizes, arm: int, seed: int) -> Iterator[list[dict[str, int]]]:
+    """Random points in the box, again and again as many."""
     rng = random.Random(seed + arm)
-    arms = [{**centre, s: centre[s] + k * steps[s]} for s in centre for k in range(1, arm + 1)]
-    columns = {s: rng.sample([k % (arm + 2) for k in range(INSIDE * arm)], INSIDE * arm) for s in centre}  # each size as often
-    inside = [{s: centre[s] + columns[s][k] * steps[s] for s in centre} for k in range(INSIDE * arm)]
-    return [dict(centre), *arms, *inside]
+    while True:
+        columns = {s: rng.sample([k % (arm + 2) for k in range(INSIDE * arm)], INSIDE * arm) for s in centre}  # each size as often
+        yield [{s: centre[s] + columns[s][k] * steps[s] for s in centre} for k in range(INSIDE * arm)]
 
 
-def _said(axis: tuple[str, int]) -> str:
+def _said(axis: Axis) -> str:
     return f"{axis[0]}[{axis[1]}]"
 
 
@@ -124,7 +140,7 @@ class Members:
         fits = {a: interpolate(points, [next(iter(v)) for v in sets]) for a, sets in values.items() if all(len(v) == 1 for v in sets)}
         return {a: f.polynomial for a, f in fits.items() if f.polynomial is not None}
 
-    def order(self) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    def order(self) -> list[tuple[Axis, Axis]]:
         """Pairs (larger, smaller) of the first two axes of each weight at the published sizes; where no model is published, those
         pairs on which all miniatures agree."""
         known = self.architecture.published
@@ -137,9 +153,29 @@ class Members:
                 pairs += [(a, b)] if signs == {1} else [(b, a)] if signs == {-1} else []
         return pairs
 
-    def violations(self, points: Sequence[Sizes], order: Sequence[tuple[tuple[str, int], tuple[str, int]]]
-                   ) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    def violations(self, points: Sequence[Sizes], order: Order) -> list[tuple[Axis, Axis]]:
         return [(a, b) for a, b in order if any(evaluate(self.axes[a], p) <= evaluate(self.axes[b], p) for p in points)]
+
+    def raised(self, sample: Sample, order: Order, rounds: int, seed: int) -> dict[str, int]:
+        """The centre at which the sample keeps the order, as far as single sizes raised step by step bring it."""
+        centre = {s: max(min(m[s] for m in self.architecture.miniatures), 2) for s in self.architecture.symbols}
+        for _ in range(rounds):
+            wrong = self.violations(sample(centre, self.steps, LONG_ARM, seed), order)
+            raised = next((s for larger, smaller in wrong for s in [self.lever(larger, smaller, centre)] if s), None)
+            if raised is None:
+                break
+            centre[raised] += self.steps[raised]
+        return centre
+
+    def ordered(self, centre: Sizes, order: Order, arm: int, seed: int) -> list[dict[str, int]]:
+        """The star and as many points as the box has, those that keep the order if there are enough; every size of the box occurs."""
+        first, *more = itertools.islice(_boxes(centre, self.steps, arm, seed), BOXES)
+        kept = [p for box in (first, *more) for p in box if not self.violations([p], order)]
+        inside = kept[:len(first)] if len(kept) >= len(first) else first
+        star = _star(centre, self.steps, arm)
+        lost = {s: centre[s] + (arm + 1) * self.steps[s] for s in centre}
+        tips = [{**centre, s: n} for s, n in lost.items() if all(p[s] != n for p in inside)]
+        return [*star, *inside, *tips]
 
     def lever(self, larger: tuple[str, int], smaller: tuple[str, int], centre: Sizes) -> str | None:
         """The smallest size symbol that enlarges the one axis and not the other."""

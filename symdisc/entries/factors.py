@@ -7,6 +7,7 @@ integers inside the group of a factor, the number of its places and its dimensio
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -133,6 +134,7 @@ def _factor(key: Key, points: Sequence[Sizes], places: Sequence[Places]) -> Symb
         return Symbolic(key, discrete, counted, first.group_latex, None, None, dimension, counts, ranges, said)
     there = [(p, at) for p, at in zip(points, groups, strict=True) if at]
     copies = interpolate(points, [sum(g.power for g in at) for at in groups]).polynomial
+    copies = copies if copies is not None else _copies(points, places, counts)
     integers = [interpolate([p for p, _ in there], [at[0].integers[k] for _, at in there]).polynomial
                 for k in range(len(there[0][1][0].integers))]
     base = bases.pop()
@@ -143,6 +145,28 @@ def _factor(key: Key, points: Sequence[Sizes], places: Sequence[Places]) -> Symb
         dimension = known if known is not None else interpolate(points, dimensions).polynomial
     trouble = "" if whole is not None and copies is not None and (discrete or dimension is not None) else _where(points, places)
     return Symbolic(key, discrete, counted, base, whole, copies, dimension, counts, ranges, trouble)
+
+
+def _copies(points: Sequence[Sizes], places: Sequence[Places], counts: sp.Expr | None) -> sp.Expr | None:
+    """Copies of a line, where they are no polynomial of low degree: places times entries of a matrix, read along each of its sides.
+
+    A side is often another one less some product (what readers leave of a vector), which a few points decide.
+    """
+    there = [(p, [s for s in at.found if isinstance(s, Symmetry)]) for p, at in zip(points, places, strict=True) if at.found]
+    plain = all(len({s.shape for s in at}) == 1 and math.prod(at[0].shape) == Shape.of(at[0].group_latex).power for _, at in there)
+    if counts is None or not plain:
+        return None
+    sizes, shapes = [p for p, _ in there], [at[0].shape for _, at in there]
+    if len({len(s) for s in shapes}) > 1:
+        return None
+    columns = list(zip(*shapes, strict=True))
+    sides = [interpolate(sizes, c).polynomial for c in columns]
+    for k, own in enumerate(sides):
+        for j, other in enumerate(sides):
+            if own is None and other is not None and sides[k] is None:
+                less = interpolate(sizes, [a - b for a, b in zip(columns[j], columns[k], strict=True)]).polynomial
+                sides[k] = None if less is None else other - less
+    return None if None in sides else sp.expand(counts * sp.Mul(*sides))
 
 
 def _levels(places: Sequence[Places]) -> int:

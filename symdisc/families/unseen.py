@@ -24,16 +24,21 @@ class Unseen:
         self._known = lru_cache(maxsize=None)(self._unseen)
 
     def along(self, value: str, vector: np.ndarray) -> int | None:
-        """The axis of ``value`` along which the classes ``vector`` stand, everywhere alike and in this order; the last of such."""
+        """The axis of ``value`` along which the classes ``vector`` stand, everywhere alike and in this order.
+
+        Where one class is all there is, axes of equal length look alike (a map as wide as it has channels): the one along which most
+        units differ, and the last of such.
+        """
         labels = self.facts.labels.get(value)
         if not isinstance(labels, np.ndarray):
             return None
+        differ = {}
         for axis in reversed(range(labels.ndim)):
             if labels.shape[axis] == len(vector):
-                rows = self.classes(rows_of(np.moveaxis(labels, axis, -1)))
-                if (rows == vector).all():
-                    return axis
-        return None
+                rows = rows_of(np.moveaxis(labels, axis, -1))
+                if (self.classes(rows) == vector).all():
+                    differ[axis] = len(np.unique(rows[0]))
+        return max(differ, key=lambda a: differ[a], default=None)
 
     def __call__(self, value: str, axis: int) -> bool:
         """Adding any multiple of 1 along ``axis``, different at each place, changes nothing downstream."""

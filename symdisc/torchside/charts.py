@@ -97,6 +97,8 @@ class Made:
             name = graph.parameters.get(value)
             if name is not None:
                 env[value] = change(name, self._random(name, graph.shapes[value]))
+            elif value in graph.inputs and value in tensors and tensors[value].is_meta:
+                env[value] = torch.zeros(tensors[value].shape, dtype=_exact(tensors[value].dtype))
             elif value not in tensors or tensors[value].is_meta:
                 return None
             else:
@@ -249,6 +251,10 @@ class Made:
     def _axes(shape: tuple[int, ...]) -> Iterator[int | None]:
         yield from (a for a, n in enumerate(shape) if n > 1 and n < _count(shape))
         yield None
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype.is_floating_point else dtype
 
 
 def _factors(t: Tensor, axis: int | None) -> Tensor:
