@@ -58,10 +58,10 @@ def test_a_rotary_key_and_its_partners() -> None:
     found = explain(catalog("llama-tiny-eps"), "blocks.0.attention.k_proj.weight")
     assert found.shape == (2, 4) and found.trained
     moved = told(found.continuous)
-    assert set(moved) == {"rotation of the stream", "complex scaling of rotary planes", "scaling of hidden units"}
+    assert set(moved) == {"rotation of the stream", "complex scaling of rotary planes", "scaling of gains"}
     assert moved["complex scaling of rotary planes"] == (r"\theta \mapsto g^{-\top}\, \theta", "dimension 2",
                                                         {"blocks.0.attention.q_proj.weight"})
-    formula, size, partners = moved["scaling of hidden units"]
+    formula, size, partners = moved["scaling of gains"]
     assert (formula, size) == (r"\theta \mapsto \theta\, D_c^{-1}", "dimension 4")
     assert partners == {"blocks.0.norm1.weight", "blocks.0.attention.q_proj.weight", "blocks.0.attention.v_proj.weight"}
     rotation = next(m for m in found.continuous if m.name == "rotation of the stream")
@@ -186,7 +186,7 @@ def test_biases_add_translations_and_nothing_else() -> None:
 def test_a_tie_takes_the_rotation_and_the_final_gain() -> None:
     traits, sides = compared(catalog("llama-tiny-eps"), catalog("llama-tiny-tied"))
     assert traits == {"tied parameters": ("none", "head.weight = embed.weight")}
-    assert sides["first"] == ["rotation of the stream", "scaling of hidden units"] and sides["changed"] == []
+    assert sides["first"] == ["rotation of the stream", "scaling of gains"] and sides["changed"] == []
     assert set(sides["second"]) == {"permutation of units", "sign flips of units"}
 
 

@@ -128,7 +128,7 @@ def test_gpt2_of_12_layers() -> None:
     assert time.process_time() - start < CPU_SECONDS
     found = groups(cat)
     assert found["change of basis", "GL(64)^12"] == 24
-    assert found["scaling of hidden units", "R_{>0}^768"] == 24
+    assert found["scaling of gains", "R_{>0}^768"] == 24
     assert not any("rotation" in name for name, _ in found)
     assert Counter(x.group for x in cat.discrete) == {"S_3072": 12, "S_12": 12, "S_768": 1}
 

@@ -45,6 +45,16 @@ def rows_of(labels: np.ndarray) -> np.ndarray:
     return cut if len(cut) == 1 else np.unique(cut, axis=0)
 
 
+def _single(uses: list[DenseUse | GainUse | ShiftUse]) -> bool:
+    if len(uses) < 2:
+        return len(uses) == 1
+    entries = [np.arange(*u.rows) if isinstance(u, DenseUse) and u.rows is not None else u.elements if isinstance(u, ShiftUse)
+               else None for u in uses]
+    known = [e for e in entries if e is not None]
+    apart = len(known) == len(uses) == len({u.op for u in uses}) and len({type(u) for u in uses}) == 1
+    return apart and len(np.unique(np.concatenate(known))) == sum(map(len, known))
+
+
 class Classes:
     """Facts seen through the identification of units. Class 0 is raw data."""
 
@@ -55,6 +65,7 @@ class Classes:
         self.data = int(self.of[DATA])
         self.links: Any = None
         self.notes: list[str] = []
+        self._single: dict[str, bool] = {}
         self._shapes = {name: graph.shapes[value] for table in (graph.buffers, graph.parameters)
                         for value, name in table.items()}
         self._freeze_unrecorded()
@@ -104,14 +115,9 @@ class Classes:
 
     def single(self, parameter: str) -> bool:
         """Everything that an entry of the parameter does is done by one operator: one use, or uses of different entries."""
-        uses = self.uses.get(parameter, [])
-        if len(uses) < 2:
-            return len(uses) == 1
-        entries = [np.arange(*u.rows) if isinstance(u, DenseUse) and u.rows is not None else u.elements if isinstance(u, ShiftUse)
-                   else None for u in uses]
-        known = [e for e in entries if e is not None]
-        apart = len(known) == len(uses) == len({u.op for u in uses}) and len({type(u) for u in uses}) == 1
-        return apart and len(np.unique(np.concatenate(known))) == sum(map(len, known))
+        if parameter not in self._single:
+            self._single[parameter] = _single(self.uses.get(parameter, []))
+        return self._single[parameter]
 
     def bias(self, use: DenseUse) -> ShiftUse | None:
         """What the operator of a dense weight adds to all outputs of the weight, in their order."""

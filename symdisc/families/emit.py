@@ -122,7 +122,8 @@ class _Entry:
     offset: float
 
 
-Effect = tuple[int, float, np.ndarray, np.ndarray, np.ndarray]  # axis, offset, positions, variables, powers
+Rows = tuple[int, int] | None
+Effect = tuple[int, Rows, float, np.ndarray, np.ndarray, np.ndarray]  # axis, rows, offset, positions, variables, powers
 
 
 def emit_torus(classes: Classes, torus: Torus) -> list[Symmetry]:
@@ -133,32 +134,33 @@ def emit_torus(classes: Classes, torus: Torus) -> list[Symmetry]:
     modules: dict[str, str] = {}
     for parameter, uses in classes.uses.items():
         for use in uses:
-            rows = use.rows if isinstance(use, DenseUse) else None
-            if (parameter, rows) in done and isinstance(use, DenseUse):
+            part = use.rows if isinstance(use, DenseUse) else None
+            if (parameter, part) in done and isinstance(use, DenseUse):
                 continue
-            done.add((parameter, rows))
+            done.add((parameter, part))
             modules.setdefault(parameter, use.module)
-            for axis, offset, positions, variables, powers in _effects(classes, torus, use):
+            for axis, rows, offset, positions, variables, powers in _effects(classes, torus, use):
                 for power in np.unique(np.round(powers, 12)).tolist():
                     here = np.round(powers, 12) == power
                     table[_Entry(parameter, axis, rows, power, offset)].append(
                         unique_pairs(variables[here], positions[here]))
     entries = {e: unique_pairs(*np.concatenate(parts, axis=1)) for e, parts in table.items()}
-    groups = _alike(entries, torus)
-    return [_torus_symmetry(parts, len(members), buffers, modules)
-            for parts, members in zip(_parts(entries, groups, torus.count), groups, strict=True)]
+    members = _alike(entries, torus)
+    shares = _shared_out(entries, members, torus)
+    return [_torus_symmetry(len(m), found, buffers, modules) for m, found in zip(members, shares, strict=True)]
 
 
-def _parts(entries: dict[_Entry, np.ndarray], groups: list[np.ndarray], count: int) -> list[list[tuple[_Entry, np.ndarray]]]:
-    """For each of the disjoint ``groups`` of variables the entries in which it appears, with its positions there in their order."""
-    of = np.full(count, -1, dtype=np.int64)
-    for k, members in enumerate(groups):
-        of[members] = k
-    found: list[list[tuple[_Entry, np.ndarray]]] = [[] for _ in groups]
+def _shared_out(entries: dict[_Entry, np.ndarray], members: list[np.ndarray], torus: Torus) -> list[dict[_Entry, np.ndarray]]:
+    """For each set of variables its entries, with the positions [copies, variables]."""
+    owner = np.full(torus.count, -1, dtype=np.int64)
+    for k, mine in enumerate(members):
+        owner[mine] = k
+    found: list[dict[_Entry, np.ndarray]] = [{} for _ in members]
     for entry, (variables, positions) in entries.items():
-        for k, rows in zip(*runs(of[variables]), strict=True):
-            if k >= 0:
-                found[k].append((entry, positions[rows]))
+        keys, parts = runs(owner[variables])
+        for k, part in zip(keys.tolist(), parts, strict=True):
+            if k >= 0:  # pairs are sorted by variable, then position, and so are the members
+                found[k][entry] = positions[np.sort(part)].reshape(len(members[k]), -1).T
     return found
 
 
@@ -194,39 +196,57 @@ def _apart(shared: list[np.ndarray], members: np.ndarray, count: int) -> list[np
 def _effects(classes: Classes, torus: Torus, use: DenseUse | GainUse | ShiftUse) -> Iterator[Effect]:
     """What the scalings do to a parameter."""
     if isinstance(use, DenseUse):
-        for axis, vec, sign in ((use.out_axis, use.outs, 1.0), (use.in_axis, use.ins, -1.0)):
-            if vec is not None:
-                owner, variables, powers = torus.expand(classes(vec))
-                yield axis, 0.0, owner, variables, sign * powers
+        yield from _dense_effects(classes, torus, use)
     elif isinstance(use, ShiftUse):
         elements, first = np.unique(use.elements, return_index=True)
         owner, variables, powers = torus.expand(classes(use.units)[first])
         if (offsets := classes.facts.offsets.get(use.parameter)) is None:
-            yield -1, 0.0, elements[owner], variables, powers
+            yield -1, None, 0.0, elements[owner], variables, powers
             return
         for offset in np.unique(offsets[elements]).tolist():
             here = offsets[elements[owner]] == offset
-            yield -1, offset, elements[owner[here]], variables[here], powers[here]
+            yield -1, None, offset, elements[owner[here]], variables[here], powers[here]
     else:
         elements, first = np.unique(use.elements, return_index=True)
         outs, ins = torus.expand(classes(use.outs)[first]), torus.expand(classes(use.ins)[first])
         owner = np.concatenate([outs[0], ins[0]])
         variables = np.concatenate([outs[1], ins[1]])
         powers = np.concatenate([outs[2], -ins[2]])
-        keys, inverse = np.unique((owner << 32) | variables, return_inverse=True)
-        total = np.bincount(inverse, powers, len(keys)) if len(keys) else powers
-        keep = np.abs(total) > 1e-12
-        yield -1, use.offset, elements[keys[keep] >> 32], keys[keep] & 0xFFFFFFFF, total[keep]
+        owner, variables, total = _summed(owner, variables, powers)
+        yield -1, None, use.offset, elements[owner], variables, total
 
 
-def _torus_symmetry(entries: list[tuple[_Entry, np.ndarray]], count: int, buffers: set[str], modules: dict[str, str]) -> Symmetry:
-    moves = []
-    for entry, positions in entries:
-        # pairs are sorted by variable, then position, and so are the members
-        table = positions.reshape(count, -1).T[:, :, None]
-        kind = "affine_scale" if entry.offset else "scale"
-        moves.append(Move(kind, entry.parameter, entry.axis, Index.of(table), power=entry.power, offset=entry.offset,
-                          rows=entry.rows))
+def _dense_effects(classes: Classes, torus: Torus, use: DenseUse) -> Iterator[Effect]:
+    """One axis each. Rows of a grouped weight that read one unit, as in a depthwise convolution, scale with it: all channels are alike."""
+    sides = [(use.out_axis, use.outs, 1.0), (use.in_axis, use.ins, -1.0)]
+    first, last = use.rows or (0, 0)
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for axis, vec, sign in sides:
+        if vec is None:
+            continue
+        owner, variables, powers = torus.expand(classes(vec))
+        if use.rows is None or (axis and len(vec) > 1):
+            yield axis, use.rows, 0.0, owner, variables, sign * powers
+        elif axis == 0:
+            rows.append((first + owner, variables, sign * powers))
+        else:
+            each = np.arange(first, last)
+            rows.append((np.repeat(each, len(variables)), np.tile(variables, len(each)), np.tile(sign * powers, len(each))))
+    if rows:
+        yield 0, None, 0.0, *_summed(*(np.concatenate(x) for x in zip(*rows, strict=True)))
+
+
+def _summed(owner: np.ndarray, variables: np.ndarray, powers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same with each (owner, variable) once, its powers added up; what cancels is left out."""
+    keys, inverse = np.unique((owner << 32) | variables, return_inverse=True)
+    total = np.bincount(inverse, powers, len(keys)) if len(keys) else powers
+    keep = np.abs(total) > 1e-12
+    return keys[keep] >> 32, keys[keep] & 0xFFFFFFFF, total[keep]
+
+
+def _torus_symmetry(count: int, entries: dict[_Entry, np.ndarray], buffers: set[str], modules: dict[str, str]) -> Symmetry:
+    moves = [Move("affine_scale" if e.offset else "scale", e.parameter, e.axis, Index.of(table[:, :, None]), power=e.power,
+                  offset=e.offset, rows=e.rows) for e, table in entries.items()]
     moves.sort(key=lambda m: (m.parameter, m.axis))
     names = parameters_of(moves)
     return describe_torus(count, tuple(moves), names, [modules[p] for p in names], bool(buffers & set(names)))

@@ -64,9 +64,12 @@ def describe_torus(count: int, moves: tuple[Move, ...], parameters: tuple[str, .
                    buffers: bool) -> Symmetry:
     """``count`` independent positive scalings."""
     powers = {abs(m.power) for m in moves}
-    name = "scaling of hidden units" if count > 1 else "scaling"
+    gains = _gains(moves)
+    of = "gains" if gains else "hidden units"
+    name = f"scaling of {of}" if count > 1 else "scaling"
     if powers - {1.0}:
-        name = f"scaling of hidden units (degrees {', '.join(f'{p:g}' for p in sorted(powers))})"
+        name = f"scaling of {of} (degrees {', '.join(f'{p:g}' for p in sorted(powers))})"
+    modules = [m for p, m in zip(parameters, modules, strict=True) if p in gains] or modules
     group = "R_{>0}" if count == 1 else f"R_{{>0}}^{count}"
     latex = r"\mathbb{R}_{>0}" if count == 1 else rf"\mathbb{{R}}_{{>0}}^{{{count}}}"
     formula = r",\; ".join(rf"\theta_{{u}} \mapsto c_u^{{{m.power:g}}} \theta_{{u}} \;(\texttt{{{_tex(m.parameter)}}})"
@@ -74,6 +77,14 @@ def describe_torus(count: int, moves: tuple[Move, ...], parameters: tuple[str, .
     condition = r"\sigma(c x) = c^{p} \sigma(x),\; c > 0"
     return Symmetry(name, group, "scale", common_path(modules), parameters, count, "proved", (count,), moves, latex,
                     condition, formula, note="moves running statistics" if buffers else "")
+
+
+def _gains(moves: tuple[Move, ...]) -> set[str]:
+    """The parameters with one number for each unit, where these alone are traded against weights: a norm's gain against its readers."""
+    sides = {m.power > 0 for m in moves if m.axis >= 0}  # biases of these weights stand on their side
+    across = [m for m in moves if m.axis < 0 and (m.power > 0) not in sides]
+    alone = len(sides) == 1 and all(m.axis == -1 and m.index.copies == 1 for m in across)
+    return {m.parameter for m in across} if alone else set()
 
 
 def describe_affine(name: str, family: str, count: int, shape: tuple[int, ...], moves: tuple[Move, ...],
