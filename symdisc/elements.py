@@ -36,6 +36,8 @@ def sample_array(s: Symmetry, rng: np.random.Generator, scale: float) -> np.ndar
     if s.family == "scale":
         return np.exp(np.clip(scale * rng.standard_normal(s.shape), -3 * scale, 3 * scale))
     t = scale * rng.standard_normal(s.shape)
+    if s.family == "flow":
+        t = t * (s.dimension / t.size) ** 0.5  # all parameters take part: the path shall be as long as that of so many coordinates
     if s.family.startswith("outer") and s.moves:
         # added to a weight along a whole axis: of the size that weights of that fan-in have, or float32 drowns in it
         t = t / s.moves[0].index.size ** 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +32,7 @@ GROWTH = 1.05  # of the rank by one block of rows: then it is not yet looked at 
 VISIBLE = 1e-9  # of the largest row: the null space is good to 1e-12, a new direction shows at 1e-6 or more
 ROUNDING = 1e-9
 CALIBRATED = 2  # draws of weights at which every unit switches
+LOUD = (4.0, 16.0)  # times the usual size of weights: a norm holds values so small that a distant kink (6, of ReLU6) is never met
 PATTERNS = 8  # draws whose dependence of outputs on inputs is joined: sorting and maxima show one order each
 SAMPLES = (24, 96)  # least and most draws at which the motion of features is followed
 
@@ -71,6 +73,14 @@ def fibre(network: Network, first: int = 0, function: Function | None = None) ->
                 return found, at - first
             stack.add(fresh)
     raise Undecided(trouble or "the rank of the Jacobian keeps growing with the inputs: give larger example inputs")
+
+
+def _fibre_dimension(network: Network) -> int | None:
+    """D - rank J; None where the weights decide nothing."""
+    try:
+        return fibre(network)[0].dimension
+    except Undecided:
+        return None
 
 
 def _summed(network: Network, run: Function, first: int, rows: int) -> Function:
@@ -152,23 +162,34 @@ class Algebra:
         """The smallest fibre dimension over these weights, random ones and calibrated ones: what is more here is local to these weights.
 
         No fewer than the ``known`` directions are there anywhere. On inputs of one sign some unit rests at most random weights; at
-        calibrated ones every unit switches.
+        calibrated ones every unit switches; at loud ones values behind norms reach distant kinks.
         """
         best = self.outputs[0].dimension
-        for network in self._elsewhere(seeds):
+        for network in itertools.chain(map(self._random, seeds), self.calibrated()):
             if best <= known:
-                break
-            try:
-                best = min(best, fibre(network)[0].dimension)
-            except Undecided:
-                continue  # these weights decide nothing
-        return best
+                return best
+            found = _fibre_dimension(network)
+            best = best if found is None else min(best, found)
+        loud = [_fibre_dimension(network) for network in self.loud()] if best > known else []
+        # values a hundred times larger are less exact: two such draws must agree
+        return min(best, *(d for d in loud if d is not None)) if len(set(loud)) == 1 else best
 
-    def _elsewhere(self, seeds: tuple[int, ...]) -> Iterator[Network]:
+    def _random(self, seed: int) -> Network:
         ones = {n for n, p in self.network.parameters.items() if p.numel() and float(p.mean()) > 0.5}
         buffers = {n: self.network.fixed[v] for v, n in self.capture.graph.buffers.items() if v in self.network.fixed}
-        for seed in seeds:
-            yield Network(self.capture, {**random_state(self.capture, ones, seed), **buffers}, self.network.seed)
+        return Network(self.capture, {**random_state(self.capture, ones, seed), **buffers}, self.network.seed)
+
+    def loud(self) -> Iterator[Network]:
+        """Random weights many times as large as usual, each tensor by a factor of its own."""
+        for seed in (13, 14):
+            network = self._random(seed)
+            low, high = map(float, np.log(LOUD))
+            factors = np.exp(np.random.default_rng(seed).uniform(low, high, len(network.layout)))
+            network.parameters = {n: float(f) * p for f, (n, p) in zip(factors, network.parameters.items(), strict=True)}
+            yield network
+
+    def calibrated(self) -> Iterator[Network]:
+        """Weights fitted layer by layer, at which every unit switches."""
         for seed in range(CALIBRATED):
             held = replace(self.capture, tensors={n: t.clone() if isinstance(t, Tensor) else t for n, t in self.capture.tensors.items()})
             calibrate(held, seed)

@@ -54,6 +54,8 @@ def _solutions(captured: Capture, algebra: Algebra, candidates: Candidates) -> n
     total = Accumulator(candidates.count)
     for k in range(equations.points):
         total.add(equations.at(k))
+    for network in (*algebra.calibrated(), *algebra.loud()):
+        total.add(equations.on(network, 0))
     at = equations.points
     for _ in range(MOST_ROUNDS):
         basis = null_space(total.factor, rtol=1e-9, min_gap=1e3, what="linear fields").basis
@@ -81,8 +83,12 @@ class _Equations:
 
     def at(self, k: int) -> np.ndarray:
         """Rows [., count] of point number ``k``; number 0 is at the network's own weights."""
-        network = self.network if k == 0 else Network(self.captured, {**self._buffers(), **self._weights(k)})
-        rows = normal_rows(network.jacobian(network.parameters, self.network.draws(self.inputs * k, self.inputs)))
+        return self.on(self.network if k == 0 else Network(self.captured, {**self._buffers(), **self._weights(k)}), k)
+
+    def on(self, network: Network, k: int) -> np.ndarray:
+        """The same at the weights of ``network``, on the inputs of point number ``k``."""
+        rows = network.jacobian(network.parameters, self.network.draws(self.inputs * k, self.inputs))
+        rows = normal_rows(rows[np.isfinite(rows).all(1)])
         short = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
         return np.asarray(short @ self.candidates.fields({n: t.numpy() for n, t in network.parameters.items()}))
 

@@ -1,0 +1,46 @@
+"""A kink that no value reaches behind a norm, at weights of usual size: it is there all the same, and forbids the scale."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from brute import keeps_function, randomise
+from torch import nn
+
+import symdisc
+
+
+def normed(kind: str, bend: nn.Module) -> tuple[nn.Module, torch.Tensor]:
+    """A norm, a bend, a linear reader; in train mode, so that BatchNorm takes the statistics of the batch."""
+    generator = torch.Generator().manual_seed(0)
+    if kind == "layer":
+        model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), bend, nn.Linear(4, 2))
+        return randomise(model, 0), torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    norm = nn.BatchNorm2d(4) if kind == "batch" else nn.GroupNorm(2, 4)
+    model = nn.Sequential(nn.Conv2d(2, 4, 2, bias=False), norm, bend, nn.Conv2d(4, 2, 2))
+    return randomise(model, 0), torch.randn(4, 2, 4, 4, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind, centred", [("batch", 0), ("group", 0), ("layer", 4)])
+def test_a_scale_that_would_reach_the_kink_is_not_claimed(kind: str, centred: int) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    model, x = normed(kind, nn.Hardtanh(-9.0, 9.0))
+    catalog = symdisc.discover(model, (x,))
+    assert catalog.orbit_dimension == centred, [s.name for s in catalog.symmetries]
+    assert any("local surplus" in note for note in catalog.notes)
+    moved = catalog.apply(dict(model.state_dict()), catalog.sample(seed=1, scale=3.0))
+    assert keeps_function(model, moved, [(x,), (2 * x,)]) < 1e-9
+
+
+@pytest.mark.parametrize("kind, centred", [("batch", 0), ("group", 0), ("layer", 4)])
+def test_without_the_kink_the_scale_is_found(kind: str, centred: int) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    model, x = normed(kind, nn.ReLU())
+    catalog = symdisc.discover(model, (x,))
+    assert catalog.orbit_dimension == centred + 4
+    moved = catalog.apply(dict(model.state_dict()), catalog.sample(seed=1, scale=3.0))
+    assert keeps_function(model, moved, [(x,), (2 * x,)]) < 1e-9
