@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Chart", "Index", "Move", "Through", "parameters_of"]
+__all__ = ["ADDITIVE", "Chart", "Index", "Move", "Through", "parameters_of"]
+
+
+ADDITIVE = ("add", "outer", "outer_bias", "log_scale")  # kinds of moves whose generator does not depend on what they move
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Chart:
 
     kind "norm": ``size * direction / |direction|`` with norms over all axes but ``dim`` (over all, if None); its image is every
     weight without a zero slice. kind "map": some function of ``direction`` alone that commutes with permutations along each axis.
+    kind "exp": a constant times ``exp(rate * direction)``, entry by entry; its image is every weight of the same signs.
     kind "matrix": ``direction`` itself, read as a matrix of this ``shape`` and under its own name.
     """
 
@@ -112,13 +116,14 @@ class Chart:
     size: str = ""
     dim: int | None = None
     shape: tuple[int, ...] = ()
+    rate: float = 0.0
 
     @property
     def stored(self) -> tuple[str, ...]:
         return (self.direction, self.size) if self.size else (self.direction,)
 
     def to_dict(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if k != "shape"}  # a matrix stands in the moves themselves
+        return {k: v for k, v in asdict(self).items() if k not in ("shape", "rate")}  # such charts stand in the moves themselves
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Chart:
@@ -133,6 +138,7 @@ class Move:
     kind "matmul": along ``axis`` the sub-vectors at ``index`` are multiplied by ``rep`` ("g" or "g^-T") of their block;
     with ``gain`` the matrix is conjugated, ``diag(gain) rep diag(gain)^-1`` (power +1) or its inverse (power -1).
     kind "scale": entries at ``index`` are multiplied by ``s**power`` of their unit.
+    kind "log_scale": ``power * log(s)`` of their unit is added to the entries at ``index``.
     kind "affine_scale": as scale, but acts on ``value + offset`` (a running variance scales together with eps).
     kind "add": ``power * t`` is added at ``index``, broadcast over the other axes, after passing ``through``.
     kind "outer": ``t``, shaped as the parameter with ``axis`` cut to 1, is added at every position of ``index``; with

@@ -125,6 +125,7 @@ class Facts:
     marked: list[tuple[np.ndarray, np.ndarray, str]] = field(default_factory=list)  # entry of a constant, and the unit that it meets
     alike: list[Alike] = field(default_factory=list)
     void: set[tuple[str, str]] = field(default_factory=set)  # (parameter, operator): a weight applied to zeros
+    signed: set[str] = field(default_factory=set)  # weights whose entries keep their signs
     constant: set[str] = field(default_factory=set)  # folded operators that see parameters but no data
     low: set[str] = field(default_factory=set)  # constants so low that softmax makes zeros of them
     offsets: dict[str, np.ndarray] = field(default_factory=dict)  # bias -> the constant added behind each of its flat elements

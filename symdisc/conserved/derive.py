@@ -29,13 +29,12 @@ from symdisc.conserved.pairing import depends_on
 from symdisc.conserved.quantity import ConservedQuantity, Term
 from symdisc.conserved.typeset import constraint_latex
 from symdisc.errors import BadInput, Undecided
-from symdisc.moves import Move
+from symdisc.moves import ADDITIVE, Move
 from symdisc.symmetry import Symmetry
 
 __all__ = ["conserved_quantities"]
 
 Shapes = Mapping[str, tuple[int, ...]]
-ADDITIVE = ("add", "outer", "outer_bias")
 LINEAR = ("matmul", "scale")
 
 

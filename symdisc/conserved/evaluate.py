@@ -14,6 +14,7 @@ from symdisc.conserved.expressions import parse_scalar, scalar_function
 from symdisc.conserved.linear import charges, pairings
 from symdisc.conserved.pairing import block_rows, pairing, unit_rows
 from symdisc.errors import BadInput
+from symdisc.moves import ADDITIVE
 
 if TYPE_CHECKING:
     from symdisc.conserved.quantity import ConservedQuantity, Term
@@ -62,7 +63,7 @@ def moment(q: ConservedQuantity, term: Term, params: Mapping[str, Array]) -> Arr
     here = pairing(move, y, y, params, q.symmetry.shape)
     if move.kind in ("matmul", "scale"):
         return here * (0.5 * term.weight)
-    if move.kind in ("add", "outer", "outer_bias"):
+    if move.kind in ADDITIVE:
         return here * term.weight
     return (here + pairing(move, y, y * 0, params, q.symmetry.shape)) * (0.5 * term.weight)
 

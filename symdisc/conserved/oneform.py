@@ -160,7 +160,7 @@ def _shrink(move: Move, layout: Mapping[str, tuple[tuple[int, ...], dict[int, in
             step = replace(step, axis=w.get(step.axis, 0), keep=w.get(step.keep, 0), offset=0,
                            index=_index(s[w[step.axis]] if step.kind == "dense" else s[0], True))
         through.append(step)
-    scale = move.kind in ("scale", "affine_scale", "recentre", "bn_shift")
+    scale = move.kind in ("scale", "log_scale", "affine_scale", "recentre", "bn_shift")
     return replace(move, axis=axis, index=_index(n, not scale), rows=None, offset=0, through=tuple(through))
 
 

@@ -138,6 +138,11 @@ def _scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     return (unit_rows(move, x) * unit_rows(move, y)).sum(-1) * _number(move.power)
 
 
+def _log_scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """X = power at every entry of the unit."""
+    return unit_rows(move, x).sum(-1) * _number(move.power)
+
+
 def _affine_scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     return _scale(move, x, y + move.offset, state)
 
@@ -316,8 +321,8 @@ def _number(value: float) -> float | int:
 
 
 _RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = {
-    "matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
-    "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred,
-    "product": _product, "isospectral": _isospectral, "branch": _branch,
+    "matmul": _matmul, "scale": _scale, "log_scale": _log_scale, "affine_scale": _affine_scale, "recentre": _recentre,
+    "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer, "outer_bias": _outer_bias,
+    "centred": _centred, "product": _product, "isospectral": _isospectral, "branch": _branch,
     "charted": _charted,
 }

@@ -11,6 +11,7 @@ import sympy as sp
 from symdisc.conserved import linear
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import load_flows
+from symdisc.moves import ADDITIVE
 
 if TYPE_CHECKING:
     from symdisc.conserved.quantity import ConservedQuantity, Term
@@ -75,7 +76,7 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
         base = sp.IndexedBase(sp.Symbol(move.parameter + ("" if move.axis <= 0 else f"[{move.axis}]"), real=True))
         unit = () if prod(q.symmetry.shape) == 1 else (sp.Symbol("u", integer=True, positive=True),)
         names[base.label] = tex_name(move.parameter) + ("" if move.axis <= 0 else f"^{{({move.axis})}}")
-        additive = move.kind in ("add", "outer", "outer_bias")
+        additive = move.kind in ADDITIVE
         shape = parse_scalar(term.potential, {"x": x}) if term.potential else (x if additive else x**2 / 2)
         if move.kind == "affine_scale":
             shape = shape + sp.nsimplify(move.offset) * x

@@ -26,16 +26,21 @@ NO_ZERO = "no slice of a normalised weight is zero"
 
 def freeze(facts: Facts, charts: Sequence[Chart]) -> None:
     """A weight that is only known to commute with permutations: nothing else may move it, so a factor passes scales alone."""
-    names = {c.weight for c in charts if c.kind == "map"}
+    names = {c.weight for c in charts if c.kind in ("map", "exp")}
+    scaled = {c.weight for c in charts if c.kind == "exp"}  # no way through but for scales, which they take themselves
+    facts.signed |= scaled
     for gain in (g for g in facts.gains if g.parameter in names):
+        facts.killed += [(gain.ins, "computed factor"), (gain.outs, "computed factor")]
+        if gain.parameter in scaled and gain.offset == 0:
+            continue
         if (gain.ins == 0).any():  # a factor of raw data writes units of its own
             facts.fixed.append((gain.outs, "computed factor"))
         facts.powers.append((gain.ins, gain.outs, 1.0))
-        facts.killed += [(gain.ins, "computed factor"), (gain.outs, "computed factor")]
-    touched = [shift.units for shift in facts.shifts if shift.parameter in names]
-    touched += [u for d in facts.dense if d.parameter in names for u in (d.outs, d.ins) if u is not None]
-    for units in touched:
-        facts.fixed.append((units[units >= 0], "computed weight"))
+    touched = [(shift.parameter, shift.units) for shift in facts.shifts if shift.parameter in names]
+    touched += [(d.parameter, u) for d in facts.dense if d.parameter in names for u in (d.outs, d.ins) if u is not None]
+    for name, units in touched:
+        if name not in scaled:
+            facts.fixed.append((units[units >= 0], "computed weight"))
         facts.killed.append((units[units >= 0], "computed weight"))
 
 
@@ -124,12 +129,14 @@ def _exchanged(move: Move, charts: dict[str, Chart]) -> list[Move] | None:
 def _sliced(move: Move, chart: Chart) -> list[Move] | None:
     """A permutation, or a factor, along one axis, which norms over the other axes do not feel."""
     if move.kind == "permute":
-        if chart.kind == "map":
+        if chart.kind in ("map", "exp"):
             return [replace(move, parameter=chart.direction)] if move.rows is None else None
         if move.axis < 0 or (move.rows is not None and move.axis == chart.dim != 0):
             return None
         both = move.axis == chart.dim
         return [replace(move, parameter=n) for n in (chart.stored if both else chart.stored[:1])]
+    if move.kind == "scale" and chart.kind == "exp":
+        return [replace(move, kind="log_scale", parameter=chart.direction, power=move.power / chart.rate)]
     if move.kind in ("scale", "parity") and chart.kind == "norm" and move.axis == chart.dim and chart.dim is not None:
         return [replace(move, parameter=chart.size)] if move.rows is None or chart.dim == 0 else None
     return None

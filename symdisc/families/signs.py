@@ -93,9 +93,11 @@ def _operators(signs: _Signs) -> set[str]:
 
 def _parameters(signs: _Signs) -> None:
     """Every use of a parameter asks for the same signs along its axes (one sign for all, which a tie would allow, is left out)."""
-    for uses in signs.classes.uses.values():
+    for parameter, uses in signs.classes.uses.items():
         seen: dict[object, np.ndarray] = {}
         for use in uses:
+            if parameter in signs.classes.facts.signed:
+                _keep(signs, use)
             for key, units in _axes(use):
                 units = signs.classes(units)
                 if key in seen and len(seen[key]) == len(units):
@@ -104,6 +106,15 @@ def _parameters(signs: _Signs) -> None:
                     signs.fix(units)
                     signs.fix(seen[key])
                 seen.setdefault(key, units)
+
+
+def _keep(signs: _Signs, use: DenseUse | GainUse | ShiftUse) -> None:
+    """The weight itself changes no sign: a gain passes them on, whatever else reads it has none."""
+    if isinstance(use, GainUse):
+        signs.same(signs.classes(use.ins), signs.classes(use.outs))
+    else:
+        for _, units in _axes(use):
+            signs.fix(signs.classes(units))
 
 
 def _axes(use: DenseUse | GainUse | ShiftUse) -> list[tuple[object, np.ndarray]]:

@@ -159,6 +159,9 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
     scale = _power("c" if single else "c_u", move.power)
     if move.kind == "scale":
         return _scaled(move, single)
+    if move.kind == "log_scale":
+        sign, size = "-" if move.power < 0 else "+", "" if abs(move.power) == 1 else rf"{_number(abs(move.power))}\, "
+        return rf"\theta {sign} {size}\log {'c' if single else 'c_u'}"
     if move.kind == "affine_scale":
         return rf"{scale}\, (\theta + {_number(move.offset)}) - {_number(move.offset)}"
     if move.kind == "recentre":

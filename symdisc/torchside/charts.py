@@ -182,7 +182,25 @@ class Made:
             after = self.run([op.name], lambda _, t, a=axis, o=order: t.index_select(a, o))  # type: ignore[misc]
             if after is None or not _close(after[0], before[0].index_select(axis, order)):
                 return None
-        return Chart("map", _called(name), name)
+        rate = self._rate(op, before[0])
+        return Chart("map", _called(name), name) if rate is None else Chart("exp", _called(name), name, rate=rate)
+
+    def _rate(self, op: Op, before: Tensor) -> float | None:
+        """k where adding c to the parameter multiplies the value by exp(k c), entry by entry, for any c."""
+        if not before.numel() or not bool((before != 0).all()):
+            return None
+        rates = []
+        for size in (0.7, -1.0):
+            moved = size * torch.linspace(0.3, 1.1, before.numel(), dtype=torch.float64).reshape(before.shape)
+            after = self.run([op.name], lambda _, t, c=moved: t + c)  # type: ignore[misc]
+            if after is None or not bool((after[0] / before > 0).all()):
+                return None
+            rates.append(torch.log(after[0] / before) / moved)
+        both = torch.cat([r.reshape(-1) for r in rates])
+        rate = float(both.mean())
+        if not rate or bool((both - rate).abs().max() > CLOSE * abs(rate)):
+            return None
+        return round(rate, 6) if abs(rate - round(rate, 6)) <= CLOSE * abs(rate) else rate  # of 2**v it is no short number
 
     def _read_as_it_is(self, op: Op) -> bool:
         """Nothing but layout lies between the value and what reads it; the value itself is no mere layout, unless it is read."""

@@ -108,6 +108,10 @@ def _parity(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, 
     return x * _factors(move, 1.0 - 2.0 * (np.asarray(array) % 2), x, axis)
 
 
+def _log_scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    return x + torch.log(_factors(replace(move, power=1.0), array, x, axis)) * move.power
+
+
 def _affine_scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     return (x + move.offset) * _factors(move, array, x, axis) - move.offset
 
@@ -315,8 +319,8 @@ def _charted(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
     return torch.where(length > 0, turned, v).reshape(x.shape)
 
 
-_KERNELS = {"matmul": _matmul, "scale": _scale, "affine_scale": _affine_scale, "recentre": _recentre, "bn_shift": _bn_shift,
-            "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
+_KERNELS = {"matmul": _matmul, "scale": _scale, "log_scale": _log_scale, "affine_scale": _affine_scale, "recentre": _recentre,
+            "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product, "blind": _blind,
             "blind_bias": _blind_bias, "branch": _branch, "isospectral": _isospectral,
             "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}

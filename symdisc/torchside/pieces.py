@@ -21,7 +21,7 @@ from symdisc.conserved.algebra import project
 from symdisc.conserved.linear import pairings
 from symdisc.conserved.pairing import matrix_rows, pairing, unit_rows
 from symdisc.generators import Generator
-from symdisc.moves import Index, Move
+from symdisc.moves import ADDITIVE, Index, Move
 
 __all__ = ["PROBES", "UNITS", "WIDE", "Law", "Piece", "law_of", "moved_by", "norm"]
 
@@ -172,7 +172,7 @@ def _of_term(q: ConservedQuantity, term: Term, sketched: bool) -> Piece:
         mu = pairing(term.move, x, y, state, q.symmetry.shape) * term.weight
         return torch.as_tensor(project(q.part, mu, q.zero_sum)).reshape(-1)
 
-    if kind in ("add", "outer", "outer_bias"):
+    if kind in ADDITIVE:
         return Piece(name, None, whole)
     if kind == "scale":
         return Piece(name, whole, None)
