@@ -52,7 +52,7 @@ class Op:
     dtype: str = ""
     module: str = ""
 
-    @property
+    @cached_property
     def packet(self) -> str:
         """The operator without its overload: ``aten.add.Tensor`` -> ``aten.add``."""
         parts = self.target.split(".")

@@ -125,3 +125,27 @@ def test_constants_of_the_architecture_stay() -> None:
     before = {n: t.clone() for n, t in c.tensors.items() if n in c.graph.buffers}
     calibrate(c, 0)
     assert len(before) == 2 and all(torch.equal(c.tensors[n], t) for n, t in before.items())
+
+
+class Recurrence(nn.Module):
+    """A state that every step reads twice, less a stored mean and over a root: there are 2^STEPS ways back from its end."""
+
+    STEPS = 60
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.write = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
+        self.register_buffer("mean", torch.zeros(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.read(x)
+        for _ in range(self.STEPS):
+            state = (state - self.mean) * torch.sigmoid(state)
+        return self.write(state)
+
+
+def test_a_state_read_again_and_again_is_calibrated() -> None:
+    c = captured(Recurrence(), normal(4, WIDTH))
+    before = c.tensors["b_mean"].clone()
+    calibrate(c)
+    assert torch.equal(c.tensors["b_mean"], before), "no deviation is divided by: the constant is no statistic"

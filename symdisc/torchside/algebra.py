@@ -23,7 +23,7 @@ from symdisc.torchside.network import Function, Network, jacobian_rows, plain_ke
 
 __all__ = ["Algebra", "fibre"]
 
-AT_ONCE = 8  # draws between two looks at the rank
+AT_ONCE, MOST_AT_ONCE = 8, 64  # draws that are differentiated together: few where little is wanted
 MANY = 4  # times as many outputs as rows are wanted of one draw: then sums of outputs stand for them
 MOST_LOOKS = 12  # blocks of rows after which a rank that still grows is given up
 LEAST_ROWS = 400  # rows of a block: rare regions of piecewise linear networks must be met
@@ -106,11 +106,13 @@ def _rough_rank(factor: np.ndarray) -> int:
 
 def _rows(network: Network, run: Function, at: int, wanted: int) -> tuple[np.ndarray, int]:
     """At least ``wanted`` rows of the Jacobian from draw number ``at`` on, at unit length, and the number of the next draw."""
-    parts, got = [], 0
+    parts, got, count = [], 0, AT_ONCE
     while got < wanted:
-        rows = normal_rows(jacobian_rows(run, network.parameters, network.draws(at, AT_ONCE)))
+        rows = normal_rows(jacobian_rows(run, network.parameters, network.draws(at, count)))
         parts.append(rows)
-        at, got = at + AT_ONCE, got + max(len(rows), 1)
+        at, got = at + count, got + max(len(rows), 1)
+        looks = min(-(-(wanted - got) * count // max(len(rows), 1) // AT_ONCE), network.together // AT_ONCE, MOST_AT_ONCE // AT_ONCE)
+        count = AT_ONCE * max(looks, 1)
     return np.concatenate(parts), at
 
 
@@ -202,11 +204,11 @@ class Algebra:
         g = torch.Generator().manual_seed(5)
         direction = {n: torch.randn(p.shape, generator=g, dtype=torch.float64) * max(float(p.std()) if p.numel() > 1 else 1.0, 0.1)
                      for n, p in network.parameters.items()}
-        found = []
-        for node in self.arch.nodes:
-            if any(network.jumps_along(node.outputs, direction, x) for x in network.draws(2000, 3)):
-                found += list(node.packets)
-        return tuple(dict.fromkeys(found))
+        jumping: set[str] = set()
+        for x in network.draws(2000, 3):
+            nodes = [n for n in self.arch.nodes if n.outputs and n.name not in jumping]
+            jumping |= {n.name for n, jumps in zip(nodes, network.jumping([n.outputs for n in nodes], direction, x), strict=True) if jumps}
+        return tuple(dict.fromkeys(p for n in self.arch.nodes if n.name in jumping for p in n.packets))
 
     @cached_property
     def _inner(self) -> list[Node]:
@@ -222,8 +224,7 @@ class Algebra:
         values, moves = network.motion(wanted, parameters, directions, network.draws(1000, self.samples))
         at = 0
         for node in nodes:
-            size = sum(int(np.prod(network.graph.shape(v) or ())) * (2 if network.graph.by_name[v].dtype.startswith("complex") else 1)
-                       for v in node.outputs)
+            size = sum(map(network.entries, node.outputs))
             alone = [np.array([i]) for i in range(size)]
             affine_motions(values[:, at:at + size], moves[:, at:at + size], self.blocks.get(node.name, alone), factor)
             at += size

@@ -19,7 +19,7 @@ from torch import Tensor
 from symdisc.opgraph import Op, Ref
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw
-from symdisc.torchside.interpret import call
+from symdisc.torchside.interpret import ancestors, call
 
 __all__ = ["calibrate"]
 
@@ -171,23 +171,22 @@ class _Walk:
         if len(op.inputs) != 2 or "data" not in self.graph.roles[op.inputs[0]] or self.graph.roles[op.inputs[1]]:
             return None
         divisors = [op] if op.packet == "aten.mul" else [o for o in self.graph.ops if o.packet == "aten.mul" and o.inputs[:1] == (op.name,)]
-        if not any(self._is_deviation(o.inputs[-1]) for o in divisors):
-            return None  # a constant of the architecture
         sources = self._sources(op.inputs[1])
-        name = next(iter(sources)) if len(sources) == 1 else ""
+        if len(sources) != 1 or not any(self._is_deviation(o.inputs[-1]) for o in divisors):
+            return None  # a constant of the architecture
+        name = sources.pop()
         if name not in self.graph.buffers or not self.tensors[name].is_floating_point():
             return None
         return name if self.tensors[name].numel() == self.values[0][op.inputs[1]].numel() and self._claim(name) else None
 
     def _is_deviation(self, name: str) -> bool:
         """A root is taken on the way from what is stored to the value."""
-        op = self.graph.by_name.get(name)
-        return op is not None and (op.packet in ROOTS or any(self._is_deviation(n) for n in op.inputs))
+        return any(op.packet in ROOTS for op in ancestors(self.graph, [name]))
 
     def _sources(self, name: str) -> set[str]:
         """Parameters, buffers, constants and inputs that a value is computed from."""
-        op = self.graph.by_name.get(name)
-        return {name} if op is None else {s for n in op.inputs for s in self._sources(n)}
+        ops = ancestors(self.graph, [name])
+        return {n for op in ops for n in op.inputs if n not in self.graph.by_name} or {name}
 
     def _bring(self, op: Op, bends: tuple[float, ...]) -> None:
         """What ``op`` is given moved, unit by unit, to where it bends: a value near the median comes there; where it bends twice

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from symdisc.opgraph import OpGraph, refs
 
-__all__ = ["draw", "kept", "vocabularies"]
+__all__ = ["draw", "draws", "kept", "vocabularies"]
+
+Maker = Callable[[torch.Generator], Tensor]
 
 # Samples differ in scale by about this factor (log-normal), so that the regions of piecewise functions are all met.
 SPREAD = 0.7
@@ -42,13 +44,18 @@ def draw(graph: OpGraph, example: Sequence[Tensor], seed: int) -> tuple[Tensor, 
     Floats are normal with the example's spread, each sample at a scale of its own, of one sign where the example is; token
     indices range over the whole vocabulary; masks and other switches stay as they are, unless nothing else varies.
     """
-    generator = torch.Generator().manual_seed(seed)
+    return draws(graph, example, (seed,))[0]
+
+
+def draws(graph: OpGraph, example: Sequence[Tensor], seeds: Iterable[int]) -> list[tuple[Tensor, ...]]:
+    """A set of inputs for each seed, what is seen of graph and example looked at once."""
     tables = vocabularies(graph)
     switches = {n for n, x in zip(graph.inputs, example, strict=True) if kept(x, n in tables)}
     if len(switches) == len(graph.inputs):
         switches = {n for n, x in zip(graph.inputs, example, strict=True) if not x.is_floating_point() and n not in tables}
-    return tuple((x.double() if x.is_floating_point() else x) if name in switches else _one(x, tables.get(name), generator)
-                 for name, x in zip(graph.inputs, example, strict=True))
+    made = [_fixed(x) if name in switches else _indices(x, tables.get(name)) if not x.is_floating_point() else _normal(x)
+            for name, x in zip(graph.inputs, example, strict=True)]
+    return [tuple(make(generator) for make in made) for generator in (torch.Generator().manual_seed(s) for s in seeds)]
 
 
 def kept(x: Tensor, looked_up: bool) -> bool:
@@ -60,15 +67,26 @@ def kept(x: Tensor, looked_up: bool) -> bool:
     return finite.numel() < x.numel() or both
 
 
-def _one(x: Tensor, rows: int | None, generator: torch.Generator) -> Tensor:
-    if not x.is_floating_point():
-        return torch.randint(0, rows or 1, x.shape, generator=generator).to(x.dtype)
+def _fixed(x: Tensor) -> Maker:
+    return lambda _: x.double() if x.is_floating_point() else x
+
+
+def _indices(x: Tensor, rows: int | None) -> Maker:
+    return lambda generator: torch.randint(0, rows or 1, x.shape, generator=generator).to(x.dtype)
+
+
+def _normal(x: Tensor) -> Maker:
     value = x.detach().double()
     finite = value[torch.isfinite(value)]
     spread = float(finite.std()) if finite.numel() > 1 else 1.0
-    noise = torch.randn(value.shape, generator=generator, dtype=torch.float64) * (spread if spread > 1e-6 else 1.0)
-    if value.dim():
-        noise = noise * torch.exp(SPREAD * torch.randn(value.shape[:1], generator=generator, dtype=torch.float64)).reshape(
-            -1, *[1] * (value.dim() - 1))
+    spread = spread if spread > 1e-6 else 1.0
     signed = bool(finite.min() < 0) or not bool(finite.any())
-    return noise if signed else noise.abs()
+
+    def make(generator: torch.Generator) -> Tensor:
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64) * spread
+        if value.dim():
+            noise = noise * torch.exp(SPREAD * torch.randn(value.shape[:1], generator=generator, dtype=torch.float64)).reshape(
+                -1, *[1] * (value.dim() - 1))
+        return noise if signed else noise.abs()
+
+    return make

@@ -16,11 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from symdisc.torchside.capture import Capture
-from symdisc.torchside.draws import draw
+from symdisc.torchside.draws import draws
 from symdisc.torchside.interpret import ancestors, evaluate
 
 __all__ = ["Function", "ModelFunction", "Network", "Wide", "jacobian_rows", "plain_kernels", "real_entries"]
 
+STEPS, DEPTH = 256, 3  # of the search for jumps: steps of a way, and looks at a step that seems to hold one
+AT_ONCE = 20_000  # entries of values that are followed together there: two numbers at each step
+LARGEST = 8_000_000  # entries of all values at all inputs that are differentiated together: 64 MB, and what the derivative adds
 Parameters = dict[str, Tensor]
 Function = Callable[..., Tensor]
 
@@ -47,7 +50,8 @@ def jacobian_rows(function: Function, parameters: Parameters, draws: Sequence[tu
 
     with plain_kernels():
         rows = _together(jac, parameters, draws)
-        if rows is None or not torch.allclose(rows[0], alone(draws[0]), rtol=1e-6, atol=1e-9, equal_nan=True):
+        ends = (0, len(draws) - 1)  # where every unit of the first is on, what is wrong may not show there
+        if rows is None or not all(torch.allclose(rows[k], alone(draws[k]), rtol=1e-6, atol=1e-9, equal_nan=True) for k in ends):
             rows = torch.stack([alone(x) for x in draws])
     rows = rows.flatten(0, 1)
     return rows[torch.isfinite(rows).all(1)].numpy()
@@ -61,7 +65,7 @@ def _together(jac: Callable[..., Parameters], parameters: Parameters, draws: Seq
     """
     stacked = [torch.stack(t) for t in zip(*draws, strict=True)]
     try:
-        parts = vmap(jac, in_dims=(None, *(0,) * len(stacked)), chunk_size=16, randomness="same")(parameters, *stacked)
+        parts = vmap(jac, in_dims=(None, *(0,) * len(stacked)), randomness="same")(parameters, *stacked)
     except RuntimeError:
         return None
     return torch.cat([p.reshape(len(draws), p.shape[1], -1) for p in parts.values()], 2).detach()
@@ -82,7 +86,12 @@ class Network:
 
     def draws(self, first: int, count: int) -> list[tuple[Tensor, ...]]:
         """Inputs number ``first`` to ``first + count - 1``."""
-        return [draw(self.graph, self.capture.example, 7919 * self.seed + k) for k in range(first, first + count)]
+        return draws(self.graph, self.capture.example, (7919 * self.seed + k for k in range(first, first + count)))
+
+    @cached_property
+    def together(self) -> int:
+        """Inputs at which the network is differentiated at once: of small maps the operators cost more than their numbers."""
+        return max(LARGEST // max(sum(self.entries(op.name) for op in self._ops), 1), 1)
 
     @cached_property
     def _ops(self) -> Any:
@@ -134,39 +143,63 @@ class Network:
         jac = torch.cat([r.reshape(r.shape[0], -1) for r in rows.values()], 1).detach()
         return jac @ torch.from_numpy(directions)
 
-    def jumps_along(self, wanted: Sequence[str], direction: Parameters, x: tuple[Tensor, ...], *, steps: int = 256,
-                    depth: int = 3) -> bool:
-        """Whether a value jumps on the way theta + t direction, t from 0 to 1.
+    def entries(self, name: str) -> int:
+        """Real entries of a value."""
+        pairs = name in self.graph.by_name and self.graph.by_name[name].dtype.startswith("complex")
+        return int(np.prod(self.graph.shape(name) or ())) * (2 if pairs else 1)
+
+    def jumping(self, parts: Sequence[Sequence[str]], direction: Parameters, x: tuple[Tensor, ...]) -> list[bool]:
+        """For each part whether one of its values jumps on the way theta + t direction, t from 0 to 1.
 
         Over one step h a smooth or kinked value changes by a mean of its slopes, so its distance from the trapezoid of the
         slopes at both ends is at most h (|s| + |s'|), but for terms of higher order; a jump is not bound by the slopes. Several
-        kinks in one step can look alike, so a step that does is looked at again, ``depth`` times.
+        kinks in one step can look alike, so a part that does is looked at again by itself, ``DEPTH`` times in all.
         """
-        f = self.function(wanted)
+        sizes = [sum(map(self.entries, names)) for names in parts]
+        found = [False] * len(parts)
+        for group in _packed(sizes, AT_ONCE):
+            looked = self._defects([parts[k] for k in group], [sizes[k] for k in group], direction, x, 0.0, 1.0)
+            for at, k in enumerate(group):
+                seen = looked[at] if looked else (self._defects([parts[k]], [sizes[k]], direction, x, 0.0, 1.0) or [None])[0]
+                found[k] = seen is not None and self._jumps(parts[k], sizes[k], direction, x, seen)
+        return found
+
+    def _jumps(self, names: Sequence[str], size: int, direction: Parameters, x: tuple[Tensor, ...], seen: tuple[int, float]) -> bool:
+        """Whether what was ``seen`` on the whole way is still there when the step is looked at more closely."""
+        low, width, (step, spread) = 0.0, 1.0, seen
+        for _ in range(DEPTH - 1):
+            low, width = low + step * width / STEPS, width / STEPS
+            looked = self._defects([names], [size], direction, x, low, width, spread)
+            if looked is None or looked[0] is None:
+                return False
+            step = looked[0][0]
+        return True
+
+    def _defects(self, parts: Sequence[Sequence[str]], sizes: Sequence[int], direction: Parameters, x: tuple[Tensor, ...],
+                 low: float, width: float, spread: float = 0.0) -> list[tuple[int, float] | None] | None:
+        """For each part the step on the way from ``low`` whose change its slopes do not explain, and the spread of its values (all of
+        them: a small bump is no jump), or None where there is no such step; None for all where an operator has no derivative."""
+        f = self.function([n for names in parts for n in names])
 
         def at(t: Tensor) -> tuple[Tensor, Tensor]:
             here = {n: p + t * direction[n] for n, p in self.parameters.items()}
             value, slope = jvp(lambda p: f(p, *x), (here,), (direction,))[:2]
             return value, slope
 
-        low, width, spread = 0.0, 1.0, 0.0
-        for _ in range(depth):
-            ts = low + width * torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
-            with plain_kernels():
-                try:
-                    value, slope = vmap(at, randomness="same", chunk_size=64)(ts)
-                except (RuntimeError, NotImplementedError):
-                    return False
-            h = width / steps
-            value, slope = value.nan_to_num(0.0), slope.nan_to_num(0.0)
-            spread = spread or float((value.amax(0) - value.amin(0)).max())  # of the whole node: a small bump is no jump
+        ts = low + width * torch.linspace(0.0, 1.0, STEPS + 1, dtype=torch.float64)
+        with plain_kernels():
+            try:
+                values, slopes = vmap(at, randomness="same", chunk_size=64)(ts)
+            except (RuntimeError, NotImplementedError):
+                return None
+        h, found = width / STEPS, []  # type: float, list[tuple[int, float] | None]
+        for value, slope in zip(values.nan_to_num(0.0).split(list(sizes), 1), slopes.nan_to_num(0.0).split(list(sizes), 1), strict=True):
+            size = spread or float((value.amax(0) - value.amin(0)).max())
             defect = (value[1:] - value[:-1] - (slope[1:] + slope[:-1]) * h / 2).abs()
             beyond = (defect - 3.0 * (slope[1:].abs() + slope[:-1].abs()) * h).amax(1)
             worst = int(beyond.argmax())
-            if float(beyond[worst]) <= 1e-3 * spread + 1e-9:
-                return False
-            low, width = float(ts[worst]), h
-        return True
+            found.append((worst, size) if float(beyond[worst]) > 1e-3 * size + 1e-9 else None)
+        return found
 
     def flatten(self, parameters: Mapping[str, Tensor]) -> np.ndarray:
         """[D], parameters in the order of registration."""
@@ -181,6 +214,19 @@ class Network:
             out[name] = part.reshape((len(theta), *shape) if batched else shape)
             at += n
         return out
+
+
+def _packed(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """The positions of ``sizes`` in runs whose sums are at most ``most``, larger ones alone."""
+    runs: list[list[int]] = []
+    total = 0
+    for k, size in enumerate(sizes):
+        if not runs or total + size > most:
+            runs.append([])
+            total = 0
+        runs[-1].append(k)
+        total += size
+    return runs
 
 
 def real_entries(t: Tensor) -> Tensor:
