@@ -86,7 +86,7 @@ class Checked:
     unnamed: int
     refused: tuple[str, ...]
     note: str
-    laws: str
+    laws: str = ""
 
 
 @dataclass(frozen=True)

@@ -122,15 +122,15 @@ class NullSpace:
         return self.evidence.below
 
 
-def rank(matrix: Any, *, rtol: float = RTOL, min_gap: float = MIN_GAP, what: str = "matrix") -> RankEvidence:
-    """Rank of ``matrix`` [m, n]: exact for integer or rational entries, else by singular values.
+def rank(matrix: Any, *, rtol: float = RTOL, min_gap: float = MIN_GAP, widest: bool = False, what: str = "matrix") -> RankEvidence:
+    """Rank of ``matrix`` [m, n]: exact for integer or rational entries, else by singular values, cut as ``null_space`` cuts them.
 
-    Raises Undecided when the singular values show no clear gap at the cut ``rtol`` and BadInput for entries not finite.
+    Raises Undecided when the singular values show no clear gap at the cut and BadInput for entries not finite.
     """
     a = _as_matrix(matrix)
     if a.dtype != np.float64:
         return _exact_evidence(_fmpz(a), a.shape)
-    return _evidence(_singular_values(a), a.shape, Cut(rtol, min_gap), what)
+    return _evidence(_singular_values(a), a.shape, Cut(rtol, min_gap, widest), what)
 
 
 def null_space(matrix: Any, *, rtol: float = RTOL, min_gap: float = MIN_GAP, widest: bool = False, what: str = "matrix") -> NullSpace:

@@ -118,6 +118,14 @@ def test_a_family_is_read_in_symbols_and_certified() -> None:
     assert [(x.polynomial, x.orbit, x.fibre) for x in certificates(_family(), derived.dimension)] == [(4,) * 3, (3,) * 3, (5,) * 3]
 
 
+def test_laws_are_counted_at_the_least_member_at_any_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = certificates(_family(), None)
+    assert [c.laws for c in found] == [f"{f}, all in closed form" for f in (4, 3, 5)]
+    monkeypatch.setattr("symdisc.entries.checked.COUNTED", 0)
+    least = min(c.parameters for c in found)
+    assert [bool(c.laws) for c in certificates(_family(), None)] == [c.parameters == least for c in found]
+
+
 def test_a_family_that_changes_with_its_size_has_no_polynomial() -> None:
     """min(f, 5) relu units: the false twin of the family above is refused, with sizes at which it shows."""
     derived = derive(_family(5, "f"))

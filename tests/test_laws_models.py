@@ -228,3 +228,12 @@ def test_brackets_side_by_side_are_compared_up_to_the_rounding_of_their_largest_
     assert brackets._alike(large + torch.tensor([0.0, 1e-7]), large) and not brackets._alike(large * (1 + 1e-5), large)
     small = torch.tensor([1.0, 1e-3], dtype=torch.float64)
     assert not brackets._alike(small + torch.tensor([0.0, 1e-7]), small)
+
+
+def test_brackets_that_are_hard_to_tell_apart_count_where_rounding_lies_lower() -> None:
+    """Singular values of 1e-10 above one of rounding are a rank; a slope without a gap is none, and asks for more brackets."""
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
+    found, doubt = brackets._judged(turn @ np.diag([1, 1e-3, 1e-6, 4e-10, 1e-15, 0]) @ turn.T)
+    assert found is not None and found.rank == 4 and doubt is None
+    found, doubt = brackets._judged(turn @ np.diag([1, 1e-3, 1e-6, 1e-9, 1e-11, 1e-13]) @ turn.T)
+    assert found is None and isinstance(doubt, Undecided)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import sympy as sp
@@ -24,23 +25,25 @@ if TYPE_CHECKING:
 
 __all__ = ["certificates", "twins_of"]
 
-COUNTED = 120  # parameters up to which independent laws are counted: brackets cost the cube of it, many times
+COUNTED = 120  # parameters up to which independent laws are counted; of larger miniatures at the least one: brackets cost the cube of it
 UNNAMED = ("linear", "flow")  # families of symmetries that the complete system found and no name covers
 
 
 def certificates(architecture: Architecture, dimension: sp.Expr | None) -> tuple[Checked, ...]:
     """Found orbit beside the fibre at each of the architecture's miniatures; a rank without a clear gap is not recorded."""
-    return tuple(_checked(architecture, sizes, dimension) for sizes in architecture.miniatures)
+    made = [_checked(architecture, sizes, dimension) for sizes in architecture.miniatures]
+    least = min(range(len(made)), key=lambda k: made[k][0].parameters)
+    return tuple(replace(c, laws=_laws(cat)) if k == least or c.parameters <= COUNTED else c for k, (c, cat) in enumerate(made))
 
 
-def _checked(architecture: Architecture, sizes: Sizes, dimension: sp.Expr | None) -> Checked:
+def _checked(architecture: Architecture, sizes: Sizes, dimension: sp.Expr | None) -> tuple[Checked, Catalog]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cat, found = certified(architecture, sizes)
     unnamed = sum(s.dimension for s in cat.symmetries if s.counts and s.family in UNNAMED)
     refused = tuple(dict.fromkeys(f"{b.family} at {b.site or 'the whole network'}" for b in cat.broken if b.breaker == "check"))
     return Checked(dict(sizes), cat.parameter_count, at(dimension, sizes), cat.group_dimension, cat.orbit_dimension,
-                   None if found is None else found.fibre, GAP, found is not None and found.exact, unnamed, refused, _note(cat), _laws(cat))
+                   None if found is None else found.fibre, GAP, found is not None and found.exact, unnamed, refused, _note(cat)), cat
 
 
 def _note(cat: Catalog) -> str:
@@ -52,16 +55,13 @@ def _note(cat: Catalog) -> str:
 
 
 def _laws(cat: Catalog) -> str:
-    """The number of independent conservation laws, or why they were not counted."""
+    """The number of independent conservation laws, or why they were not counted, measured numbers left out."""
     from symdisc.laws import count_laws
 
-    if cat.parameter_count > COUNTED:
-        return ""
     try:
-        count = count_laws(cat)
+        return count_laws(cat).summary
     except SymdiscError as error:
-        return f"not counted: {error}".split(";")[0]
-    return count.summary
+        return re.sub(r" \([^)]*\)", "", f"not counted: {error}".split(";")[0])
 
 
 def twins_of(cat: Catalog, slots: Slots) -> tuple[Twin, ...]:

@@ -60,16 +60,19 @@ def count(cat: Any, seed: int) -> Counted:
         raise Undecided(f"{cat.parameter_count} parameters are too many for brackets in float64: count a smaller copy of the network")
     lie, rows, known, formulas, found = _widest(cat, seed)
     want = lie.network.size - found
-    total, evidence, depth, idle = len(rows), _rank(rows), 1, 0
-    while evidence.rank < want and depth < DEEPEST and idle < 2:
+    evidence, doubt = _judged(rows)
+    spanned, depth, idle = evidence.rank if evidence else 0, 1, 0
+    while (doubt or spanned < want) and depth < DEEPEST and idle < 2:
         depth += 1
-        fresh = lie.rows(depth, want - evidence.rank + MORE)
-        rows, total = np.concatenate([rows, fresh]), total + len(fresh)
-        grown = _rank(rows)
-        idle = 0 if grown.rank > evidence.rank else idle + 1
-        evidence = grown
+        rows = np.concatenate([rows, lie.rows(depth, want - spanned + MORE)])
+        evidence, doubt = _judged(rows)
+        if evidence:
+            idle = 0 if evidence.rank > spanned else idle + 1
+            spanned = evidence.rank
+    if evidence is None:
+        raise doubt or Undecided("no rank was taken")
     _orthogonal(known, rows)
-    return Counted(evidence.rank, found, depth, total, formulas, evidence)
+    return Counted(spanned, found, depth, len(rows), formulas, evidence)
 
 
 def _widest(cat: Any, seed: int) -> tuple[_Brackets, np.ndarray, np.ndarray, tuple[str, ...], int]:
@@ -81,7 +84,8 @@ def _widest(cat: Any, seed: int) -> tuple[_Brackets, np.ndarray, np.ndarray, tup
         known, formulas = lie.laws(cat)
         found = rank(known, what="gradients of laws").rank if len(known) else 0
         rows = lie.rows(1, lie.network.size - found + MORE)
-        spanned = _rank(rows).rank
+        evidence, _ = _judged(rows)
+        spanned = evidence.rank if evidence else 0
         if spanned > widest:
             best, widest = (lie, rows, known, formulas, found), spanned
         if widest + found >= lie.network.size or not lie.switches:
@@ -96,8 +100,15 @@ def independent_laws(cat: Any, seed: int) -> tuple[int, tuple[str, ...]]:
     return rank(known, what="gradients of laws").rank if len(known) else 0, formulas
 
 
-def _rank(rows: np.ndarray) -> RankEvidence:
-    return rank(rows, what="fields and brackets")
+def _judged(rows: np.ndarray) -> tuple[RankEvidence | None, Undecided | None]:
+    """The rank, or why it is not decided: with more brackets it may be.
+
+    Brackets that are hard to tell apart leave small singular values, but not as small as rounding: the widest gap decides.
+    """
+    try:
+        return rank(rows, widest=True, what="fields and brackets"), None
+    except Undecided as error:
+        return None, error
 
 
 def _orthogonal(known: np.ndarray, rows: np.ndarray) -> None:
