@@ -235,5 +235,5 @@ def test_brackets_that_are_hard_to_tell_apart_count_where_rounding_lies_lower() 
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
     found, doubt = brackets._judged(turn @ np.diag([1, 1e-3, 1e-6, 4e-10, 1e-15, 0]) @ turn.T)
     assert found is not None and found.rank == 4 and doubt is None
-    found, doubt = brackets._judged(turn @ np.diag([1, 1e-3, 1e-6, 1e-9, 1e-11, 1e-13]) @ turn.T)
+    found, doubt = brackets._judged(turn @ np.diag([1, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14]) @ turn.T)
     assert found is None and isinstance(doubt, Undecided)
