@@ -97,8 +97,8 @@ class Catalog:
     # --- the group ----------------------------------------------------------------------------------------------------
     def sample(self, seed: int = 0, scale: float = 0.1, discrete: bool = True) -> Element:
         """A random group element: one factor per symmetry, condition numbers at most exp(2 scale)."""
-        if scale < 0:
-            raise BadInput(f"scale must not be negative, got {scale}")
+        if not 0 <= scale < float("inf"):
+            raise BadInput(f"scale must be a finite number, not negative, got {scale}")
         return sample_element(self.symmetries, self.discrete, seed, scale, discrete, flows=self.captured is not None)
 
     def inverse(self, g: Element) -> Element:

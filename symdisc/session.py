@@ -37,6 +37,8 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
     """
     from symdisc.torchside.capture import capture
 
+    if not hasattr(model, "named_parameters"):
+        raise BadInput(f"the model must be a torch.nn.Module, not {type(model).__name__}; put weights into a module")
     if not isinstance(example_inputs, (tuple, list)):
         raise BadInput("example_inputs must be a tuple of tensors: write discover(model, (x,))")
     broken = [n for n, p in model.named_parameters() if not p.is_meta and not bool(p.isfinite().all())]
@@ -75,7 +77,7 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
     symmetries = list(proposed)
     orbit = sum(s.dimension for s in symmetries if s.counts)
-    if solve if solve is not None else (captured.size <= SOLVE_LIMIT and runs):
+    if solve if solve is not None else (0 < captured.size <= SOLVE_LIMIT and runs):
         with clock("solve"):
             from symdisc.torchside.remainder import complete
 

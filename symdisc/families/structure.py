@@ -83,13 +83,14 @@ class Structure:
         return pinned
 
     def _freeze(self) -> None:
-        label, a, b = (np.concatenate(x) for x in zip(*self._edges, strict=True))
+        none = (np.zeros(0, dtype=np.int64),) * 3  # a network without parameters has no edges
+        label, a, b = (np.concatenate(x) for x in zip(none, *self._edges, strict=True))
         kinds, size = 2 * len(self.labels), self.size  # one sort of whole numbers: rows are slow to compare
         packed, times = np.unique(np.concatenate([(a * kinds + 2 * label) * size + b, (b * kinds + 2 * label + 1) * size + a]),
                                   return_counts=True)
         self._neighbour, rest = packed % size, packed // size
-        self._label = (rest % kinds) * (int(times.max()) + 1) + times
-        self._labels = int(self._label.max()) + 1
+        self._label = (rest % kinds) * (int(times.max(initial=0)) + 1) + times
+        self._labels = int(self._label.max(initial=-1)) + 1
         self._start = np.searchsorted(rest // kinds, np.arange(size + 1))
 
     def edges(self, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from symdisc.errors import CaptureError
+from symdisc.errors import BadInput, CaptureError
 from symdisc.opgraph import Literal, Op, OpGraph, Ref
 from symdisc.torchside.complexes import written_out
 from symdisc.torchside.decompose import TABLE
@@ -74,6 +74,8 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
 
     Raises CaptureError when torch.export cannot follow the model; the reason is in the message.
     """
+    flat = [t for t in torch.utils._pytree.tree_leaves((tuple(example), kwargs or {})) if isinstance(t, torch.Tensor)]
+    check_inputs(flat)
     canonical = tie_groups(model)
     tensors_by_name = {**dict(model.named_parameters(remove_duplicate=False)),
                        **dict(model.named_buffers(remove_duplicate=False))}
@@ -105,12 +107,20 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
         tensors[v] = program.constants[n]
     inputs = tuple(n for n in signature.user_inputs if isinstance(n, str) and n in shapes)
     aliases = {n: c for n, c in canonical.items() if n != c}
-    flat = [t for t in torch.utils._pytree.tree_leaves((tuple(example), kwargs or {})) if isinstance(t, torch.Tensor)]
     graph = OpGraph(written_out(ops, shapes, dtypes), inputs, parameters, buffers, tuple(lifted), tuple(dict.fromkeys(outputs)),
                     shapes, dtypes, aliases, model.training)
     saved = {canonical.get(n, n) for n in model.state_dict()}
     return Capture(graph, {k: v.detach() for k, v in tensors.items() if v is not None}, tuple(flat),
                    frozenset(buffers.values()) - saved)
+
+
+def check_inputs(tensors: Sequence[torch.Tensor]) -> None:
+    """Raises BadInput for example inputs that hold no entries, NaN or infinite values."""
+    for k, t in enumerate(tensors):
+        if not t.numel():
+            raise BadInput(f"example input {k} has no entries (shape {list(t.shape)}); give at least one example")
+        if not t.is_meta and (t.is_floating_point() or t.is_complex()) and not bool(torch.isfinite(t).all()):
+            raise BadInput(f"example input {k} holds NaN or infinite values; give finite ones")
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from symdisc.elements import identity_discrete, sample_array, sample_discrete
+from symdisc.errors import BadInput
 from symdisc.spaces import Facts
 from symdisc.symmetry import Discrete, Symmetry
 from symdisc.torchside.capture import Capture
@@ -67,7 +68,10 @@ class Checker:
         self.ops = ancestors(graph, graph.outputs)
         example = tuple(t.double() if t.is_floating_point() else t for t in capture.example)
         self.inputs = [example, *(draw(graph, example, s) for s in range(1, samples))]
-        self.reference = self.run(self.state)
+        try:
+            self.reference = self.run(self.state)
+        except IndexError as error:
+            raise BadInput(f"the network does not run on the example inputs: {error}; indices must lie within tables") from error
         self.spread = [max(float(torch.cat([r[k].reshape(-1) for r in self.reference]).std()), 1e-30)
                        for k in range(len(self.reference[0]))]
 
