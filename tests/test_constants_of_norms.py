@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from claims import generic
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,14 +63,6 @@ def turned(x: Tensor) -> Tensor:
     angle = torch.arange(x.shape[-2], dtype=x.dtype)[:, None]
     c, s = angle.cos(), angle.sin()
     return torch.cat([c * a - s * b, s * a + c * b, rest], -1)
-
-
-def generic(model: nn.Module) -> nn.Module:
-    """Random weights everywhere: gains of one and shifts of zero are special."""
-    torch.manual_seed(1)
-    for p in model.parameters():
-        nn.init.normal_(p, std=0.5)
-    return model.double()
 
 
 def found(cat: symdisc.Catalog, name: str) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from claims import generic
 from torch import Tensor, nn
 
 import symdisc
@@ -38,17 +39,10 @@ class Adaptive(nn.Module):
 INPUTS = torch.randn(9, 3, WIDTH, dtype=torch.float64), torch.randn(9, 3, dtype=torch.float64)
 
 
-def prepared(model: nn.Module, seed: int = 1) -> nn.Module:
-    torch.manual_seed(seed)
-    for p in model.parameters():
-        nn.init.normal_(p, std=0.5)
-    return model.double()
-
-
 @pytest.mark.parametrize("mode, scales", [("plain", 4), ("minus", 4), ("subtracted", 4), ("split", 4), ("seen", 0), ("clamped", 0),
                                           ("made", 0)])
 def test_scales_about_a_constant(mode: str, scales: int) -> None:
-    model = prepared(Adaptive(mode))
+    model = generic(Adaptive(mode))
     cat = symdisc.discover(model, INPUTS, solve=False)
     found = [s for s in cat.symmetries if s.family == "scale"]
     assert (sum(s.dimension for s in found), cat.broken) == (scales, ())
@@ -62,7 +56,7 @@ def test_scales_about_a_constant(mode: str, scales: int) -> None:
 
 def test_the_quantity_is_that_of_the_shifted_bias() -> None:
     """Gradient flow conserves what the generator of the scale about -1 pairs to: residual 0 at any gradient of a loss."""
-    model = prepared(Adaptive("plain"))
+    model = generic(Adaptive("plain"))
     cat = symdisc.discover(model, INPUTS, solve=False)
     loss = model(*INPUTS).square().sum()
     gradients = {n: g for (n, _), g in zip(model.named_parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True)}
@@ -93,7 +87,7 @@ class Ended(nn.Module):
 @pytest.mark.parametrize("outputs, mode, expected", [(2, "", 20), (4, "no bias", 10), (6, "", 0), (8, "", 0), (2, "normed", 0),
                                                      (2, "shared", 0)])
 def test_directions_that_are_never_read(outputs: int, mode: str, expected: int) -> None:
-    model = prepared(Ended(outputs, mode))
+    model = generic(Ended(outputs, mode))
     x = (torch.randn(9, 4, dtype=torch.float64),)
     cat = symdisc.discover(model, x, solve=False)
     found = [s for s in cat.symmetries if s.name == "direction that is never read"]
@@ -134,7 +128,7 @@ class Mixed(nn.Module):
 
 @pytest.mark.parametrize("mode, scales", [("plain", 4), ("both", 4), ("moved", 0)])
 def test_a_gain_that_is_used_in_two_ways_lets_scales_pass(mode: str, scales: int) -> None:
-    model = prepared(Mixed(mode))
+    model = generic(Mixed(mode))
     cat = symdisc.discover(model, (torch.randn(9, 5, 3, dtype=torch.float64),), solve=False)
     found = [s for s in cat.symmetries if s.family == "scale"]
     assert (sum(s.dimension for s in found), cat.broken) == (scales, ())

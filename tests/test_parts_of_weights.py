@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from claims import generic
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,13 +33,6 @@ class Cross(nn.Module):
         q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (q, k, v))
         x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return self.head(F.silu(x))
-
-
-def generic(model: nn.Module) -> nn.Module:
-    torch.manual_seed(1)
-    for p in model.parameters():
-        nn.init.normal_(p, std=0.5)
-    return model.double()
 
 
 @pytest.mark.parametrize("mode", ["apart", "shared"])
