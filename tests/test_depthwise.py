@@ -52,3 +52,50 @@ def test_channels_scale_as_one(name: str) -> None:
     g = cat.sample(seed=1, scale=1.0)
     assert cat.verify(model, g).max_relative_change < 1e-10
     assert symdisc.certify(cat).fibre == dimension
+
+
+class Twice(nn.Module):
+    """A depthwise convolution used twice, beside the identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rise, self.fall = nn.Conv1d(2, 4, 1), nn.Conv1d(4, 2, 1)
+        self.depth, self.other = (nn.Conv1d(4, 4, 3, padding=1, groups=4) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rise(x)
+        x = x + torch.tanh(self.depth(x))
+        return self.fall(x + torch.tanh(self.depth(self.other(x))))
+
+
+def _tanh(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv1d(2, 3, 1), nn.Tanh(), *layers)
+
+
+NORMED = nn.Sequential(nn.Conv1d(2, 4, 1), nn.BatchNorm1d(4), nn.ReLU6(), nn.Conv1d(4, 4, 3, groups=4, padding=1), nn.BatchNorm1d(4),
+                       nn.ReLU6(), nn.Conv1d(4, 2, 1))
+EXCHANGES = {
+    "behind BatchNorm": (NORMED.eval(), ["S_4"]),
+    "used twice": (Twice(), ["S_4"]),
+    "transposed": (_tanh(nn.ConvTranspose1d(3, 3, 2, groups=3), nn.Tanh(), nn.Conv1d(3, 2, 1)), ["S_3"]),
+    "two outputs a channel": (_tanh(nn.Conv1d(3, 6, 2, groups=3), nn.Tanh(), nn.Conv1d(6, 2, 1)), ["S_2", "S_2", "S_2", "S_3"]),
+    "of the output": (_tanh(nn.Conv1d(3, 3, 2, groups=3)), []),
+    "of the data": (nn.Sequential(nn.Conv1d(2, 2, 2, groups=2), nn.Tanh(), nn.Conv1d(2, 2, 1)), []),
+}
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_channels_are_exchanged_whole(name: str) -> None:
+    """With their weights, biases and statistics; not where data or outputs tell them apart."""
+    model, groups = EXCHANGES[name]
+    model = randomise(model.double(), 0)
+    cat = symdisc.discover(model, (torch.randn(6, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),))
+    found = [d for d in cat.discrete if d.family == "permutation"]
+    assert sorted(d.group for d in found) == groups and all(d.status == "proved" for d in found)
+    moved = set()
+    for seed in range(3):  # a drawn exchange may be none
+        g = cat.sample(seed=seed, scale=0.3)
+        assert cat.verify(model, g).max_relative_change < 1e-10
+        new = cat.apply(model.state_dict(), g)
+        moved |= {p for p, old in model.state_dict().items() if (new[p] - old).abs().max() > 1e-3}
+    assert {p for d in found for p in d.parameters if p.endswith("weight")} <= moved

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from symdisc.families.classes import Classes
+from symdisc.families.classes import Classes, Depthwise
 from symdisc.families.emit import axis_vectors
 from symdisc.families.links import Links
 from symdisc.families.naming import common_path
@@ -105,8 +105,10 @@ def find_blocks(classes: Classes, links: Links, known: Sequence[Discrete] = ()) 
     for d in known:
         waiting[frozenset(d.parameters)].append(d)
     together: dict[frozenset[int], np.ndarray] = {}
-    for seeds in map(list, map(dict.fromkeys, structure.seeds.values())):
-        if _again(swapper, seeds, together.get(frozenset(seeds))):
+    done = {("rows", op) for op, conv in classes.depthwise.items() if any(_permutes(d, conv) for d in known)}
+    for key, chosen in structure.seeds.items():
+        seeds = list(dict.fromkeys(chosen))
+        if key in done or _again(swapper, seeds, together.get(frozenset(seeds))):
             continue
         for table in _groups(swapper, seeds):
             together.update((frozenset(row), table) for row in table.tolist())
@@ -123,6 +125,11 @@ def find_blocks(classes: Classes, links: Links, known: Sequence[Discrete] = ()) 
     if swapper.left <= 0:
         classes.notes.append("the search for exchangeable heads, groups and branches was cut short; there may be more")
     return found
+
+
+def _permutes(d: Discrete, conv: Depthwise) -> bool:
+    """All channels of the convolution are already exchanged, one by one."""
+    return any(m.parameter == conv.parameter and m.axis == 0 and m.rows is None and m.index.blocks == len(conv.outs) for m in d.moves)
 
 
 def _again(swapper: _Swapper, seeds: list[int], table: np.ndarray | None) -> bool:

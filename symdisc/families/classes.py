@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from symdisc.opgraph import OpGraph
 from symdisc.spaces import DATA, DenseUse, Facts, GainUse, ShiftUse
 
-__all__ = ["Classes", "components", "rows_of", "units_of"]
+__all__ = ["Classes", "Depthwise", "components", "rows_of", "units_of"]
 
 
 def components(n: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -53,6 +54,17 @@ def _single(uses: list[DenseUse | GainUse | ShiftUse]) -> bool:
     known = [e for e in entries if e is not None]
     apart = len(known) == len(uses) == len({u.op for u in uses}) and len({type(u) for u in uses}) == 1
     return apart and len(np.unique(np.concatenate(known))) == sum(map(len, known))
+
+
+@dataclass(frozen=True)
+class Depthwise:
+    """A convolution of which each channel has a weight of its own: row k of the weight takes unit ``ins[k]`` to ``outs[k]``."""
+
+    parameter: str
+    module: str
+    op: str
+    ins: np.ndarray
+    outs: np.ndarray
 
 
 class Classes:
@@ -118,6 +130,23 @@ class Classes:
         if parameter not in self._single:
             self._single[parameter] = _single(self.uses.get(parameter, []))
         return self._single[parameter]
+
+    @cached_property
+    def depthwise(self) -> dict[str, Depthwise]:
+        """By operator; those of raw data, whose channels are told apart, are left out."""
+        found: dict[str, list[DenseUse]] = {}
+        for use in self.facts.dense:
+            if use.rows is not None and "conv" in self.graph.by_name[use.op].packet:
+                found.setdefault(use.op, []).append(use)
+        return {op: d for op, uses in found.items() if (d := self._depthwise(uses)) is not None}
+
+    def _depthwise(self, uses: list[DenseUse]) -> Depthwise | None:
+        first = uses[0]
+        ins, outs = (np.concatenate([np.zeros(0, dtype=np.int64) if v is None else v for v in side])
+                     for side in zip(*((u.ins, u.outs) for u in uses), strict=True))
+        single = len(ins) == len(outs) == len(uses) and [u.rows for u in uses] == [(k, k + 1) for k in range(len(uses))]
+        known = single and len({u.parameter for u in uses}) == 1 and bool((self(ins) != self.data).all())
+        return Depthwise(first.parameter, first.module, first.op, ins, outs) if known else None
 
     def bias(self, use: DenseUse) -> ShiftUse | None:
         """What the operator of a dense weight adds to all outputs of the weight, in their order."""

@@ -14,7 +14,7 @@ from symdisc.families.hashing import add_to, mix, runs
 from symdisc.families.links import Links
 from symdisc.families.naming import common_path
 from symdisc.moves import Index, Move, parameters_of
-from symdisc.spaces import DenseUse, GainUse
+from symdisc.spaces import DenseUse
 from symdisc.symmetry import Discrete
 
 __all__ = ["find_discrete"]
@@ -107,6 +107,7 @@ def _merged(classes: Classes) -> np.ndarray:
     facts = classes.facts
     vectors = [v for n in facts.norms for v in (n.ins, n.outs)] + [v for g in facts.gains for v in (g.ins, g.outs)]
     vectors += [v for ins, outs, _ in facts.elementwise for v in (ins, outs)] + [row for a in facts.alike for row in a.ins]
+    vectors += [v for conv in classes.depthwise.values() for v in (conv.ins, conv.outs)]
     for vector in vectors:
         units = np.unique(vector)
         kinds, count = np.unique(classes(units), return_counts=True)
@@ -130,28 +131,32 @@ def _held(number: np.ndarray, mine: np.ndarray, other: np.ndarray, group: np.nda
 def _collect(classes: Classes, bundles: list[_Bundle], bundle: np.ndarray, unit: np.ndarray) -> None:
     """Every axis of every parameter on which permuted classes stand."""
     for use, axis, positions, vec, _ in axis_vectors(classes):
+        if use.op in classes.depthwise and isinstance(use, DenseUse):
+            continue
         rows = use.rows if isinstance(use, DenseUse) else None
         mine = np.flatnonzero(bundle[vec] >= 0)
         keys, parts = runs(bundle[vec[mine]])
         for k, part in zip(keys.tolist(), parts, strict=True):
             at = mine[part]
             bundles[k].put(positions[at], unit[vec[at]], ("permute", use.parameter, axis), rows, use.module)
+    for conv in classes.depthwise.values():
+        _carried(conv.parameter, conv.module, 0, np.arange(len(conv.outs)), classes(conv.outs), classes(conv.ins), bundles, bundle, unit)
     for gain in (*classes.facts.gains, *classes.facts.statistics):
-        _gain(classes, gain, bundles, bundle, unit)
+        elements, first = np.unique(gain.elements, return_index=True)
+        if len(elements) > 1:
+            outs, ins = classes(gain.outs)[first], classes(gain.ins)[first]
+            _carried(gain.parameter, gain.module, -1, elements, outs, ins, bundles, bundle, unit)
 
 
-def _gain(classes: Classes, gain: GainUse, bundles: list[_Bundle], bundle: np.ndarray, unit: np.ndarray) -> None:
-    """A gain permutes along with the units that it multiplies."""
-    elements, first = np.unique(gain.elements, return_index=True)
-    if len(elements) < 2:
-        return
-    outs, ins = classes(gain.outs)[first], classes(gain.ins)[first]
+def _carried(parameter: str, module: str, axis: int, places: np.ndarray, outs: np.ndarray, ins: np.ndarray, bundles: list[_Bundle],
+             bundle: np.ndarray, unit: np.ndarray) -> None:
+    """A gain permutes along with the units that it multiplies, a depthwise weight with its channels."""
     carrier = np.where(bundle[outs] >= 0, outs, ins)
     mine = np.flatnonzero(bundle[carrier] >= 0)
     keys, parts = runs(bundle[carrier[mine]])
     for k, part in zip(keys.tolist(), parts, strict=True):
         at = mine[part]
-        bundles[k].put(elements[at], unit[carrier[at]], ("permute", gain.parameter, -1), None, gain.module)
+        bundles[k].put(places[at], unit[carrier[at]], ("permute", parameter, axis), None, module)
 
 
 def _permutation(bundle: _Bundle) -> Discrete:

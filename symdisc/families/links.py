@@ -143,10 +143,15 @@ class Links:
             add_to(h, vec, mix(np.array(number), side))
 
         for use in facts.dense:
-            for side, vec in ((0, use.outs), (1, use.ins)):
+            if use.op not in classes.depthwise:
+                for side, vec in ((0, use.outs), (1, use.ins)):
+                    number += 1
+                    if vec is not None:
+                        mark(classes(vec), side)
+        for conv in classes.depthwise.values():
+            for side, units in ((0, conv.outs), (1, conv.ins)):
                 number += 1
-                if vec is not None:
-                    mark(classes(vec), side)
+                mark(classes(units), side)
         for shift in facts.shifts:
             number += 1
             mark(np.unique(classes(shift.units)), 2)
@@ -188,6 +193,9 @@ class Links:
             n += 1
         for a, b, _ in (*facts.totals, *facts.weighted):
             found.append((np.full(len(a), n), classes(a), classes(b)))
+            n += 1
+        for conv in classes.depthwise.values():
+            found.append((np.full(len(conv.ins), n), classes(conv.ins), classes(conv.outs)))
             n += 1
         for entries, units in self.shared:  # those of an entry in a circle, none of them the first
             _, first, count = np.unique(entries, return_index=True, return_counts=True)

@@ -100,12 +100,12 @@ def _summed(f: Folder, op: Op, la: Tensor, lb: Tensor, places: Places) -> None:
 
 def _outer(f: Folder, op: Op, la: Tensor, lb: Tensor, places: Places) -> None:
     """Sum over data: the units of both factors multiply; probabilities (one unit) let the other side mix."""
-    stack = torch.stack([la.reshape(-1), lb.reshape(-1)])
-    distinct, inverse = torch.unique(stack, dim=1, return_inverse=True)
-    outs = torch.from_numpy(f.facts.fresh(distinct.shape[1]))
-    out = outs[inverse].reshape(la.shape)
+    size = 1 + max(int(la.max()), int(lb.max())) - (least := min(int(la.min()), int(lb.min())))
+    packed, inverse = torch.unique((la - least) * size + (lb - least), return_inverse=True)  # one number a pair: rows are slow to sort
+    outs = torch.from_numpy(f.facts.fresh(len(packed)))
+    out = outs[inverse]
     f.labels[op.name] = out
-    f.facts.sums.append((outs.numpy(), distinct[0].numpy(), distinct[1].numpy(), 1.0))
+    f.facts.sums.append((outs.numpy(), (packed // size + least).numpy(), (packed % size + least).numpy(), 1.0))
     for labels, where in zip((la, lb), places, strict=True):
         tell_places_apart(f, op, labels, where, out)
     varies_a, varies_b = f.varying_axes(la), f.varying_axes(lb)
