@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 __all__ = ["COLOURS", "panels"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # distinguishable without red and green
-STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-              "axes.titlesize": 10, "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.4}
+STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False}  # what axes read when they are made
 
 
 def panels(rows: int, columns: int, width: float = 3.6, height: float = 2.9) -> tuple[Figure, np.ndarray]:
@@ -23,7 +22,7 @@ def panels(rows: int, columns: int, width: float = 3.6, height: float = 2.9) -> 
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.ravel():
-        axis.tick_params(labelsize=8)
+        axis.tick_params(which="both", labelsize=8)  # minor ticks of a short logarithmic axis are labelled, too
         axis.xaxis.label.set_size(9)
         axis.yaxis.label.set_size(9)
     return figure, axes

@@ -68,8 +68,8 @@ def _figure(found: dict[str, Any]):  # type: ignore[no-untyped-def]
         axes[1, column].set_xlabel("steps")
     axes[0, 0].set_ylabel("|Q − Q(0)|, rings measured")
     axes[1, 0].set_ylabel("|Y − F|")
-    axes[0, 0].legend(loc="lower right", fontsize=7)
-    axes[1, 0].legend(loc="lower left", fontsize=7)
+    axes[0, 0].legend(fontsize=7)
+    axes[1, 0].legend(fontsize=7)
     return figure
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from typing import Any
 
 import numpy as np
 
 from symdisc.studies.base import Run
-from symdisc.studies.teleport_page import figure, page
+from symdisc.studies.teleport_page import figure, needed, page
 from symdisc.studies.teleport_problems import PROBLEMS, Problem
 from symdisc.studies.teleport_published import CASES, measure, order
 from symdisc.studies.teleport_training import RULES, chosen, train
@@ -20,7 +19,6 @@ __all__ = ["ARMS", "compare", "study", "summary"]
 ARMS = ("plain", "same", "own")  # no teleport; teleports at the rate chosen without; teleports at the rate chosen with them
 SEEDS, TUNING = 10, 8  # three for choosing rates were too few: the choice then followed the draw
 ZERO = 1e-12  # losses below are equal: what is left is rounding
-CLEAR = 0.9  # of the seeds must agree: 9 of 10 have probability 0.011 by chance (sign test, one side)
 KEPT = 1e-9
 
 
@@ -67,7 +65,7 @@ def _reached(plain: dict[str, Any], other: dict[str, Any], every: int) -> list[l
 
 
 def _verdict(seeds: int, better: int, worse: int, faster: int) -> str:
-    clear = ceil(CLEAR * seeds)
+    clear = needed(seeds)
     if better >= clear:
         return "pays" if faster >= clear else "lower loss, not less time"
     return "hurts" if worse >= clear else "mixed"

@@ -72,6 +72,7 @@ def figure(map_: dict[str, Any], reached: list[dict[str, Any]]):  # type: ignore
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8, markerscale=4)
     bar = drawn.colorbar(filled, ax=axis, shrink=0.75, ticks=[1, 1.5, 2, 2.5])
     bar.set_label("sharpness / least", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     axis = axes[0, 1]
     widths = np.geomspace(8, 1300, 50)
     # deviation of Q/p is 1/sqrt(width) to leading order, and 99 % of a round Gaussian lie within sqrt(2 ln 100) deviations
@@ -80,5 +81,5 @@ def figure(map_: dict[str, Any], reached: list[dict[str, Any]]):  # type: ignore
                 label="measured")
     axis.set_xlabel("width")
     axis.set_ylabel("share of the valley that gradient flow reaches")
-    axis.legend()
+    axis.legend(fontsize=8)
     return drawn
