@@ -137,3 +137,20 @@ def test_without_values_the_same_stands_as_with_values(name: str) -> None:
     meta = discover(model, args)
     assert any("at small sizes" in note for note in meta.notes)
     assert meta.group_dimension == real.group_dimension and [d.group for d in meta.discrete] == [d.group for d in real.discrete]
+
+
+@pytest.mark.parametrize("name, skips", [("mobilenet-v2", 10), ("efficientnet", 9)])
+def test_inverted_residuals_skip_where_the_published_models_do(name: str, skips: int) -> None:
+    """In the papers at stride 1 and equal widths. In small members neighbouring stages may be of one width, and have no skip either:
+    by that coincidence they would be other networks than the large ones."""
+    from symdisc.architectures.convnets import InvertedResidual, SqueezeExcite
+
+    architecture = ARCHITECTURES[name]
+    assert architecture.published is not None
+    blocks = [[m for m in _built(architecture, s, "meta")[0].modules() if isinstance(m, InvertedResidual)]
+              for s in (architecture.published[1], *architecture.miniatures)]
+    convolutions = [[c for c in b.modules() if isinstance(c, torch.nn.Conv2d)] for b in blocks[0]]
+    wanted = [c[0].in_channels == c[-1].out_channels and all(k.stride == (1, 1) for k in c) for c in convolutions]
+    assert [[b.skip for b in member] for member in blocks] == [wanted] * len(blocks) and sum(wanted) == skips
+    squeezed = [s.fc1.out_channels for b in blocks[0] for s in b.modules() if isinstance(s, SqueezeExcite)]
+    assert squeezed == ([c[0].in_channels // 4 for c in convolutions] if name == "efficientnet" else [])

@@ -20,7 +20,7 @@ from symdisc.entries import training
 from symdisc.entries.build import derive, structure_at
 from symdisc.entries.checked import certificates
 from symdisc.entries.design import design
-from symdisc.entries.factors import Range, Shape, collect, ends, symbolic
+from symdisc.entries.factors import Key, Places, Range, Shape, collect, ends, symbolic
 from symdisc.entries.notation import poly
 from symdisc.entries.polynomials import evaluate, interpolate
 from symdisc.entries.slots import Slots
@@ -28,7 +28,7 @@ from symdisc.entry import At, Entry, Poly
 from symdisc.errors import BadInput
 from symdisc.families.naming import describe_affine
 from symdisc.moves import Index, Move
-from symdisc.symmetry import Symmetry
+from symdisc.symmetry import Discrete, Symmetry
 from symdisc.torchside.family import generic, shapes, structure
 
 CENTRE = {"L": 2, "h": 2, "k": 3, "d": 7}
@@ -131,6 +131,16 @@ def test_a_family_that_changes_with_its_size_has_no_polynomial() -> None:
     derived = derive(_family(5, "f"))
     assert derived.dimension is None
     assert any("no polynomial explains it" in x.trouble for x in derived.factors)
+
+
+def test_more_sizes_are_tried_only_where_they_may_settle_something() -> None:
+    """A permutation of 5 or of 15 units differs in one member for good; relu units up to a bound may be a polynomial of higher degree."""
+    seen = {f.key.family: f for f in derive(_family(5, "f")).factors}
+    assert seen["scale"].trouble and seen["scale"].unsettled
+    points = [{"n": n} for n in range(2, 9)]
+    both = Places([Discrete("p", f"S_{k}", "permutation", "", ("w",), 1, (k,), (), f"S_{{{k}}}", "proved") for k in (5, 15)], [(0,), (1,)])
+    found = symbolic(points, [{Key("p", "permutation", ("w",)): both}] * len(points))[0]
+    assert "differ between layers" in found.trouble and not found.unsettled
 
 
 def test_points_keep_the_order_of_widths_of_the_published_model() -> None:

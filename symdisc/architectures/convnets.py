@@ -85,9 +85,9 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel by itself, (squeeze and excite,) project; beside the identity where the shapes agree."""
+    """Expand, filter each channel by itself, (squeeze and excite,) project; ``skip``: beside the identity."""
 
-    def __init__(self, n: int, m: int, t: int, kernel: int, stride: int, act: type[nn.Module], squeeze: int = 0) -> None:
+    def __init__(self, n: int, m: int, t: int, kernel: int, stride: int, act: type[nn.Module], squeeze: int, skip: bool) -> None:
         super().__init__()
         inner = n * t
         parts: list[nn.Module] = [conv_norm(n, inner, 1, act=act)] if t else []
@@ -95,7 +95,7 @@ class InvertedResidual(nn.Module):
         parts.append(conv_norm(inner, inner, kernel, stride, inner, act))
         if squeeze:
             parts.append(SqueezeExcite(inner, squeeze))
-        self.conv, self.skip = nn.Sequential(*parts, conv_norm(inner, m, 1, act=None)), stride == 1 and n == m
+        self.conv, self.skip = nn.Sequential(*parts, conv_norm(inner, m, 1, act=None)), skip
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.skip else self.conv(x)
@@ -106,24 +106,30 @@ MOBILE = ((3, 1, 1), (3, 2, 2), (3, 2, 3), (3, 2, 4), (3, 1, 3), (3, 2, 3), (3, 
 EFFICIENT = ((3, 1, 1), (3, 2, 2), (5, 2, 2), (3, 2, 3), (5, 1, 3), (5, 2, 4), (3, 1, 1))
 
 
-def _inverted(stages: Sequence[tuple[int, int, int]], widths: Sequence[int], t: int, last: int, act: type[nn.Module], squeeze: bool,
-              v: int) -> nn.Module:
+def _inverted(stages: Sequence[tuple[int, int, int]], widths: Sequence[int], t: int, last: int, act: type[nn.Module],
+              squeeze: Sequence[int], v: int) -> nn.Module:
+    """``squeeze`` [stages]: the squeezed channels of blocks that are given the width of the stem, of stage 1, 2, ...; none: no squeeze.
+
+    All blocks of a stage but the first have a skip. (The first ones would, where their stride is 1 and two neighbouring stages are of
+    one width; the published models have no such stages.)
+    """
     body: list[nn.Module] = [conv_norm(3, widths[0], 3, 2, act=act)]
     for i, ((n, m), (kernel, stride, count)) in enumerate(zip(pairwise(widths), stages, strict=True)):
         for k in range(count):
             come = m if k else n
-            body.append(InvertedResidual(come, m, t if i else 0, kernel, 1 if k else stride, act, max(1, come // 4) if squeeze else 0))
+            body.append(InvertedResidual(come, m, t if i else 0, kernel, 1 if k else stride, act,
+                                         squeeze[i + bool(k)] if squeeze else 0, skip=k > 0))
     return _headed(nn.Sequential(*body, conv_norm(widths[-1], last, 1, act=act)), last, v)
 
 
 def mobilenet_v2(widths: Sequence[int], t: int, last: int, v: int) -> nn.Module:
     """Stem and seven stages of inverted residuals with ReLU6; the first does not expand."""
-    return _inverted(MOBILE, widths, t, last, nn.ReLU6, False, v)
+    return _inverted(MOBILE, widths, t, last, nn.ReLU6, (), v)
 
 
-def efficientnet(widths: Sequence[int], t: int, last: int, v: int) -> nn.Module:
-    """As MobileNetV2 with SiLU, larger kernels, and squeeze-and-excitation to a quarter of a block's input."""
-    return _inverted(EFFICIENT, widths, t, last, nn.SiLU, True, v)
+def efficientnet(widths: Sequence[int], squeeze: Sequence[int], t: int, last: int, v: int) -> nn.Module:
+    """As MobileNetV2 with SiLU, larger kernels, and squeeze-and-excitation (in the published models to a quarter of a block's input)."""
+    return _inverted(EFFICIENT, widths, t, last, nn.SiLU, squeeze, v)
 
 
 # --- DenseNet ---------------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
@@ -30,7 +28,7 @@ def _numbered(letter: str, meaning: str, low: int, high: int) -> dict[str, str]:
     return {f"{letter}{i}": f"{meaning} {i}" for i in range(low, high + 1)}
 
 
-def _all(widths: tuple[int, ...], low: int = 1, letter: str = "c", **more: int) -> Mapping[str, int]:
+def _all(widths: tuple[int, ...], low: int = 1, letter: str = "c", **more: int) -> dict[str, int]:
     return {f"{letter}{low + i}": n for i, n in enumerate(widths)} | more
 
 
@@ -47,7 +45,7 @@ def _mobilenet(s: Sizes) -> Built:
 
 
 def _efficientnet(s: Sizes) -> Built:
-    return _images(convnets.efficientnet(_widths(s), s["t"], s["e"], s["v"]), 96)
+    return _images(convnets.efficientnet(_widths(s), _widths(s, "q"), s["t"], s["e"], s["v"]), 96)
 
 
 def _densenet(s: Sizes) -> Built:
@@ -60,6 +58,8 @@ def _unet(s: Sizes) -> Built:
 
 INVERTED = {"c0": "channels of the stem", **_numbered("c", "channels of stage", 1, 7), "t": "expansion", "e": "channels before the head",
             "v": CLASSES}
+SQUEEZED = _all((1,) * 7, 0, "q")
+SKIPS = "no skip at the first block of a stage: neighbouring stages are of different widths"
 
 ENTRIES = (
     Architecture(
@@ -81,14 +81,16 @@ ENTRIES = (
          _all((1, 1, 2, 1, 1, 1, 1, 1), 0, t=2, e=2, v=2)),
         ("MobileNetV2 1.0", _all((32, 16, 24, 32, 64, 96, 160, 320), 0, t=6, e=1280, v=1000)),
         (sources.defines("Sandler, Howard, Zhu, Zhmoginov, Chen, MobileNetV2, CVPR 2018, arXiv:1801.04381"), sources.BATCH_NORM),
-        (EVAL, "ReLU6 has no scale: its end at 6 is met on the data")),
+        (EVAL, SKIPS, "ReLU6 has no scale: its end at 6 is met on the data")),
     Architecture(
-        "efficientnet", "EfficientNet-B0", INVERTED, _efficientnet,
-        (_all((1,) * 8, 0, t=2, e=3, v=2), _all((1, 1, 1, 1, 1, 1, 2, 2), 0, t=2, e=3, v=2),
-         _all((1, 1, 2, 1, 1, 1, 1, 1), 0, t=2, e=3, v=2)),
-        ("EfficientNet-B0", _all((32, 16, 24, 40, 80, 112, 192, 320), 0, t=6, e=1280, v=1000)),
+        "efficientnet", "EfficientNet-B0", INVERTED | _numbered("q", "squeezed channels of a block that is given the channels c", 0, 6),
+        _efficientnet,
+        (_all((1,) * 8, 0, t=2, e=3, v=2) | SQUEEZED, _all((1, 1, 1, 1, 1, 1, 2, 2), 0, t=2, e=3, v=2) | SQUEEZED,
+         _all((1, 1, 2, 1, 1, 1, 1, 1), 0, t=2, e=3, v=2) | SQUEEZED),
+        ("EfficientNet-B0", _all((32, 16, 24, 40, 80, 112, 192, 320), 0, t=6, e=1280, v=1000)
+         | _all((8, 4, 6, 10, 20, 28, 48), 0, "q")),
         (sources.defines("Tan, Le, EfficientNet, ICML 2019, arXiv:1905.11946"), sources.BATCH_NORM),
-        (EVAL, "squeeze to a quarter of a block's input, at least one channel")),
+        (EVAL, SKIPS)),
     Architecture(
         "densenet", "DenseNet-BC",
         {"c0": "channels of the stem", "g": "growth", **_numbered("n", "layers of block", 1, 4),

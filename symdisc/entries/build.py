@@ -57,7 +57,7 @@ def structure_at(architecture: Architecture, sizes: Sizes, tried: Tried | None =
 
 
 def derive(architecture: Architecture) -> Derived:
-    """The factors of the group as polynomials: read at few sizes, at more where these do not settle every one of them."""
+    """The factors of the group as polynomials: read at few sizes, at more where these leave some of them unsettled."""
     built, tried = Members(architecture), Tried()
     catalogs: dict[tuple[tuple[str, int], ...], Catalog] = {}
     for arm in (ARM, LONG_ARM):
@@ -68,7 +68,7 @@ def derive(architecture: Architecture) -> Derived:
         cats = [catalogs[_frozen(p)] for p in plan.points]
         members = tuple(collect(c, plan.slots) for c in cats)
         factors = symbolic(plan.points, members)
-        if not any(f.trouble for f in factors):
+        if not any(f.unsettled for f in factors):
             break
     centre = _run(architecture, plan.points[0])
     family = Family(plan.points, tuple(c.parameters | c.buffers for c in cats), members, plan.slots, centre, collect(centre, plan.slots))

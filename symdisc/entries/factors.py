@@ -85,7 +85,8 @@ class Range:
 @dataclass(frozen=True)
 class Symbolic:
     """A factor in symbolic sizes. ``base`` with ``integers`` put in place of ``@`` is the group of one copy, of which there are
-    ``copies``; ``dimension`` is that of all. None stands for what is no polynomial; ``trouble`` then says at which sizes."""
+    ``copies``; ``dimension`` is that of all. None stands for what is no polynomial; ``trouble`` then says at which sizes.
+    ``unsettled``: more sizes may change that, as they cannot where the groups at those tried already differ in kind."""
 
     key: Key
     discrete: bool
@@ -97,6 +98,7 @@ class Symbolic:
     places: sp.Expr | None
     ranges: tuple[Range, ...]
     trouble: str = ""
+    unsettled: bool = False
 
 
 def collect(cat: Catalog, slots: Slots) -> dict[Key, Places]:
@@ -131,7 +133,8 @@ def _factor(key: Key, points: Sequence[Sizes], places: Sequence[Places]) -> Symb
     if not alike:
         said = "its groups differ between layers" if len(bases) == 1 else f"its group changes with the sizes: {', '.join(sorted(bases))}"
         dimension = None if discrete else interpolate(points, dimensions).polynomial
-        return Symbolic(key, discrete, counted, first.group_latex, None, None, dimension, counts, ranges, said)
+        return Symbolic(key, discrete, counted, first.group_latex, None, None, dimension, counts, ranges, said,
+                        not discrete and dimension is None)
     there = [(p, at) for p, at in zip(points, groups, strict=True) if at]
     copies = interpolate(points, [sum(g.power for g in at) for at in groups]).polynomial
     copies = copies if copies is not None else _copies(points, places, counts)
@@ -144,7 +147,7 @@ def _factor(key: Key, points: Sequence[Sizes], places: Sequence[Places]) -> Symb
         known = _by_group(base, whole, copies, points, dimensions) if whole is not None and copies is not None else None
         dimension = known if known is not None else interpolate(points, dimensions).polynomial
     trouble = "" if whole is not None and copies is not None and (discrete or dimension is not None) else _where(points, places)
-    return Symbolic(key, discrete, counted, base, whole, copies, dimension, counts, ranges, trouble)
+    return Symbolic(key, discrete, counted, base, whole, copies, dimension, counts, ranges, trouble, bool(trouble))
 
 
 def _copies(points: Sequence[Sizes], places: Sequence[Places], counts: sp.Expr | None) -> sp.Expr | None:
