@@ -67,6 +67,14 @@ class Depthwise:
     outs: np.ndarray
 
 
+def _same_way(a: DenseUse | ShiftUse, b: DenseUse | GainUse | ShiftUse) -> bool:
+    """Both apply the whole parameter along the same axes, or add the same entries of it."""
+    if isinstance(a, DenseUse):
+        return isinstance(b, DenseUse) and a.rows is None is b.rows and (a.out_axis, a.in_axis) == (b.out_axis, b.in_axis) and (
+            a.outs is None) == (b.outs is None) and (a.ins is None) == (b.ins is None)
+    return isinstance(b, ShiftUse) and a.axis == b.axis and np.array_equal(a.elements, b.elements)
+
+
 class Classes:
     """Facts seen through the identification of units. Class 0 is raw data."""
 
@@ -147,6 +155,20 @@ class Classes:
         single = len(ins) == len(outs) == len(uses) and [u.rows for u in uses] == [(k, k + 1) for k in range(len(uses))]
         known = single and len({u.parameter for u in uses}) == 1 and bool((self(ins) != self.data).all())
         return Depthwise(first.parameter, first.module, first.op, ins, outs) if known else None
+
+    def alike(self, use: DenseUse | ShiftUse) -> list[DenseUse] | list[ShiftUse]:
+        """All uses of the parameter where a layer that is used several times does the same each time and ``use`` is the first."""
+        uses = self.uses[use.parameter]
+        if len(uses) < 2 or uses[0] is not use or len({u.op for u in uses}) < len(uses) or not all(_same_way(use, u) for u in uses):
+            return []
+        dense, shifts = [u for u in uses if isinstance(u, DenseUse)], [u for u in uses if isinstance(u, ShiftUse)]
+        return dense or shifts
+
+    def times(self, parameter: str) -> int:
+        """How often a layer uses the parameter: 1 for ``single`` ones, 0 where the uses differ."""
+        uses = self.uses.get(parameter, [])
+        first = uses[0] if uses else None
+        return 1 if self.single(parameter) else len(self.alike(first)) if isinstance(first, (DenseUse, ShiftUse)) else 0
 
     def bias(self, use: DenseUse) -> ShiftUse | None:
         """What the operator of a dense weight adds to all outputs of the weight, in their order."""

@@ -55,10 +55,11 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     biases = group_biases(classes)
     along_one = {p: s.dimension for s in (*writers, *biases) for p in s.parameters}
     trades = table_trades(classes, along_one)
-    search, scores = Translations(classes), constants_of_scores(classes)
+    search, scores, twins = Translations(classes), constants_of_scores(classes), duplicate_biases(classes)
+    search.twins = frozenset(p for s in twins for p in s.parameters)
     found += trades + scores + search.find(along_one, {s.parameters[0] for s in (*trades, *scores, *biases)})
     found += leaning_readers(search, invisible, along_one) + tied_tables(search, invisible)
-    found += duplicate_biases(classes)
+    found += twins
     found += writers + biases
     readers, parts = invisible.readers(along_one), group_readers(invisible, along_one)
     leaning = {**dict.fromkeys((s.parameters[0] for s in readers), 1), **{s.parameters[0]: s.shape[1] for s in parts}}

@@ -49,18 +49,19 @@ class Invisible:
         """Parameters that may write any multiple of 1, or of 1/lambda where the stream takes lambda times what they write."""
         found = []
         for use in self.facts.dense:
-            if use.outs is None or use.rows is not None or not self.single(use.parameter):
+            uses = [use] if self.single(use.parameter) else self.classes.alike(use)
+            if use.outs is None or use.rows is not None:
                 continue
-            free, gain = self._free(use.value, self.classes(use.outs), use.outs)
+            free, gain = _everywhere([self._free(u.value, self.classes(u.outs), u.outs)
+                                      for u in uses if isinstance(u, DenseUse) and u.outs is not None])
             if free:
                 found.append(self._outer(use.parameter, use.out_axis, use.module, None, gain))
         for shift in self.facts.shifts:
             shape = self.classes.shape(shift.parameter)
-            if shift.buffer or not shape or not self.single(shift.parameter) or shift.value not in self.graph.by_name:
+            shifts = [shift] if self.single(shift.parameter) else self.classes.alike(shift)
+            if shift.buffer or not shape or any(u.value not in self.graph.by_name for u in shifts):
                 continue
-            pairs = unique_pairs(self.classes.coordinates(shift, shift.axis), self.classes(shift.units))
-            alike = pairs.shape[1] == shape[shift.axis]
-            free, gain = self._free(shift.value, pairs[1], shift.units) if alike else (self._free_rows(shift), None)
+            free, gain = _everywhere([self._free_shift(u, shape) for u in shifts if isinstance(u, ShiftUse)])
             if not free:
                 continue
             rows = self._rows(shift.elements, shape, shift.axis)
@@ -69,6 +70,12 @@ class Invisible:
             elif gain is None and shift.axis == len(shape) - 1:
                 found += self._of_rows(shift, shape[-1])
         return found
+
+    def _free_shift(self, shift: ShiftUse, shape: tuple[int, ...]) -> tuple[bool, GainUse | None]:
+        """The same of what is added, along the axis of the units or row by row."""
+        pairs = unique_pairs(self.classes.coordinates(shift, shift.axis), self.classes(shift.units))
+        alike = pairs.shape[1] == shape[shift.axis]
+        return self._free(shift.value, pairs[1], shift.units) if alike else (self._free_rows(shift), None)
 
     @staticmethod
     def _of_rows(shift: ShiftUse, size: int) -> list[Symmetry]:
@@ -125,11 +132,12 @@ class Invisible:
         found = []
         for use in self.facts.dense:
             conv = "conv" in self.graph.by_name[use.op].packet
-            if use.ins is None or not self.single(use.parameter) or (conv and use.rows is not None):
+            uses = [use] if self.single(use.parameter) else self.classes.alike(use)
+            if use.ins is None or not uses or (conv and (use.rows is not None or len(uses) > 1)):
                 continue
-            axis = len(self.graph.shape(use.source) or ()) - (len(self.classes.shape(use.parameter)) - 1 if conv else 1)
-            chain = self.centred_source(use.source, axis)
-            if chain is None or not self.aligned(use, chain.value, axis):
+            chains = [self._centred(u, conv) for u in uses if isinstance(u, DenseUse)]
+            chain = chains[0]
+            if chain is None or any(c is None or replace(c, value=chain.value) != chain for c in chains):
                 continue
             taps = constant_taps(self.graph, self.graph.by_name[use.op]) if use.padded and chain.shift is not None else None
             if use.padded and chain.shift is not None and (taps is None or not taps[1].size):
@@ -138,6 +146,12 @@ class Invisible:
             if symmetry is not None:
                 found.append(symmetry)
         return found
+
+    def _centred(self, use: DenseUse, conv: bool) -> Centred | None:
+        """The centred vector that a weight reads as it stands."""
+        axis = len(self.graph.shape(use.source) or ()) - (len(self.classes.shape(use.parameter)) - 1 if conv else 1)
+        chain = self.centred_source(use.source, axis)
+        return chain if chain is not None and self.aligned(use, chain.value, axis) else None
 
     def axis_read(self, use: DenseUse) -> int | None:
         """The axis of its source that a weight contracts, if it reads one place at a time: a linear layer, a kernel of one tap."""
@@ -165,7 +179,7 @@ class Invisible:
         found, axis = Centred(value), axis % len(self.graph.shape(value) or (1,))
         while True:
             op = self.graph.by_name.get(value)
-            if op is None:
+            if op is None or not op.inputs:
                 return None
             last = axis == len(op.shape or ()) - 1
             if last and ((op.packet == "aten.layer_norm" and len(op.args[1]) == 1) or (
@@ -215,7 +229,7 @@ class Invisible:
         moves = [Move("outer", use.parameter, use.in_axis, index, gain=gain, offset=offset, rows=use.rows, through=spread[0])]
         if source.shift is not None:
             bias = self.classes.bias(use)
-            if bias is None or not self.single(bias.parameter):
+            if bias is None or self.classes.times(bias.parameter) != self.classes.times(use.parameter):
                 return None
             rows = _run(bias, self.classes.shape(bias.parameter))
             moves.append(Move("outer_bias", bias.parameter, 0, Index.of(np.arange(len(use.outs))[None, None, :]),
@@ -226,6 +240,13 @@ class Invisible:
                                [use.module], r"\mathbf{1}^\top \hat x = 0",
                                r"W \mapsto W + a (1/\gamma)^\top,\; b \mapsto b - a \textstyle\sum \beta/\gamma",
                                ("the norm's gain has no zero entry",) if gain else ())
+
+
+def _everywhere(found: list[tuple[bool, GainUse | None]]) -> tuple[bool, GainUse | None]:
+    """What holds at every use of a parameter; behind a gain only where there is one use."""
+    if len(found) == 1:
+        return found[0]
+    return bool(found) and all(free and gain is None for free, gain in found), None
 
 
 def _run(shift: ShiftUse, shape: tuple[int, ...]) -> tuple[int, int] | None:

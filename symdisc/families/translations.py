@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -45,14 +45,15 @@ class Translations(Averages):
         for s in self.facts.shifts:
             self.shift[s.op].append(s)
         self.origins = Origins(classes)
+        self.times, self.twins = 1, frozenset()  # type: int, frozenset[str]
         self.depth, self.ends = 0, None  # type: int, list[Through] | None
         self.scores = Scores(self.graph, self.facts)
         invisible = Invisible(classes)
         self.centred, self.unseen = invisible.centred_source, invisible.unseen
 
     def single(self, parameter: str) -> bool:
-        """Every entry of the parameter is used by one operator."""
-        return self.classes.single(parameter)
+        """Every entry of the parameter is used by one operator, or as often as what is followed at each of its uses."""
+        return self.classes.times(parameter) == self.times
 
     # --- origins ------------------------------------------------------------------------------------------------------
     def find(self, invisible: dict[str, int], done: Collection[str] = ()) -> list[Symmetry]:
@@ -76,6 +77,8 @@ class Translations(Averages):
             if not any(parts) and shift.parameter not in invisible:
                 parts.append(self.constant(shift.parameter, shift.axis, *origin, shift.value, shift.module, invisible))
             found += parts if any(parts) else half_seen_bias(self, shift, *origin)
+        left = [s for s in self.facts.shifts if not s.buffer and s.parameter not in {*done, *self.twins}]
+        found += [s for shift in left if self.classes.alike(shift) for s in self._at_every_use(shift, invisible)]
         found += merged(self, {*invisible, *done}, invisible)
         for use in self.facts.dense:
             if use.ins is None and use.outs is not None and self.single(use.parameter) and use.parameter not in done:
@@ -84,6 +87,26 @@ class Translations(Averages):
                 whole = self.along(*start)
                 found.append(whole if whole is not None or use.parameter in invisible else self.constant(*start))
         return [s for s in found if s is not None]
+
+    def _at_every_use(self, shift: ShiftUse, invisible: dict[str, int]) -> Iterator[Symmetry]:
+        """Translations of a bias of a layer that is used several times, undone in the same way at each use: of all of it, or of a part."""
+        uses = [u for u in self.classes.alike(shift) if isinstance(u, ShiftUse)]
+        origins = [o for o in map(self.origins.writer, uses) if o is not None]
+        if not origins or len(origins) < len(uses) or any(not np.array_equal(o[0], origins[0][0]) for o in origins):
+            return
+        (positions, vec), whole = origins[0], np.arange(len(origins[0][0]))
+        self.times = len(uses)
+        for part in [whole, *self.origins.parts(vec)]:
+            currents = [dict(zip(o[1][part].tolist(), range(len(part)), strict=True)) for o in origins]
+            moves = [self.undone(u.parameter, u.value, c) for u, c in zip(uses, currents, strict=True)]
+            if moves[0] is None or any(m != moves[0] for m in moves):
+                continue
+            found = self.along(shift.parameter, shift.axis, positions[part], vec[part], shift.value, shift.module, invisible)
+            if found is not None:
+                yield found
+            if part is whole:
+                break
+        self.times = 1
 
     def _free(self, shift: ShiftUse, positions: np.ndarray, vec: np.ndarray) -> Symmetry | None:
         """The constant vector, if nothing at all sees it, though other translations are seen."""

@@ -1,0 +1,75 @@
+"""Layers that are used several times: what holds at each use in the same way holds of the layer; what differs between uses does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from brute import fibre, randomise
+from networks.base import floats
+from torch import Tensor, nn
+
+import symdisc
+
+D = 4
+
+
+class Block(nn.Module):
+    """Attention with one head and a perceptron; norms behind each (post-norm)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(D, D) for _ in range(4))
+        self.up, self.down = nn.Linear(D, 3), nn.Linear(3, D)
+        self.first, self.second = nn.LayerNorm(D, eps=0.05), nn.LayerNorm(D, eps=0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x + self.o(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))))
+        return self.second(x + self.down(F.gelu(self.up(x))))
+
+
+class Shared(nn.Module):
+    """One block, ``times`` over on raw data. ``twin`` changes one edge: "scores" puts the keys of the second use besides the outputs,
+    "plain" reads the hidden units of the last use without a norm in front, "seen" adds what ``down`` writes to the outputs."""
+
+    def __init__(self, times: int, twin: str = "") -> None:
+        super().__init__()
+        self.block, self.out, self.times, self.twin = Block(), nn.Linear(D, 5), times, twin
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            x = self.block(x)
+        y = self.out(x)
+        if self.twin == "scores":
+            y = y + self.block.k(x).sum(-1, keepdim=True)
+        if self.twin == "plain":
+            y = y + self.block.up(x.square()).sum(-1, keepdim=True)
+        return y + self.block.down(F.gelu(self.block.up(x))).square().sum(-1, keepdim=True) if self.twin == "seen" else y
+
+
+def _found(model: nn.Module) -> tuple[symdisc.Catalog, dict[tuple[str, tuple[str, ...]], int]]:
+    torch.manual_seed(4)
+    double = randomise(model, 4)
+    cat = symdisc.discover(double, floats(6, D, spread=1.0)(0), solve=False)
+    assert cat.broken == () and cat.verify(double, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
+    short = {(s.name, tuple(p.removeprefix("block.").removesuffix(".weight") for p in s.parameters)): s.dimension for s in cat.symmetries}
+    return cat, short
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_all_that_a_shared_block_can_do_has_a_name(times: int) -> None:
+    cat, found = _found(Shared(times))
+    assert found[("bias without effect", ("k.bias",))] == D
+    assert found[("translation traded between parameters", ("v.bias", "o.bias"))] == D
+    assert found[("direction that is centred away", ("o",))] == D and found[("direction that is centred away", ("down",))] == 3
+    assert found[("direction that a centred vector lacks", ("up", "up.bias"))] == 3
+    assert cat.group_dimension == fibre(randomise(Shared(times), 4), floats(6, D, spread=1.0), seed=None).dimension
+
+
+@pytest.mark.parametrize("twin, lost", [
+    ("scores", {("bias without effect", ("k.bias",))}), ("plain", {("direction that a centred vector lacks", ("up", "up.bias"))}),
+    ("seen", {("direction that is centred away", ("down",)), ("direction that is centred away", ("down.bias",))})])
+def test_one_more_use_that_differs_takes_it_away(twin: str, lost: set[tuple[str, tuple[str, ...]]]) -> None:
+    cat, found = _found(Shared(2, twin))
+    assert lost <= _found(Shared(2))[1].keys() and not lost & found.keys()
+    assert cat.group_dimension <= fibre(randomise(Shared(2, twin), 4), floats(6, D, spread=1.0), seed=None).dimension
