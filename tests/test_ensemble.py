@@ -18,7 +18,7 @@ from symdisc.errors import BadInput, NotExact
 from symdisc.torchside.capture import capture
 from symdisc.torchside.datadep.segments import find_pairs
 from symdisc.torchside.datadep.site import Site
-from symdisc.torchside.ensemble import Ensemble, build, load, random_elements
+from symdisc.torchside.ensemble import FEW, Ensemble, _voted, build, load, random_elements
 from symdisc.torchside.recorded import Recorded
 
 SOURCE = '''
@@ -296,20 +296,34 @@ class _Onwards(nn.Module):
         return self.last(torch.tanh(self.first(x))).sigmoid() + x[:, :3]
 
 
+@pytest.mark.parametrize("samples", [FEW - 3, FEW + 5])
 @pytest.mark.parametrize("case, wide", [("dense", True), ("no bias", True), ("mixes units", False), ("goes on", False)])
-def test_one_product_for_all_copies_where_it_is_the_same(case: str, wide: bool) -> None:
+def test_one_product_for_all_copies_where_it_is_the_same(case: str, wide: bool, samples: int) -> None:
     """The copies side by side in one product, only for a dense pair with elementwise sigma at the end; vmap says what is right."""
     torch.manual_seed(3)
     model = {"dense": network(nn.GELU()), "goes on": _Onwards().double().eval(), "mixes units": network(nn.Softmax(-1)),
              "no bias": nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)).double().eval()}[case]
-    made, x = build(model, inputs(20), 4, 0.5, completion="lstsq"), inputs(9, seed=4)
+    made, x = build(model, inputs(20), 4, 0.5, completion="lstsq"), inputs(samples, seed=4)
     truth = made._all(made._tensors(), (x,))
     for _ in range(3):  # the function, its recording, the recording alone
         assert (made.logits(x) - truth).abs().max() < 1e-11
-    assert set(made._run._agreed.values()) == {wide}
+        assert (made.mean_logits(x) - truth.mean(0)).abs().max() < 1e-11
+    assert set(made._run._agreed.values()) == set(made._run_mean._agreed.values()) == {wide}
     named = truth.argmax(-1)
     assert torch.equal(made.vote(x), torch.stack([torch.bincount(n, minlength=3).argmax() for n in named.T]))
     leaf = x.clone().requires_grad_(True)
     (slope,) = torch.autograd.grad(made.logits(leaf).square().sum(), leaf)
     (true_slope,) = torch.autograd.grad(made._all(made._tensors(), (leaf,)).square().sum(), leaf)
     assert (slope - true_slope).abs().max() < 1e-9
+    (slope,) = torch.autograd.grad(made.mean_logits(leaf).square().sum(), leaf)
+    (true_slope,) = torch.autograd.grad(made._all(made._tensors(), (leaf,)).mean(0).square().sum(), leaf)
+    assert (slope - true_slope).abs().max() < 1e-9
+
+
+def test_ties_go_to_the_lowest_class() -> None:
+    """Of one copy between classes, and of classes between copies; what is not a number is looked at by argmax."""
+    logits = torch.tensor([[[1.0, 1.0, 0.0], [2.0, 0.0, 0.0], [0.0, 3.0, 1.0]], [[0.0, 1.0, 0.0], [0.0, 0.0, 2.0], [0.0, 3.0, 1.0]]])
+    assert _voted(logits).tolist() == [0, 0, 1]
+    assert _voted(logits[:, 1:].requires_grad_()).tolist() == [0, 1]
+    logits[1, 2, 2] = torch.nan
+    assert _voted(logits).tolist() == [0, 0, 1]

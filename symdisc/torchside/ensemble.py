@@ -29,6 +29,7 @@ __all__ = ["Ensemble", "Memory", "build", "load", "random_elements"]
 
 G, U = "symdisc.ensemble.g", "symdisc.ensemble.U"  # names in the file, beside the names of the shared weights
 FORMAT = "symdisc-ensemble-1"
+FEW = 12  # samples below which [batch, h] [h, K h] is faster than its transpose
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,12 @@ class Ensemble(nn.Module):
             raise BadInput(f"g {list(g.shape)} and U {list(members.shape)} must be [K, {h}, {h}] and [K, {m}, {f}] for {pair.name}")
         _replace(self.body, self.lower, _Turned(self.body.get_submodule(self.lower), torch.eye(h, dtype=g.dtype), pair))
         self.register_buffer("g", g)
-        self.register_buffer("U", members)
+        self.register_buffer("U", members.permute(1, 0, 2).contiguous().permute(1, 0, 2))  # so that all U side by side are a view
         self._names = [n for n, _ in (*self.body.named_parameters(), *self.body.named_buffers())]
         self.sigma = sigma
-        self._run, self._own = Recorded(self._all, self._wide if sigma is not None and len(pair.readers) == 1 else None), ()
+        dense = sigma is not None and len(pair.readers) == 1
+        self._run, self._own = Recorded(self._all, self._wide if dense else None), ()
+        self._run_mean = Recorded(self._mean_of_all, self._folded if dense else None)
 
     def __len__(self) -> int:
         return len(self.g)
@@ -105,6 +108,10 @@ class Ensemble(nn.Module):
     def logits(self, *inputs: Any) -> Tensor:
         """What each copy puts out, [K, batch, classes]; differentiable in the inputs."""
         return self._run(self._tensors(), inputs)
+
+    def mean_logits(self, *inputs: Any) -> Tensor:
+        """Mean of what the copies put out, [batch, classes]: cheaper than the others where a dense reader ends the network."""
+        return self._run_mean(self._tensors(), inputs)
 
     def _tensors(self) -> tuple[Tensor, ...]:
         """g, U and the weights of the body; walking through the modules takes as long as a small network, so they are kept."""
@@ -124,13 +131,29 @@ class Ensemble(nn.Module):
     def _wide(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
         """The same for a dense pair with elementwise sigma at the end of the network: one product with all g, one batch of products with
         all U, samples last. Whether the network is of that kind is seen by comparing with ``_all``."""
+        (copies, _, h), z = own[1].shape, self._hidden(own, inputs)
+        a, bias = z.reshape(copies, h, -1), self._bias(own)
+        return (torch.bmm(own[1], a) if bias is None else torch.baddbmm(bias[None, :, None], own[1], a)).transpose(1, 2)
+
+    def _mean_of_all(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
+        return self._all(own, inputs).mean(0)
+
+    def _folded(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
+        """That for the pairs of ``_wide``: the mean of U_k a_k is one product with all U side by side."""
+        side, bias = own[1].permute(1, 0, 2).flatten(1), self._bias(own)
+        start = side.new_zeros(len(side)) if bias is None else bias
+        return torch.addmm(start[:, None], side, self._hidden(own, inputs), alpha=1 / len(own[1])).T
+
+    def _hidden(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
+        """sigma(g_k z) of all copies, [K h, batch]; of few samples in the order in which such products are fast."""
         assert self.sigma is not None
-        state, (reader,) = dict(zip(self._names, own[2:], strict=True)), self.pair.readers
-        (copies, h, _), z = own[0].shape, self._reached(state, inputs)
-        a = self.sigma(own[0].reshape(copies * h, h) @ z.T).view(copies, h, len(z))
-        if reader.bias is None:
-            return torch.bmm(own[1], a).transpose(1, 2)
-        return torch.baddbmm(state[reader.bias][None, :, None], own[1], a).transpose(1, 2)
+        g, z = own[0].flatten(0, 1), self._reached(dict(zip(self._names, own[2:], strict=True)), inputs)
+        return self.sigma(z @ g.T).T if len(z) < FEW else self.sigma(g @ z.T)
+
+    def _bias(self, own: Sequence[Tensor]) -> Tensor | None:
+        """Of the one reader."""
+        name = self.pair.readers[0].bias
+        return None if name is None else own[2 + self._names.index(name)]
 
     def _reached(self, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> Tensor:
         """z [batch, h] of the network, which is not run further."""
@@ -217,9 +240,15 @@ def _named(logits: Tensor) -> Tensor:
 
 
 def _voted(logits: Tensor) -> Tensor:
+    """A copy votes for every class that is largest, and where that is more than one (or none: not a number), for the lowest of them."""
+    by_class = logits.detach().transpose(-1, -2)
+    votes = torch.empty_like(by_class, dtype=torch.float32)
+    counts = torch.eq(by_class, by_class.amax(-2, keepdim=True), out=votes).sum(0)
+    if bool((counts.sum(0) == len(logits)).all()):
+        return counts.argmax(0)
     named = _named(logits)
-    counts = named.new_zeros(logits.shape[-1], *named.shape[1:])
-    return counts.scatter_add_(0, named, torch.ones_like(named)).argmax(0)
+    exact = named.new_zeros(logits.shape[-1], *named.shape[1:])
+    return exact.scatter_add_(0, named, torch.ones_like(named)).argmax(0)
 
 
 def _replace(model: nn.Module, name: str, by: nn.Module) -> None:
