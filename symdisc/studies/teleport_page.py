@@ -69,7 +69,7 @@ def page(run: Run, problems: list[Problem], rows: list[dict[str, Any]], walks: l
         "*pays* needs lower loss and less time. One walk costs as many plain steps as the last column but one says: in the plane a",
         "step is a few flops in closed form and a walk goes through second derivatives, so the cost there is that of the tool.", "",
         *_remarks(rows), "![losses](teleport.png)", "", "Strokes at the foot of a panel stand where teleports were made.", "",
-         "## The published action is not a symmetry", "", *_published(published, orders), "",
+        "## The published action is not a symmetry", "", *_published(published, orders), "",
         f"## Checks\n\n{run.checks_markdown()}", "",
         f"Everything but the seconds is the same at every run with seed {run.seed}; {len(walks)} teleports are listed in teleports.csv."])
 
