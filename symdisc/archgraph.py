@@ -15,7 +15,7 @@ import networkx as nx
 
 from symdisc.opgraph import Op, OpGraph
 
-__all__ = ["ArchGraph", "Node", "build", "is_linear", "known_linear"]
+__all__ = ["MULTILINEAR", "ArchGraph", "Node", "build", "is_linear", "known_linear"]
 
 # affine in all activations jointly, whatever the number of them
 ADDITIVE = frozenset(f"aten.{n}" for n in (

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import chain
 from multiprocessing import active_children, get_context
 from pathlib import Path
+from types import FrameType
 
 import typer
 
@@ -19,6 +20,8 @@ from symdisc.errors import BadInput, SymdiscError
 
 __all__ = ["register"]
 
+AT_A_TIME = 9  # entries by one process: what it has loaded and proved serves the next ones, and its memory is given back now and then
+PATIENCE = 5.0  # seconds for a worker to put away what it has
 JSON = typer.Option(False, "--json", help="Print one JSON document and nothing else.")
 
 
@@ -122,8 +125,8 @@ def _derived(names: list[str], jobs: int, quiet: bool) -> Iterator[tuple[str, di
                     texts = error
             yield name, texts
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _leave_interrupts_to_the_parent, max_tasks_per_child=1) as pool:
-        running = {pool.submit(build_catalog.build_record, name): name for name in names}
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _answer_to_the_parent, max_tasks_per_child=AT_A_TIME) as pool:
+        running = {pool.submit(_built, name): name for name in names}
         try:
             for done in as_completed(running):
                 failure = done.exception()
@@ -132,12 +135,32 @@ def _derived(names: list[str], jobs: int, quiet: bool) -> Iterator[tuple[str, di
             pool.shutdown(wait=False, cancel_futures=True)
             for child in active_children():
                 child.terminate()
+            for child in active_children():
+                child.join(PATIENCE)
+                child.kill()
             raise
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    """A worker that dies of Ctrl-C by itself would leave the pool waiting."""
+_ending: list[int] = []  # in a worker that was asked to end
+
+
+def _answer_to_the_parent() -> None:
+    """A worker that dies of Ctrl-C by itself would leave the pool waiting; one that is ended at once would leave semaphores behind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    _ending.append(number)
+    raise SystemExit(number)
+
+
+def _built(name: str) -> dict[str, str]:
+    from symdisc import build_catalog
+
+    if _ending:  # entries that wait in the queue
+        raise SystemExit(_ending[0])
+    return build_catalog.build_record(name)
 
 
 def _keep(where: Path, name: str, texts: dict[str, str], check: bool, quiet: bool) -> list[Path]:

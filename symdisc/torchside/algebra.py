@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from symdisc.archgraph import ArchGraph, Node
+from symdisc.archgraph import MULTILINEAR, ArchGraph, Node, is_linear
+from symdisc.equivariance.jumps import may_jump
 from symdisc.errors import Undecided
 from symdisc.exact import NullSpace, null_space
+from symdisc.families.proof import operator_formula
+from symdisc.opgraph import Op, OpGraph
 from symdisc.solve import ZERO_COLUMN, Accumulator, affine_motions, fibre_basis, normal_rows
 from symdisc.torchside.blocks import node_blocks
 from symdisc.torchside.calibrate import calibrate
@@ -128,6 +131,14 @@ def _seen(fresh: np.ndarray, factor: np.ndarray, basis: np.ndarray) -> bool:
     return bool(np.linalg.norm(new @ directions, axis=1).max() > VISIBLE * np.linalg.norm(new, axis=1).max())
 
 
+def _continuous(graph: OpGraph, op: Op) -> bool:
+    """Affine in each activation that it reads, or elementwise by a formula without switches of value and poles."""
+    if op.packet in MULTILINEAR or is_linear(graph, op):
+        return True
+    formula = operator_formula(op)
+    return formula is not None and not may_jump(formula)
+
+
 @dataclass
 class Algebra:
     """Symmetry tangents of a captured network as a function of its weights."""
@@ -206,9 +217,15 @@ class Algebra:
                      for n, p in network.parameters.items()}
         jumping: set[str] = set()
         for x in network.draws(2000, 3):
-            nodes = [n for n in self.arch.nodes if n.outputs and n.name not in jumping]
+            nodes = [n for n in self._inexplicit if n.name not in jumping]
             jumping |= {n.name for n, jumps in zip(nodes, network.jumping([n.outputs for n in nodes], direction, x), strict=True) if jumps}
         return tuple(dict.fromkeys(p for n in self.arch.nodes if n.name in jumping for p in n.packets))
+
+    @cached_property
+    def _inexplicit(self) -> list[Node]:
+        """Nodes of which no formula tells that they are continuous."""
+        graph = self.capture.graph
+        return [n for n in self.arch.nodes if n.outputs and not all(_continuous(graph, graph.by_name[name]) for name in n.ops)]
 
     @cached_property
     def _inner(self) -> list[Node]:
