@@ -71,7 +71,7 @@ class Checker:
         try:
             self.reference = self.run(self.state)
         except IndexError as error:
-            raise BadInput(f"the network does not run on the example inputs: {error}; indices must lie within tables") from error
+            raise BadInput(f"the network does not run on its own example inputs: {error}; indices must lie within tables") from error
         self.spread = [max(float(torch.cat([r[k].reshape(-1) for r in self.reference]).std()), 1e-30)
                        for k in range(len(self.reference[0]))]
 
