@@ -75,6 +75,19 @@ class Catalog:
 
         return tuple(conserved_quantities(self.symmetries, self.parameters))
 
+    def conserved_under(self, flow: Any, **values: Any) -> tuple[Any, ...]:
+        """The same under another training flow: a row of ``rules/optimizer.toml`` with values for its symbols, or a ``conserved.Flow``.
+
+        >>> cat.conserved_under("momentum", tau=1, lam=0.01)
+
+        With inertia a symmetry may give two entries. Raises BadInput for flows and symbols that do not exist.
+        """
+        from symdisc.conserved import Flow, conserved_quantities
+
+        if not isinstance(flow, str) and values:
+            raise BadInput("values of symbols belong to the name of a flow; a Flow carries its own")
+        return tuple(conserved_quantities(self.symmetries, self.parameters, Flow(flow, values) if isinstance(flow, str) else flow))
+
     @property
     def data_dependent(self) -> tuple[Any, ...]:
         """Nonlinear symmetries on a chosen batch: one per pair U sigma(V x + b), any g of GL_h (see ``torchside.datadep``)."""

@@ -114,5 +114,11 @@ def test_histories_of_gradients_keep_no_function_whatever_the_symmetry() -> None
     special = [q for q in under("weight_decay", eta=1, lam=1) if q.form == "linear"]
     assert len(special) == 2 and {(q.status, q.rate) for q in special} == {("decays", "2")}
     assert {q.status for q in under("momentum", tau=1, eta=1, lam=0) if q.form == "linear"} == {"driven"}
+    assert cat.conserved_under("momentum", tau=1, eta=1, lam=0) == tuple(under("momentum", tau=1, eta=1, lam=0))
+    assert cat.conserved_under(Flow()) == cat.conserved
+    with pytest.raises(BadInput, match="no symbol 'mu'"):
+        cat.conserved_under("momentum", mu=1)
+    with pytest.raises(BadInput, match="carries its own"):
+        cat.conserved_under(Flow("momentum"), tau=1)
     products = [q for q in under("momentum", tau=1, eta=1, lam=0) if any(m.kind == "product" for m in q.symmetry.moves)]
     assert products and all(r"\ddot \theta + \dot \theta, X_a" in q.constraint for q in products)  # not that of gradient flow
