@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from symdisc import archgraph
 from symdisc.architectures.base import Architecture
 from symdisc.entries.ranks import DRAWS, certified
 from symdisc.torchside import calibrate
-from symdisc.torchside.algebra import fibre
+from symdisc.torchside.algebra import Algebra, fibre
 from symdisc.torchside.capture import Capture, capture
 from symdisc.torchside.network import Network
 from symdisc.torchside.remainder import float64_state
@@ -75,3 +76,27 @@ def test_scores_of_many_places_are_summed_for_the_rank() -> None:
     assert summed.dimension == 2
     jacobian = network.jacobian(network.parameters, network.draws(50, 1))
     assert abs(jacobian @ summed.basis).max() < 1e-9 * abs(jacobian).max()
+
+
+class Stepped(nn.Module):
+    """A perceptron whose hidden units are lifted where they are positive: by ``step`` at once, or (0) by nothing."""
+
+    def __init__(self, step: float) -> None:
+        super().__init__()
+        self.up, self.down, self.step = nn.Linear(2, 3), nn.Linear(3, 1), step
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.up(x)
+        return self.down(torch.tanh(torch.where(h > 0, h + self.step, h)).softmax(-1))
+
+
+def test_jumps_are_found_where_they_are_and_what_reads_them_is_not_blamed() -> None:
+    found = {}
+    for step in (0.0, 1.0):
+        captured = capture(Stepped(step).double().eval(), (torch.randn(4, 2, dtype=torch.float64),))
+        found[step] = Algebra.of(captured, archgraph.build(captured.graph), float64_state(captured)).jumps
+    assert found[0.0] == () and "aten.where" in found[1.0] and "aten.linear" not in found[1.0]
+    smooth = capture(nn.Sequential(nn.Linear(2, 3), nn.ReLU6(), nn.Linear(3, 2), nn.GELU(), nn.Linear(2, 1)).double().eval(),
+                     (torch.randn(4, 2, dtype=torch.float64),))
+    algebra = Algebra.of(smooth, archgraph.build(smooth.graph), float64_state(smooth))
+    assert algebra.arch.nodes and algebra._inexplicit == [] and algebra.jumps == ()
