@@ -156,6 +156,17 @@ def test_points_keep_the_order_on_which_miniatures_agree_where_no_model_is_publi
     assert any(p["n"] <= p["f"] for p in design(dataclasses.replace(wide, miniatures=({"n": 3, "f": 4}, *sizes))).points)
 
 
+def test_shapes_take_no_memory_unless_a_module_reads_its_buffers() -> None:
+    class Large(nn.Module):
+        def __init__(self, n: int, reads: bool) -> None:
+            super().__init__()
+            self.register_buffer("start", torch.full((1,), 3.0))
+            self.experts = nn.Parameter(torch.empty(n, n, int(self.start.item()) if reads else 3))
+
+    assert shapes(lambda s: (Large(s["n"], False), ()), {"n": 10**6}) == {"experts": (10**6, 10**6, 3)}
+    assert shapes(lambda s: (Large(s["n"], True), ()), {"n": 2}) == {"experts": (2, 2, 3)}
+
+
 def test_members_that_shrink_to_the_same_graph_are_run_once() -> None:
     tried: dict[str, frozenset[tuple[str, str]]] = {}
     one, two = ({"n": 9, "f": 20}, {"n": 10, "f": 30})

@@ -100,7 +100,17 @@ def _fresh(t: torch.Tensor) -> torch.Tensor:
 
 
 def shapes(build: Build, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of the member at ``sizes`` by name, each tied tensor once; nothing is captured."""
-    with _parameters_on_meta(), torch.random.fork_rng(devices=[]):
+    """Shapes of the parameters of the member at ``sizes`` by name, each tied tensor once; nothing is captured.
+
+    No tensor takes memory (experts of a large model come as one), unless a module asks for the values of its buffers.
+    """
+    try:
+        return _shapes(build, sizes, torch.device("meta"))
+    except (RuntimeError, NotImplementedError):
+        return _shapes(build, sizes, _parameters_on_meta())
+
+
+def _shapes(build: Build, sizes: Mapping[str, int], where: contextlib.AbstractContextManager[Any]) -> dict[str, tuple[int, ...]]:
+    with where, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return {n: tuple(p.shape) for n, p in build(sizes)[0].named_parameters()}
