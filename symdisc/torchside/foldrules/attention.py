@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,6 +84,8 @@ def contract(f: Folder, op: Op, la: Tensor, lb: Tensor, places: Places) -> None:
         return _outer(f, op, rows.expand(shape), cols.expand(shape), (lambda: places[0]()[..., :1], lambda: places[1]()[..., :1, :]))
     same_a = bool((la == la[..., :1, :]).all()) and not bool((la == rows).all())
     same_b = bool((lbt == lbt[..., :1, :]).all())
+    if same_b and not same_a and bool((la != rows).any(-1).all()):  # heads side by side along the rows share one vector
+        return pair_vectors(f, op, la, lbt[..., :1, :], (*lead, la.shape[-2], lb.shape[-1]))
     if not (same_a and same_b):
         return _summed(f, op, la, lb, places)
     va, vb = la[..., 0, :], lbt[..., 0, :]
@@ -108,20 +111,25 @@ def _outer(f: Folder, op: Op, la: Tensor, lb: Tensor, places: Places) -> None:
     f.facts.sums.append((outs.numpy(), (packed // size + least).numpy(), (packed % size + least).numpy(), 1.0))
     for labels, where in zip((la, lb), places, strict=True):
         tell_places_apart(f, op, labels, where, out)
-    varies_a, varies_b = f.varying_axes(la), f.varying_axes(lb)
-    if out.dim() - 2 not in varies_a:
-        (rows, made), _ = shrink(lb, out)
-        pairs = torch.unique(torch.stack([rows.reshape(-1, rows.shape[-1]), made.reshape(-1, made.shape[-1])], 1), dim=0)
-        f.facts.copies.append((pairs[:, 0].numpy(), pairs[:, 1].numpy()))
-    else:
+    if out.dim() - 2 in f.varying_axes(la):  # heads along the rows: if all are probabilities, each makes a copy of the other vector
         f.kill(la, op.packet)
-        f.kill(lb, op.packet)
-        f.kill(out, op.packet)
-    assert varies_a is not None and varies_b is not None
+        if not _fixed(f, la):
+            f.kill(lb, op.packet)
+            f.kill(out, op.packet)
+            return
+    (rows, made), _ = shrink(lb, out)
+    pairs = torch.unique(torch.stack([rows.reshape(-1, rows.shape[-1]), made.reshape(-1, made.shape[-1])], 1), dim=0)
+    f.facts.copies.append((pairs[:, 0].numpy(), pairs[:, 1].numpy()))
+
+
+def _fixed(f: Folder, labels: Tensor) -> bool:
+    """No scale of these units is free."""
+    known = [units for units, _ in f.facts.fixed]
+    return bool(np.isin(f.units(labels), np.concatenate(known)).all()) if known else False
 
 
 def pair_vectors(f: Folder, op: Op, va: Tensor, vb: Tensor, shape: tuple[int, ...]) -> None:
-    """Contraction over units: the two vectors are dual to each other; the result is one number per pair."""
+    """Contraction over units: the two vectors are dual to each other; the result, of ``shape``, is one number per pair of vectors."""
     va, vb = torch.broadcast_tensors(va, vb)
     both = torch.unique(torch.stack([va.reshape(-1, va.shape[-1]), vb.reshape(-1, vb.shape[-1])], 1), dim=0)
     f.facts.duals.append(Dual(both[:, 0].numpy(), both[:, 1].numpy(), op.name))
@@ -131,7 +139,7 @@ def pair_vectors(f: Folder, op: Op, va: Tensor, vb: Tensor, shape: tuple[int, ..
     _, inverse = torch.unique(rows, dim=0, return_inverse=True)
     outs = torch.from_numpy(f.facts.fresh(int(inverse.max()) + 1))
     lead = va.shape[:-1]
-    f.labels[op.name] = outs[inverse].reshape(*lead, 1, 1).expand(shape)
+    f.labels[op.name] = outs[inverse].reshape(*lead, *[1] * (len(shape) - len(lead))).expand(shape)
     out = outs[inverse].reshape(-1, 1).expand(-1, va.shape[-1])
     f.facts.sums.append((out.reshape(-1).numpy(), va.reshape(-1).numpy(), vb.reshape(-1).numpy(), 1.0))
 
