@@ -137,6 +137,8 @@ class Move:
     ``axis`` -1 means the flattened parameter.
     kind "matmul": along ``axis`` the sub-vectors at ``index`` are multiplied by ``rep`` ("g" or "g^-T") of their block;
     with ``gain`` the matrix is conjugated, ``diag(gain) rep diag(gain)^-1`` (power +1) or its inverse (power -1).
+    kind "plane": entries at ``index`` are one side of planes, those of ``extra = (other,)`` at the same places the other; ``rep`` says
+    which, "first" or "second", and ``power`` (1 or -1) the sign with which the two meet: (x, power * y) is multiplied by g.
     kind "scale": entries at ``index`` are multiplied by ``s**power`` of their unit.
     kind "log_scale": ``power * log(s)`` of their unit is added to the entries at ``index``.
     kind "affine_scale": as scale, but acts on ``value + offset`` (a running variance scales together with eps).

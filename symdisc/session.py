@@ -102,6 +102,7 @@ def _derived(captured: Capture, clock: _Clock) -> tuple[list[Symmetry], list[Dis
     from symdisc.torchside.charts import unfolded
     from symdisc.torchside.factored import scales_between_factors
     from symdisc.torchside.fold import fold
+    from symdisc.torchside.phases import phases_of_states
 
     with clock("fold"):
         plain, charts, silent = unfolded(captured)
@@ -114,6 +115,8 @@ def _derived(captured: Capture, clock: _Clock) -> tuple[list[Symmetry], list[Dis
     with clock("prove"):
         judge, shapes = Judge(classes), {n: tuple(t.shape) for n, t in captured.parameters.items()}
         proposed = [*lift(judge(proposed), charts), *silent]
+        made = {c.weight for c in charts}
+        proposed += [s for s in phases_of_states(plain, facts) if not made & set(s.parameters)]
         proposed += scales_between_factors(captured, frozenset(n for s in proposed for n in s.parameters))
         discrete = [*lift(judge(discrete), charts), *reflections(charts, shapes)]
     return proposed, discrete, facts, list(classes.notes)

@@ -27,6 +27,8 @@ Array = Any
 
 def depends_on(move: Move) -> tuple[str, ...]:
     """Other parameters and buffers whose values the generator of a move reads."""
+    if move.kind == "plane":  # the two sides move each other, linearly
+        return ()
     names = [move.gain, *(n for t in move.through for n in t.reads), *move.extra]
     return tuple(dict.fromkeys(n for n in names if n))
 
@@ -132,6 +134,15 @@ def _matmul(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array
     if move.rep == "g":
         return left @ right.swapaxes(-1, -2)
     return -(right @ left.swapaxes(-1, -2))  # X = -a^T y
+
+
+def _plane(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """The row of <., a .> that belongs to this side of the planes: [blocks, 2, 2]."""
+    left = unit_rows(move, x)
+    own, across = (left * unit_rows(move, y)).sum(-1), (left * unit_rows(move, state[move.extra[0]])).sum(-1) * _number(move.power)
+    basis = np.eye(4).reshape(2, 2, 2, 2)[0 if move.rep == "first" else 1]
+    mine, other = (basis[0], basis[1]) if move.rep == "first" else (basis[1], basis[0])
+    return own[:, None, None] * _alike(mine, x) + across[:, None, None] * _alike(other, x)
 
 
 def _scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
@@ -321,8 +332,8 @@ def _number(value: float) -> float | int:
 
 
 _RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = {
-    "matmul": _matmul, "scale": _scale, "log_scale": _log_scale, "affine_scale": _affine_scale, "recentre": _recentre,
-    "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer, "outer_bias": _outer_bias,
-    "centred": _centred, "product": _product, "isospectral": _isospectral, "branch": _branch,
+    "matmul": _matmul, "plane": _plane, "scale": _scale, "log_scale": _log_scale, "affine_scale": _affine_scale,
+    "recentre": _recentre, "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer,
+    "outer_bias": _outer_bias, "centred": _centred, "product": _product, "isospectral": _isospectral, "branch": _branch,
     "charted": _charted,
 }

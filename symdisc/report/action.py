@@ -150,6 +150,9 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
     """The new value of theta."""
     if move.kind == "matmul":
         return _matrix(move)
+    if move.kind == "plane":
+        own, across = ("11", "12") if move.rep == "first" else ("22", "21")
+        return rf"g_{{{own}}}\, \theta {'-' if move.power < 0 else '+'} g_{{{across}}}\, {_name(move.extra[0])}"
     if move.kind == "charted":
         return _charted(move, single, shapes)
     if move.kind == "permute":

@@ -83,6 +83,15 @@ def _matmul(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, 
     return moved.movedim(0, axis)
 
 
+def _plane(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    g, side = _tensor(array, x), 0 if move.rep == "first" else 1
+    places = _positions(move, x).reshape(-1)
+    mine, other = x.movedim(axis, 0), _compute(state[move.extra[0]]).to(x.dtype).movedim(axis, 0)[places]
+    own, across = (_along(g[:, side, k], mine, 0) for k in (side, 1 - side))
+    mine[places] = own * mine[places] + move.power * across * other
+    return mine.movedim(0, axis)
+
+
 def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
     shape = [1] * x.dim()
     shape[axis] = -1
@@ -319,8 +328,8 @@ def _charted(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
     return torch.where(length > 0, turned, v).reshape(x.shape)
 
 
-_KERNELS = {"matmul": _matmul, "scale": _scale, "log_scale": _log_scale, "affine_scale": _affine_scale, "recentre": _recentre,
-            "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
+_KERNELS = {"matmul": _matmul, "plane": _plane, "scale": _scale, "log_scale": _log_scale, "affine_scale": _affine_scale,
+            "recentre": _recentre, "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product, "blind": _blind,
             "blind_bias": _blind_bias, "branch": _branch, "isospectral": _isospectral,
             "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}
