@@ -143,6 +143,23 @@ def test_more_sizes_are_tried_only_where_they_may_settle_something() -> None:
     assert "differ between layers" in found.trouble and not found.unsettled
 
 
+def _blocks_of(g: int, a: int) -> Any:
+    """What a catalog of g groups of a experts holds: the groups are exchanged, and the experts of each group."""
+    def exchange(first: int, count: int, size: int) -> Discrete:
+        move = Move("permute", "w", 0, Index.of(first + np.arange(count * size).reshape(1, count, size)))
+        return Discrete("permutation of blocks", f"S_{count}", "permutation", "", ("w",), 1, (count,), (move,), f"S_{{{count}}}", "proved")
+
+    found = (exchange(0, g, a), *(exchange(k * a, a, 1) for k in range(g)))
+    return SimpleNamespace(symmetries=(), discrete=found, parameters={"w": (g * a, 3)}, buffers={})
+
+
+def test_groups_and_the_members_of_a_group_are_factors_of_their_own() -> None:
+    points = [{"g": g, "a": a} for g, a in ((2, 2), (3, 2), (2, 3), (4, 2), (2, 4), (3, 3), (4, 4), (3, 4), (4, 3))]
+    g, a = (sp.Symbol(s, integer=True, positive=True) for s in "ga")
+    found = symbolic(points, [collect(_blocks_of(**p), Slots()) for p in points])
+    assert {(f.key.part, f.integers, f.copies, f.trouble) for f in found} == {(False, (g,), sp.Integer(1), ""), (True, (a,), g, "")}
+
+
 def test_points_keep_the_order_of_widths_of_the_published_model() -> None:
     plan = design(_family())
     assert all(p["n"] > p["f"] > 2 for p in plan.points) and plan.broken == ()

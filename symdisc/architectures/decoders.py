@@ -79,7 +79,7 @@ def _deepseek(s: Sizes) -> Built:
     return _causal("DeepseekV3ForCausalLM", "DeepseekV3Config", {
         "hidden_size": s["h"], "num_attention_heads": s["h"], "num_key_value_heads": s["h"], "q_lora_rank": s["q"], "kv_lora_rank": s["c"],
         "qk_rope_head_dim": s["m"], "qk_nope_head_dim": s["u"], "v_head_dim": s["w"], "head_dim": s["m"], "intermediate_size": s["f"],
-        "moe_intermediate_size": s["e"], "n_group": s["G"], "topk_group": s["G"] // 2, "n_routed_experts": s["G"] * s["a"],
+        "moe_intermediate_size": s["e"], "n_group": s["G"], "topk_group": -(-s["G"] // 2), "n_routed_experts": s["G"] * s["a"],
         "num_experts_per_tok": s["G"], "n_shared_experts": 1, "first_k_dense_replace": s["l"], "num_hidden_layers": s["l"] + s["L"],
         "vocab_size": s["v"]}, s["d"])
 
@@ -109,7 +109,7 @@ DEEPSEEK_SMALL = (
 GPT2_SOURCE = sources.defines("Radford et al., Language models are unsupervised multitask learners, 2019")
 DEEPSEEK = {**D, **HEADS, "q": "rank of the queries", "c": "rank of keys and values", "m": "rotated entries of a head",
             "u": "entries of a head that are not rotated", "w": "size of a value", "f": "width of a dense feed-forward",
-            "e": "width of an expert", "G": "groups of experts (as many experts are chosen, from half of the groups)",
+            "e": "width of an expert", "G": "groups of experts (as many experts are chosen, from half of the groups, rounded up)",
             "a": "experts of a group", "l": "dense layers", "L": "layers with experts", **WORDS}
 
 ENTRIES = (

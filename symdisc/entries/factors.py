@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Key", "Places", "Range", "Shape", "Symbolic", "collect", "ends", "symbolic"]
 
 Sizes = Mapping[str, int]
+BLOCKS = "permutation of blocks"
 _POWER = re.compile(r"(.*)\^\{(\d+)\}", re.DOTALL)
 _INTEGER = re.compile(r"(?<![>{\d.])\d+|(?<=_\{)\d+(?=\})")  # not the 0 of R_{>0} nor the 1 of a bold 1
 # dimension of one copy of a group, from the integer in its name
@@ -36,11 +37,13 @@ _DIMENSIONS = {r"\mathrm{GL}(@)": lambda n: n**2, r"\mathrm{SO}(@)": lambda n: n
 
 @dataclass(frozen=True)
 class Key:
-    """What like symmetries share: name, family and the names that they touch (site first), counting numbers as ``#``."""
+    """What like symmetries share: name, family and the names that they touch (site first), counting numbers as ``#``; ``part``: they
+    exchange blocks of a part of an axis (the experts of a group, beside the groups)."""
 
     name: str
     family: str
     names: tuple[str, ...]
+    part: bool = False
 
 
 @dataclass
@@ -107,11 +110,20 @@ def collect(cat: Catalog, slots: Slots) -> dict[Key, Places]:
     everything: list[Symmetry | Discrete] = [*cat.symmetries, *cat.discrete]
     for s in everything:
         names = place(s).names
-        key = Key(s.name, s.family, tuple(dict.fromkeys(map(slots.pattern, names))))
+        key = Key(s.name, s.family, tuple(dict.fromkeys(map(slots.pattern, names))), _of_a_part(s, cat))
         of_key = found.setdefault(key, Places())
         of_key.found.append(s)
         of_key.numbers.append(slots.relative(names)[1])
     return found
+
+
+def _of_a_part(s: Symmetry | Discrete, cat: Catalog) -> bool:
+    """Blocks are exchanged, and not all that stand along the first axis moved."""
+    if s.name != BLOCKS:
+        return False
+    move = s.moves[0]
+    moved, shape = move.index.positions().size, (cat.parameters | cat.buffers)[move.parameter]
+    return move.axis >= 0 and moved < shape[move.axis]
 
 
 def symbolic(points: Sequence[Sizes], members: Sequence[Mapping[Key, Places]]) -> tuple[Symbolic, ...]:
