@@ -112,7 +112,7 @@ CASES: dict[str, tuple[Callable[[], Net], tuple[int, ...], int]] = {
     "masked by gates": (lambda: Net({"a": (3, 4), "g": (3, 2), "b": (4, 2)}, {}, by_gate), (5, 3), 1),
     "the best of each group": (lambda: Net({"g": (3, 4), "b": (2, 2)}, {}, top_of_groups), (6, 3), 8),
     "routed group by group": (lambda: Net({"g": (3, 4), "e": (3, 8), "b": (2, 2)}, {}, routed_by_groups), (6, 3), 16),
-    "a state space": (lambda: Net({"dt": (3, 2), "B": (3, 3), "C": (3, 3), "o": (2, 2)}, {"A": (2, 3)}, state_space), (5, 3), 1),
+    "a state space": (lambda: Net({"dt": (3, 2), "B": (3, 3), "C": (3, 3), "o": (2, 2)}, {"A": (2, 3)}, state_space), (5, 3), 2),
     "heads that share a gain": (lambda: Net({"a": (3, 6), "b": (6, 2)}, {"g": (3,)}, shared_gain), (5, 3), 1),
     "a gain used twice": (lambda: Net({"a": (3, 3), "b": (3, 2), "c": (3, 3), "d": (3, 2)}, {"g": (3,)}, gain_used_twice), (5, 3), 12),
     "behind an operator without a rule": (lambda: Net({"a": (3, 4), "b": (4, 2)}, {}, normed_after_unknown), (5, 3), 1),

@@ -345,10 +345,11 @@ class Translations(Averages):
             return None
         if la.ndim == lb.ndim > 2 and la.shape[-3] not in (1, lb.shape[-3]):  # one value head for several query heads
             la = np.repeat(la[..., :1, :], lb.shape[-3] // la.shape[-3], -3)
-        if la.ndim != lb.ndim or any(x not in (1, y) for x, y in zip(la.shape[:-2], lb.shape[:-2], strict=True)):
+        if la.ndim != lb.ndim or la.ndim < 2 or any(x not in (1, y) for x, y in zip(la.shape[:-2], lb.shape[:-2], strict=True)):
             return None
-        old = np.broadcast_to(self.classes(la[..., :1, :]), (*lb.shape[:-2], 1, lb.shape[-1]))
-        pairs = set(zip(old.reshape(-1).tolist(), self.classes(lb[..., :1, :]).reshape(-1).tolist(), strict=True))
+        rows = lb[..., :1, :] if bool((lb == lb[..., :1, :]).all()) else lb  # several heads may stand along the rows
+        old = np.broadcast_to(self.classes(la[..., :1, :]), rows.shape)
+        pairs = set(zip(old.reshape(-1).tolist(), self.classes(rows).reshape(-1).tolist(), strict=True))
         found = {new: current[old] for old, new in pairs if old in current}
         return found if len(found) == sum(old in current for old, _ in pairs) else None
 
