@@ -100,3 +100,13 @@ def test_jumps_are_found_where_they_are_and_what_reads_them_is_not_blamed() -> N
                      (torch.randn(4, 2, dtype=torch.float64),))
     algebra = Algebra.of(smooth, archgraph.build(smooth.graph), float64_state(smooth))
     assert algebra.arch.nodes and algebra._inexplicit == [] and algebra.jumps == ()
+
+
+def test_many_inputs_are_differentiated_in_parts_of_bounded_size() -> None:
+    captured = capture(_relu(SIZES)[0].double(), (torch.randn(3, 3, dtype=torch.float64),))
+    whole, parts = (Network(captured, float64_state(captured)) for _ in range(2))
+    assert whole.together > 8
+    parts.__dict__["together"] = 3
+    draws = whole.draws(0, 8)
+    rows = whole.jacobian(whole.parameters, draws)
+    assert rows.shape == (8 * 3 * 2, whole.size) and abs(parts.jacobian(parts.parameters, draws) - rows).max() < 1e-12

@@ -117,7 +117,8 @@ class Network:
 
     def jacobian(self, parameters: Parameters, draws: Sequence[tuple[Tensor, ...]]) -> np.ndarray:
         """[rows, D]"""
-        return jacobian_rows(self.function(self.graph.outputs), parameters, draws)
+        f, most = self.function(self.graph.outputs), self.together
+        return np.concatenate([jacobian_rows(f, parameters, draws[k:k + most]) for k in range(0, len(draws), most)])
 
     def motion(self, wanted: Sequence[str], parameters: Parameters, directions: np.ndarray,
                draws: Sequence[tuple[Tensor, ...]]) -> tuple[np.ndarray, np.ndarray]:
