@@ -93,7 +93,7 @@ def _unit(probe: Sampler, size: int | None) -> Equivariance:
     inputs = probe.inputs
     names = ("c", "t", "b", "s") if probe.arity == 1 else (*(f"{k}_{v}" for v in inputs for k in "ct"), "b", "s")
     vectors = [[_number(v) for v in row] for row in echelon(basis)[0]] if basis.shape[1] else []
-    kind = _kind(x, y)
+    kind = "generic" if borders else _kind(x, y)  # affine as far as the samples reach, but not beyond: far clamps, overflow
     for vector in vectors:
         _try_unit(probe, vector, x)
     dimension = total_dimension(kind, len(vectors), probe.arity, size)
