@@ -184,8 +184,8 @@ class Algebra:
             found = _fibre_dimension(network)
             best = best if found is None else min(best, found)
         loud = [_fibre_dimension(network) for network in self.loud()] if best > known else []
-        # values a hundred times larger are less exact: two such draws must agree
-        return min(best, *(d for d in loud if d is not None)) if len(set(loud)) == 1 else best
+        agreed = set(loud) - {None} if len(set(loud)) == 1 else set()  # values a hundred times larger are less exact: draws must agree
+        return min([best, *(d for d in agreed if d is not None)])
 
     def _random(self, seed: int) -> Network:
         ones = {n for n, p in self.network.parameters.items() if p.numel() and float(p.mean()) > 0.5}
