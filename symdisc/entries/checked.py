@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["certificates", "twins_of"]
 
 COUNTED = 120  # parameters up to which independent laws are counted; of larger miniatures at the least one: brackets cost the cube of it
+WORK = 200_000  # parameters times operators up to which they are: brackets of deeper networks take longer than all the rest of an entry
 UNNAMED = ("linear", "flow")  # families of symmetries that the complete system found and no name covers
 
 
@@ -58,6 +59,9 @@ def _laws(cat: Catalog) -> str:
     """The number of independent conservation laws, or why they were not counted, measured numbers left out."""
     from symdisc.laws import count_laws
 
+    operators = len(cat.graph.live) if cat.graph is not None else 0
+    if cat.parameter_count * operators > WORK:
+        return f"not counted: brackets of {operators} operators in {cat.parameter_count} parameters take too long"
     try:
         return count_laws(cat).summary
     except SymdiscError as error:
