@@ -10,6 +10,10 @@ from brute import keeps_function, randomise
 from torch import nn
 
 import symdisc
+from symdisc.archgraph import build
+from symdisc.torchside import algebra
+from symdisc.torchside.capture import capture
+from symdisc.torchside.remainder import float64_state
 
 
 def normed(kind: str, bend: nn.Module) -> tuple[nn.Module, torch.Tensor]:
@@ -44,3 +48,17 @@ def test_without_the_kink_the_scale_is_found(kind: str, centred: int) -> None:
     assert catalog.orbit_dimension == centred + 4
     moved = catalog.apply(dict(model.state_dict()), catalog.sample(seed=1, scale=3.0))
     assert keeps_function(model, moved, [(x,), (2 * x,)]) < 1e-9
+
+
+@pytest.mark.parametrize("answers, generic", [((None, None), 4), ((None, 1), 4), ((1, 2), 4), ((1, 1), 1)])
+def test_loud_weights_count_only_where_both_draws_agree(
+    monkeypatch: pytest.MonkeyPatch, answers: tuple[int | None, ...], generic: int
+) -> None:
+    """A gain behind a GroupNorm has four directions at these weights; other weights that decide nothing take none away."""
+    model, x = normed("group", nn.ReLU())
+    captured = capture(model, (x,))
+    found = algebra.Algebra.of(captured, build(captured.graph), float64_state(captured))
+    told = iter((None,) * (2 + algebra.CALIBRATED) + answers)
+    assert found.outputs[0].dimension == 4
+    monkeypatch.setattr(algebra, "_fibre_dimension", lambda network: next(told))
+    assert found.generic_fibre(0) == generic
