@@ -42,6 +42,12 @@ def unfolded(captured: Capture) -> tuple[Capture, tuple[Chart, ...], list[Symmet
 def _without_zeros(captured: Capture) -> Capture:
     """What parameters make of a state that starts at zero is zero: a constant."""
     made = Made(captured)
+    if made.values:  # a constant takes the shape of a value, which need not be run for that
+        constant = tuple(replace(op, target="aten.zeros.default", args=(op.shape,), kwargs=())
+                         if op.packet in ("aten.zeros_like", "aten.new_zeros") and (op.dtype or "").startswith("float") else op
+                         for op in captured.graph.ops)
+        captured = replace(captured, graph=replace(captured.graph, ops=constant))
+        made = Made(captured)
     ends = sorted(set().union(*made.ends.values()) - set(captured.graph.parameters)) if made.values else []
     values = [made.run([e]) for e in ends]
     zero = {e for e, v in zip(ends, values, strict=True) if v is not None and not bool(v[0].any())}
