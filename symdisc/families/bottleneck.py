@@ -83,11 +83,16 @@ def find_bottlenecks(classes: Classes, links: Links) -> tuple[list[Space], list[
     """Spaces of linear streams behind BatchNorm, and their changes of basis."""
     finder = _Bottlenecks(classes, links)
     spaces = finder.run()
-    return spaces, [_symmetry(classes, space, norms) for space, norms in finder.found if any(space is s for s in spaces)]
+    made = (_symmetry(classes, space, norms) for space, norms in finder.found if any(space is s for s in spaces))
+    return spaces, [s for s in made if s is not None]
 
 
-def _symmetry(classes: Classes, space: Space, norms: list[_Norm]) -> Symmetry:
-    plain = emit_dense(classes, [space])[0]
+def _symmetry(classes: Classes, space: Space, norms: list[_Norm]) -> Symmetry | None:
+    """The change of basis; None where some axis holds only a part of the space, which cannot be mixed there."""
+    emitted = emit_dense(classes, [space])
+    if not emitted:
+        return None
+    plain = emitted[0]
     element = dict(zip(space.classes.tolist(), space.element.tolist(), strict=True))
     shifts = {n.shift for n in norms}
     moves = [m for m in plain.moves if m.parameter not in shifts]
