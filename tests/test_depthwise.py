@@ -27,6 +27,9 @@ def _plain(depth: nn.Module, *after: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv1d(2, 4, 2), nn.LeakyReLU(0.3), depth, nn.LeakyReLU(0.3), *after)
 
 
+# no change of basis passes a weight for each channel
+LINEAR = nn.Sequential(nn.Conv1d(2, 4, 1, bias=False), nn.Conv1d(4, 4, 2, groups=4, bias=False),
+                       nn.Conv1d(4, 4, 2, groups=4, padding=1, bias=False), nn.Conv1d(4, 5, 1), nn.Tanh(), nn.Conv1d(5, 2, 1))
 # group dimension by hand: a scale for each hidden channel; the number of symmetries that carry it (more where outputs are the second
 # axis of a weight: each group scales its own rows)
 CASES = {
@@ -37,6 +40,7 @@ CASES = {
     "two groups": (_plain(nn.Conv1d(4, 4, 2, groups=2), nn.Conv1d(4, 2, 1)), 8, 3),
     "twice": (_plain(nn.Conv1d(4, 4, 2, groups=4), nn.Conv1d(4, 4, 2, groups=4), nn.LeakyReLU(0.3), nn.Conv1d(4, 2, 1)), 12, 3),
     "residual": (Residual(), 3, 1),
+    "linear": (LINEAR, 12, 3),
 }
 
 

@@ -111,6 +111,8 @@ class Classes:
         for units, why in self.facts.killed:
             if why != "constant factor per unit":
                 mask[self(units)] = True
+        for conv in self.depthwise.values():  # each channel has a weight of its own
+            mask[self(np.concatenate([conv.ins, conv.outs]))] = True
         return mask
 
     @cached_property
