@@ -125,6 +125,7 @@ def test_radial_time_scales_as_q() -> None:
     assert convergence.stretched(f) < 1e-3
     false = {**f, "losses": [[row[0], row[1], row[3], row[2]] for row in f["losses"]]}
     assert convergence.stretched(false) > 1e-2
+    assert convergence.stretched(convergence.radial(700_000, 0)) < 1e-3  # through the steep falls, too
 
 
 def test_radial_runs_are_the_published_ones() -> None:

@@ -46,7 +46,9 @@ def radial(steps: int, seed: int) -> dict[str, Any]:
     u, v = (np.diagonal(x, axis1=1, axis2=2) for x in (u, v[:, :M]))
     shown = M * N * float(np.linalg.norm(sigma))
     start = (u**2 + v**2).sum(-1)
-    marks, losses = sorted({0, *(s for s in RADIAL_MARKS if s <= steps), *np.geomspace(1, steps, 120).astype(int).tolist()}), []
+    seen = {0, *RADIAL_MARKS, *np.geomspace(1, steps, 120).astype(int).tolist()}
+    # Q of neighbouring deviations is 100 times apart: each is seen where time over Q is the same, as losses fall too steeply to interpolate
+    marks, losses = sorted(s for s in {*seen, *(100 * s for s in seen)} if s <= steps), []
     at = 0
     for step in range(steps + 1):
         ratio = u / v
@@ -125,13 +127,11 @@ def _tables(run: Run, found: dict[str, Any], rays: dict[str, Any], moved: dict[A
 
 def stretched(rays: dict[str, Any]) -> float:
     """Largest difference of loss curves of deviations 10 times apart after time is divided by Q, relative to the first loss."""
-    steps, losses = np.array(rays["steps"]), np.array(rays["losses"])
-    worst = 0.0
-    for i in (1, 2):  # the smallest deviation takes steps too coarse to count as flow
-        inside = (steps > 0) & (steps * 100 <= steps[-1])
-        far = np.interp(steps[inside] * 100, steps, losses[:, i + 1])
-        worst = max(worst, float(np.abs(far - losses[inside, i]).max() / losses[0, 0]))
-    return worst
+    losses, at = np.array(rays["losses"]), {step: k for k, step in enumerate(rays["steps"])}
+    near = [step for step in at if step and 100 * step in at]
+    far = [at[100 * step] for step in near]
+    # the smallest deviation takes steps too coarse to count as flow
+    return max(float(np.abs(losses[far, i + 1] - losses[[at[s] for s in near], i]).max() / losses[0, 0]) for i in (1, 2))
 
 
 def _checks(run: Run, rays: dict[str, Any], moved: dict[Any, Any], sigma: np.ndarray) -> None:
