@@ -20,7 +20,6 @@ from symdisc.errors import BadInput, SymdiscError
 
 __all__ = ["register"]
 
-AT_A_TIME = 9  # entries by one process: what it has loaded and proved serves the next ones, and its memory is given back now and then
 PATIENCE = 5.0  # seconds for a worker to put away what it has
 JSON = typer.Option(False, "--json", help="Print one JSON document and nothing else.")
 
@@ -125,7 +124,9 @@ def _derived(names: list[str], jobs: int, quiet: bool) -> Iterator[tuple[str, di
                     texts = error
             yield name, texts
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _answer_to_the_parent, max_tasks_per_child=AT_A_TIME) as pool:
+    # a worker makes many entries: what it has loaded and proved serves the next ones. It is not replaced after some of them, for the pool
+    # of Python 3.11 then waits for ever (python/cpython issue 115634)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _answer_to_the_parent) as pool:
         running = {pool.submit(_built, name): name for name in names}
         try:
             for done in as_completed(running):
