@@ -15,6 +15,7 @@ import sympy as sp
 import torch
 from torch import Tensor, nn
 
+from symdisc.architectures import ARCHITECTURES
 from symdisc.architectures.base import Architecture
 from symdisc.entries import checked, training
 from symdisc.entries.build import derive, structure_at
@@ -22,7 +23,7 @@ from symdisc.entries.checked import certificates
 from symdisc.entries.design import design
 from symdisc.entries.factors import Key, Places, Range, Shape, collect, ends, symbolic
 from symdisc.entries.notation import poly
-from symdisc.entries.polynomials import evaluate, interpolate
+from symdisc.entries.polynomials import evaluate, interpolate, together
 from symdisc.entries.slots import Slots
 from symdisc.entry import At, Entry, Poly
 from symdisc.errors import BadInput
@@ -51,6 +52,24 @@ def test_a_polynomial_is_found_from_its_values(text: str) -> None:
     lambda p: p["L"] * p["h"] + (p == STAR[-3])], ids=["min", "max", "parity", "power", "one point off by one"])
 def test_what_is_no_polynomial_is_refused(f: Callable[[Mapping[str, int]], int]) -> None:
     assert interpolate(STAR, [f(p) for p in STAR]).polynomial is None
+
+
+@pytest.mark.parametrize("apart", [("h", "k"), ("L", "h", "k")])
+def test_sizes_that_never_change_together_give_no_polynomial(apart: tuple[str, ...]) -> None:
+    """Where h and k are never away from the centre at once, h k is as good as 3 h + 2 k - 6."""
+    points = [p for p in STAR if not all(p[s] != CENTRE[s] for s in apart)]
+    product = [p["L"] * p["h"] * p["k"] for p in points]
+    assert interpolate(points, product).polynomial is None
+    assert interpolate(points, [p["d"] * p["L"] for p in points]).polynomial is not None, "these two change together"
+
+
+def test_a_wide_family_changes_its_sizes_together() -> None:
+    """GPT-NeoX: the stream h (m + u) stays below two other widths at every point, and all three sizes change."""
+    first, *others = design(ARCHITECTURES["gpt-neox"], 2).points
+    seen = set().union(*(together(first, p) for p in others))
+    assert {frozenset("hmu"), frozenset("Lhm"), frozenset("Lhu"), frozenset("hmf")} <= seen
+    stream = interpolate((first, *others), [p["h"] * (p["m"] + p["u"]) for p in (first, *others)]).polynomial
+    assert stream is not None and evaluate(stream, {"h": 5, "m": 8, "u": 3}) == 55
 
 
 def test_a_value_that_is_no_integer_is_an_error() -> None:

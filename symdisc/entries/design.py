@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sympy as sp
 
-from symdisc.entries.polynomials import evaluate, interpolate
+from symdisc.entries.polynomials import evaluate, interpolate, together
 from symdisc.entries.slots import Slots
 from symdisc.errors import BadInput, SymdiscError
 
@@ -32,7 +32,7 @@ LONG_ARM = 2  # where something is not: degree 2 is what counts reach
 INSIDE = 6  # random points for each unit of arm: they hold products of sizes together, and most of them are evidence
 ROUNDS = 60  # times that a size is raised to bring the order of two axes to that of the published model
 FAR = 600  # the same where only the star has to keep it: a width above products of other sizes is reached in many small steps
-BOXES = 20  # drawn until enough points keep the order
+BOXES = 100  # drawn until enough points keep the order
 Sizes = Mapping[str, int]
 Axis = tuple[str, int]  # (pattern of a parameter's name, axis)
 Axes = Mapping[Axis, sp.Expr]
@@ -88,6 +88,19 @@ def _boxes(centre: Sizes, steps: Sizes, arm: int, seed: int) -> Iterator[list[di
     while True:
         columns = {s: rng.sample([k % (arm + 2) for k in range(INSIDE * arm)], INSIDE * arm) for s in centre}  # each size as often
         yield [{s: centre[s] + columns[s][k] * steps[s] for s in centre} for k in range(INSIDE * arm)]
+
+
+def _varied(centre: Sizes, points: Sequence[dict[str, int]], count: int) -> list[dict[str, int]]:
+    """So many of the points, at which as many pairs and triples of sizes as possible are changed together."""
+    left = [(p, together(centre, p)) for p in points]
+    chosen: list[dict[str, int]] = []
+    seen: set[frozenset[str]] = set()
+    for _ in range(count):
+        best = max(range(len(left)), key=lambda k: len(left[k][1] - seen))
+        point, new = left.pop(best)
+        chosen.append(point)
+        seen |= new
+    return chosen
 
 
 def _said(axis: Axis) -> str:
@@ -171,7 +184,7 @@ class Members:
         """The star and as many points as the box has, those that keep the order if there are enough; every size of the box occurs."""
         first, *more = itertools.islice(_boxes(centre, self.steps, arm, seed), BOXES)
         kept = [p for box in (first, *more) for p in box if not self.violations([p], order)]
-        inside = kept[:len(first)] if len(kept) >= len(first) else first
+        inside = first if kept[:len(first)] == first or len(kept) < len(first) else _varied(centre, kept, len(first))
         star = _star(centre, self.steps, arm)
         lost = {s: centre[s] + (arm + 1) * self.steps[s] for s in centre}
         tips = [{**centre, s: n} for s, n in lost.items() if all(p[s] != n for p in inside)]

@@ -16,9 +16,10 @@ from functools import lru_cache
 import numpy as np
 import sympy as sp
 
-__all__ = ["HELD_OUT", "Fit", "Sizes", "evaluate", "interpolate", "symbol"]
+__all__ = ["HELD_OUT", "TOGETHER", "Fit", "Sizes", "evaluate", "interpolate", "symbol", "together"]
 
 HELD_OUT = 2  # points for each coefficient: with fewer, wrong polynomials were seen to pass through all of them
+TOGETHER = 3  # sizes that must change at once at some point, whichever they are: else a polynomial without their product fits as well
 DENOMINATORS = (1, 2, 4)  # d(d - 1)/2 and products of two such: others come from values that are no polynomial
 Sizes = Mapping[str, int]
 
@@ -61,12 +62,16 @@ def interpolate(points: Sequence[Sizes], values: Sequence[int]) -> Fit:
 
     The first point is the centre of a star: degrees in single symbols are read along its arms. A single monomial is tried first. A
     polynomial is accepted only if it agrees with ``HELD_OUT`` points for each of its coefficients, none has a coefficient of its own,
-    and its degree in each symbol is less than the number of sizes of that symbol could always explain.
+    any ``TOGETHER`` of the sizes that matter change together at some point, and its degree in each symbol is less than the number of
+    sizes of that symbol could always explain.
     """
     if len(set(values)) <= 1:
         return Fit(sp.Integer(values[0]) if values else None, len(values), max(len(values) - 1, 0))
     caps = _degrees(points, values)
     if any(cap + 1 >= len({p[s] for p in points}) for s, cap in caps.items()):
+        return Fit(None, len(points), 0)
+    seen = set().union(*(together(points[0], p) for p in points))
+    if any(frozenset(c) not in seen for n in range(2, TOGETHER + 1) for c in itertools.combinations(caps, n)):
         return Fit(None, len(points), 0)
     names = tuple(caps)
     power = tuple(caps.values())
@@ -82,6 +87,12 @@ def interpolate(points: Sequence[Sizes], values: Sequence[int]) -> Fit:
         if solution is not None and all(c.q in DENOMINATORS for c in solution) and not _free(rows):
             return Fit(_sum(solution, monomials, names), len(points), len(points) - len(monomials))
     return Fit(None, len(points), 0)
+
+
+def together(centre: Sizes, point: Sizes) -> set[frozenset[str]]:
+    """Sets of up to TOGETHER sizes that are all changed at a point."""
+    changed = sorted(s for s in centre if point[s] != centre[s])
+    return {frozenset(c) for n in range(1, TOGETHER + 1) for c in itertools.combinations(changed, n)}
 
 
 def _sum(coefficients: Iterable[sp.Rational], monomials: Iterable[tuple[int, ...]], names: tuple[str, ...]) -> sp.Expr:
