@@ -163,11 +163,16 @@ def _factor(key: Key, points: Sequence[Sizes], places: Sequence[Places]) -> Symb
 
 
 def _copies(points: Sequence[Sizes], places: Sequence[Places], counts: sp.Expr | None) -> sp.Expr | None:
-    """Copies of a line, where they are no polynomial of low degree: places times entries of a matrix, read along each of its sides.
+    """Copies of a line, where they are no polynomial of low degree: places times what each has, or times entries of a matrix, read
+    along each of its sides.
 
     A side is often another one less some product (what readers leave of a vector), which a few points decide.
     """
     there = [(p, [s for s in at.found if isinstance(s, Symmetry)]) for p, at in zip(points, places, strict=True) if at.found]
+    powers = [{Shape.of(s.group_latex).power for s in at} for _, at in there]
+    each = interpolate([p for p, _ in there], [min(of) for of in powers]).polynomial if all(len(of) == 1 for of in powers) else None
+    if counts is not None and each is not None:
+        return sp.expand(counts * each)
     plain = all(len({s.shape for s in at}) == 1 and math.prod(at[0].shape) == Shape.of(at[0].group_latex).power for _, at in there)
     if counts is None or not plain:
         return None
