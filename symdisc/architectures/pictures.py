@@ -46,7 +46,9 @@ ENTRIES = (
                   {"h1": 1, "h2": 1, "h3": 1, "h4": 2, "k": 3, "m": 1, "w": 2, "r": 1, "v": 3}),
                  ("Swin-T", {"h1": 3, "h2": 6, "h3": 12, "h4": 24, "k": 32, "m": 3, "w": 7, "r": 4, "v": 1000}),
                  (sources.defines("Liu et al., Swin transformer, ICCV 2021, arXiv:2103.14030"), sources.KEY_BIAS, sources.STREAM),
-                 (EPS, "scores of shifted windows are lowered by 100, not by infinity, between places that were not neighbours")),
+                 (EPS, "scores of shifted windows are lowered by 100, not by infinity, between places that were not neighbours",
+                  "the stream of stage 1 is narrower than a patch, 48 numbers; where it is wider, as in Swin-T, one dimension comes on "
+                  "top: the gains behind the patches may change and keep their spectrum")),
     Architecture("dit", "Diffusion transformer (adaptive norms)",
                  {"h": "heads", "k": "size of a head", "f": "feed-forward width", "L": "layers", **PATCHES, "c": "channels of the latent",
                   "q": "frequencies of the time", "v": "classes"}, _dit,
