@@ -77,8 +77,8 @@ ENTRIES = (
          sources.BATCH_NORM), (EVAL, "ReLU units switch on the data")),
     Architecture(
         "mobilenet-v2", "MobileNetV2", INVERTED, _mobilenet,
-        (_all((1,) * 8, 0, t=2, e=3, v=2), _all((2, 1, 1, 1, 1, 1, 1, 2), 0, t=2, e=3, v=2),
-         _all((1, 1, 2, 1, 1, 1, 1, 1), 0, t=2, e=2, v=2)),
+        (_all((2, 2, 1, 1, 1, 1, 1, 2), 0, t=2, e=3, v=2), _all((3, 1, 1, 1, 1, 1, 1, 2), 0, t=2, e=3, v=2),
+         _all((2, 1, 2, 1, 1, 1, 1, 1), 0, t=2, e=2, v=2)),
         ("MobileNetV2 1.0", _all((32, 16, 24, 32, 64, 96, 160, 320), 0, t=6, e=1280, v=1000)),
         (sources.defines("Sandler, Howard, Zhu, Zhmoginov, Chen, MobileNetV2, CVPR 2018, arXiv:1801.04381"), sources.BATCH_NORM),
         (EVAL, SKIPS, "ReLU6 has no scale: its end at 6 is met on the data")),
