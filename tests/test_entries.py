@@ -24,6 +24,7 @@ from symdisc.entries.design import design
 from symdisc.entries.factors import Key, Places, Range, Shape, collect, ends, symbolic
 from symdisc.entries.notation import poly
 from symdisc.entries.polynomials import evaluate, interpolate, together
+from symdisc.entries.shown import floors
 from symdisc.entries.slots import Slots
 from symdisc.entry import At, Entry, Poly
 from symdisc.errors import BadInput
@@ -334,3 +335,10 @@ def test_numbers_of_blocks_are_told_only_where_the_sizes_decide_them() -> None:
     assert _blocks([1, 2, 3, 4], lambda n: n * (n - 1) // 2) == poly(sp.expand(sp.Symbol("n") * (sp.Symbol("n") - 1)))
     assert _blocks([1, 2, 1, 2], lambda n: n * (n - 1) // 2) is None
     assert _blocks([1, 2, 3, 4], lambda n: n**3) is None
+
+
+@pytest.mark.parametrize("formula, said", [(r"\gamma \mu / \sqrt{v + 0.05}", r"\gamma \mu / \sqrt{v + \epsilon}"),
+                                           (r"c^{2}\, (\theta + 0.05) - 0.05", r"c^{2}\, (\theta + \epsilon) - \epsilon"),
+                                           ("0.055 10.05 0.5", "0.055 10.05 0.5")])
+def test_the_large_eps_of_members_is_not_told_as_that_of_the_architecture(formula: str, said: str) -> None:
+    assert floors(formula) == said

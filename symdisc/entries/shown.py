@@ -20,7 +20,7 @@ from symdisc.report.content import place, relabel, row_of
 from symdisc.report.grouping import Group, spans
 from symdisc.symmetry import WITHIN, Discrete, Symmetry
 
-__all__ = ["Family", "shown"]
+__all__ = ["Family", "floors", "shown"]
 
 _INTEGER = re.compile(r"\d+")
 MATRICES = ("gl", "o", "o1", "complex", "shear")
@@ -61,7 +61,7 @@ def shown(factor: Symbolic, family: Family, spans_: Mapping[str, str]) -> Factor
     def written(text: str) -> str:
         for span, symbolic in spans_.items():
             text = text.replace(f"[{span}]", f"[{symbolic}]")
-        return text
+        return floors(text)
 
     trained: tuple[Law, ...] = ()
     if isinstance(s, Symmetry) and (s.counts or s.note == WITHIN) and at_centre:
@@ -81,6 +81,13 @@ def shown(factor: Symbolic, family: Family, spans_: Mapping[str, str]) -> Factor
     if at_centre is None and family.centre_factors:
         record = replace(record, note="; ".join(filter(None, (record.note, "not at the sizes at which the families were run"))))
     return record
+
+
+def floors(formula: str) -> str:
+    """The eps of a norm as a letter: members have a large one, at which a rank tells that it breaks a scale."""
+    from symdisc.torchside.miniature import EPSILON
+
+    return re.sub(rf"(?<![\d.]){re.escape(str(EPSILON))}(?!\d)", r"\\epsilon", formula)
 
 
 def _parts(family: Family, places: Sequence[Places]) -> dict[str, str]:

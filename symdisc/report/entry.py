@@ -125,6 +125,8 @@ def _notation(entry: Entry) -> Table:
     sizes = dict(entry.published.sizes) if entry.published else {}
     rows = [((Math(_symbol(s)),), (Text(meaning),), (Text(number(sizes[s]) if s in sizes else ""),))
             for s, meaning in entry.symbols.items()]
+    if any(r"\epsilon" in a.latex for f in entry.factors for a in f.actions):
+        rows.append(((Math(r"\epsilon"),), (Text("eps of the norm"),), (Text(""),)))
     return Table(("symbol", "meaning", entry.published.name if entry.published else "published"), tuple(rows), (0.12, 0.55, 0.27))
 
 

@@ -12,7 +12,8 @@ __all__ = ["escape", "from_latex", "inline", "name", "show", "words"]
 
 _SAFE = re.compile(r"[A-Za-z0-9 ,.()+-]*")  # what styles of mathematics take as it is
 LONG_WORD = 20  # characters from which a name in plain text may be broken
-LONG = 40  # characters from which a pair of brackets may be broken, so it must not be \left..\right
+LONG_NAME = 12  # the same for a name of a parameter in a formula
+LONG = 40  # characters from which a pair of brackets may be broken, so it must not be \left..\right, and a fraction is set as a product
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -158,7 +159,7 @@ def show(node: Tree) -> str:
         sup = "" if node.sup is None else f"^{{{show(node.sup)}}}"
         return (base.rstrip() if simple else f"{{{base}}}") + sub + sup
     if isinstance(node, Frac):
-        return rf"\tfrac{{{show(node.top)}}}{{{show(node.bottom)}}}"
+        return _fraction(node)
     if isinstance(node, Root):
         return rf"\sqrt{{{show(node.body)}}}"
     if isinstance(node, Accent):
@@ -173,17 +174,34 @@ def show(node: Tree) -> str:
     return r"\\ "
 
 
+def _fraction(node: Frac) -> str:
+    """A long product over a short number is a fraction times the product, which can be broken."""
+    top, bottom = show(node.top), show(node.bottom)
+    if len(top) > LONG and isinstance(node.bottom, Atom) and isinstance(node.top, Seq) and not any(map(_adds, node.top.items)):
+        return rf"\tfrac{{1}}{{{bottom}}}\,{top}"
+    return rf"\tfrac{{{top}}}{{{bottom}}}"
+
+
+def _adds(node: Tree) -> bool:
+    return isinstance(node, Atom) and node.kind in ("binary", "relation")
+
+
 def _sequence(node: Seq) -> str:
-    """Side by side; two names in a row are set apart."""
-    text, before = "", False
+    """Side by side; two names in a row are set apart, and a line may end between two pairs of brackets."""
+    text, before = "", None
     for item in node.items:
-        here = named(item)
-        text += (r"\," if before and here else "") + show(item)
-        before = here
+        if before is not None and named(before) and named(item):
+            text += r"\,"
+        elif isinstance(before, Fence) and isinstance(item, Fence):
+            text += r"\allowbreak "
+        text += show(item)
+        before = item
     return text
 
 
 def _text(node: Text) -> str:
+    if node.style == "texttt" and len(node.string) > LONG_NAME:
+        return r"\allowbreak ".join(rf"\texttt{{{escape(part)}}}" for part in re.findall(r"[^._]*[._]|[^._]+", node.string))
     if node.style in ("texttt", "text", "textbf", "textit"):
         return rf"\{node.style}{{{escape(node.string)}}}"
     if not _SAFE.fullmatch(node.string):
