@@ -16,7 +16,8 @@ from pathlib import Path
 from symdisc.entry import Entry
 from symdisc.errors import BadInput
 
-__all__ = ["DIGEST", "FILES", "INDEX", "build_index", "build_record", "changed", "digest", "fresh", "names", "pages", "write"]
+__all__ = ["DIGEST", "FILES", "INDEX", "build_index", "build_record", "changed", "digest", "fresh", "longest_first", "names", "pages",
+           "write"]
 
 FILES = ("record.json", "catalog.tex", "catalog.md", "graph.json")
 INDEX = "README.md"  # beside the entries: one row for each
@@ -61,6 +62,13 @@ def build_index(where: Path, fresh: Mapping[str, str]) -> str:
 
     texts = {p.parent.name: _read(p) or "" for p in where.glob("*/record.json")} | dict(fresh)
     return index([Entry.from_json(texts[name]) for name in sorted(texts)])
+
+
+def longest_first(names: Sequence[str]) -> list[str]:
+    """The architectures with many sizes first: each size is varied, alone and with others."""
+    from symdisc.architectures import ARCHITECTURES
+
+    return sorted(names, key=lambda name: -len(ARCHITECTURES[name].symbols))
 
 
 # --- what has changed -----------------------------------------------------------------------------------------------------

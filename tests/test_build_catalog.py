@@ -115,7 +115,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert os.listdir(tmp_path) == [] and set(ENTRIES) <= set(names())
 
 
-@pytest.mark.parametrize("name", ["llama", CHEAP])
+@pytest.mark.parametrize("name", ["llama", "gpt-neox", CHEAP])
 def test_latex_compiles_without_warnings(name: str, tmp_path: Path) -> None:
     """With the LaTeX of the system, where there is one; without, braces and environments are at least balanced."""
     text = read(name)["catalog.tex"]

@@ -127,7 +127,7 @@ def _derived(names: list[str], jobs: int, quiet: bool) -> Iterator[tuple[str, di
     # a worker makes many entries: what it has loaded and proved serves the next ones. It is not replaced after some of them, for the pool
     # of Python 3.11 then waits for ever (python/cpython issue 115634)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _answer_to_the_parent) as pool:
-        running = {pool.submit(_built, name): name for name in names}
+        running = {pool.submit(_built, name): name for name in build_catalog.longest_first(names)}  # so that none is left over at the end
         try:
             for done in as_completed(running):
                 failure = done.exception()
