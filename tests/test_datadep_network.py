@@ -14,10 +14,11 @@ import symdisc
 from symdisc import zoo
 from symdisc.errors import BadInput, NotExact
 from symdisc.torchside.capture import Capture, capture
-from symdisc.torchside.datadep.bounds import off_batch
+from symdisc.torchside.datadep.batch import MAX_CONDITION
+from symdisc.torchside.datadep.bounds import _row, off_batch
 from symdisc.torchside.datadep.count import count_on_data
 from symdisc.torchside.datadep.lipschitz import lipschitz_global, lipschitz_observed, sigma_formula
-from symdisc.torchside.datadep.network import DataDependent, act_layers, sized
+from symdisc.torchside.datadep.network import DataDependent, act_layers, batch_of, sized
 from symdisc.torchside.datadep.segments import find_pairs
 
 
@@ -181,6 +182,18 @@ def test_bound_holds_beside_the_measured_error() -> None:
             assert row.bound is not None and row.bound_global is not None and row.eta is not None and row.eta_global is not None
             assert 0 < row.measured <= row.bound and row.on_batch < 1e-10
             assert row.eta <= row.eta_global * (1 + 1e-4) and row.measured <= row.bound_global
+
+
+def test_the_bound_of_least_squares_counts_what_it_misses_on_the_batch() -> None:
+    """At the samples themselves the distance is zero and the error is not: a bound without that term is false."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    captured = capture(model, (torch.randn(60, 3, dtype=torch.float64),))
+    item = DataDependent(find_pairs(captured.graph)[0], captured)
+    same = batch_of(captured, None)
+    row = _row(captured, dict(model.state_dict()), item, 1.0, 0, same, [same], "least-squares", MAX_CONDITION)
+    assert row.distance < 1e-6 and row.measured > 1e-3
+    assert row.bound is not None and row.measured <= row.bound < 1.001 * row.measured
 
 
 def slope_of(activation: nn.Module) -> tuple[float | None, float]:
