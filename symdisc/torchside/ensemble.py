@@ -30,6 +30,7 @@ __all__ = ["Ensemble", "Memory", "build", "load", "random_elements"]
 G, U = "symdisc.ensemble.g", "symdisc.ensemble.U"  # names in the file, beside the names of the shared weights
 FORMAT = "symdisc-ensemble-1"
 FEW = 12  # samples below which [batch, h] [h, K h] is faster than its transpose
+WHOLE = 2**24  # up to here float32 counts without rounding
 SHORT = 32  # samples up to which a largest entry along the middle of three axes takes longer than putting that axis first
 
 
@@ -241,10 +242,12 @@ def _named(logits: Tensor) -> Tensor:
 
 
 def _voted(logits: Tensor) -> Tensor:
-    """A copy votes for every class that is largest, and where that is more than one (or none: not a number), for the lowest of them."""
+    """The class that is most seldom smaller than another. Each copy has all but one of them smaller; fewer where several are largest
+    (it names the lowest) or where one is not a number (it names that): then the copies are asked one by one."""
     if logits.ndim == 3:
-        smaller = _smaller(logits.detach())
-        if float(smaller.sum(dtype=torch.float64)) == logits.numel() - logits[..., 0].numel():  # the most that there can be
+        copies, batch, classes = logits.shape
+        smaller, most = _smaller(logits.detach() if logits.requires_grad else logits), copies * batch * (classes - 1)
+        if float(smaller.sum() if most < WHOLE else smaller.sum(dtype=torch.float64)) == most:
             return smaller.min(0).indices
     named = _named(logits)
     exact = named.new_zeros(logits.shape[-1], *named.shape[1:])
