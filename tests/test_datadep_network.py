@@ -242,3 +242,37 @@ def test_lipschitz_constants() -> None:
     assert 0.4199 < lipschitz_observed(torch.tanh, 1.0, 2.0) - 4e-5 < 0.42  # the largest slope stands at an end
     assert lipschitz_observed(lambda t: F.leaky_relu(t, 0.1), -3.0, 2.0) == pytest.approx(1.0)
     assert lipschitz_global(x**3, x) == float("inf")
+
+
+@pytest.mark.parametrize("activation, at", [(nn.Tanh(), "x"), (nn.GELU(), "pole"), (nn.Softplus(), "x"), (nn.LeakyReLU(0.2), "x")], ids=str)
+def test_the_law_at_whitened_input_belongs_to_the_first_pair(activation: nn.Module, at: str) -> None:
+    """Its gradient is orthogonal to that of a loss at one-hot inputs, whatever follows; at other inputs, or with the sign of one half
+    turned, it is not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4, bias=False), activation, nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    first, second = symdisc.discover(model, (torch.eye(5, dtype=torch.float64),)).data_dependent
+    law = first.whitened
+    weights = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+
+    def rates(x: Tensor, sign: float = 1.0) -> Tensor:
+        loss = torch.cosh(torch.func.functional_call(model, weights, (x,)) - 1.0).sum()
+        pulls = torch.autograd.grad(loss, list(weights.values()))
+        forms = torch.autograd.grad(law.evaluate(weights).square().sum(), list(weights.values()), allow_unused=True)
+        halves = [(p * f).sum() for p, f in zip(pulls, forms, strict=True) if f is not None]
+        return abs(halves[0] + sign * halves[1]) / (abs(halves[0]) + abs(halves[1]))
+
+    assert rates(torch.eye(5, dtype=torch.float64)) < 1e-12
+    assert rates(torch.eye(5, dtype=torch.float64), -1.0) > 0.99
+    if not isinstance(activation, nn.LeakyReLU):  # homogeneous: kept at every input
+        assert rates(torch.randn(7, 5, dtype=torch.float64)) > 1e-4
+    assert (r"v \notin" in law.latex()) == (at == "pole")
+    with pytest.raises(BadInput, match="no dense map of the inputs"):
+        _ = second.whitened
+
+
+def test_a_bias_or_units_that_mix_have_no_law_at_whitened_input() -> None:
+    for model, reason in ((nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)), "the bias 0.bias enters"),
+                          (nn.Sequential(nn.Linear(5, 4, bias=False), nn.Softmax(-1), nn.Linear(4, 2)), "not one function of each entry")):
+        item = symdisc.discover(model.double(), (torch.eye(5, dtype=torch.float64),)).data_dependent[0]
+        with pytest.raises(BadInput, match=reason):
+            _ = item.whitened
