@@ -181,7 +181,8 @@ class Deriver:
         found = sp.integrate(sp.simplify(field / p), THETA)
         if found.has(sp.Integral):
             raise Undecided(f"sympy finds no closed form for the integral of {field / p}")
-        return str(sp.simplify(found).subs(THETA, sp.Symbol("x")))
+        real = sp.simplify(found).replace(sp.log, lambda a: sp.log(a if a.is_positive else sp.Abs(a)))  # entries have both signs
+        return str(real.subs(THETA, sp.Symbol("x")))
 
     # --- first order --------------------------------------------------------------------------------------------------
     def first_order(self) -> ConservedQuantity:
