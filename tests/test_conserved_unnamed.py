@@ -175,3 +175,25 @@ def test_several_rates_show_the_metric_in_the_constraint() -> None:
     assert not driven.constraint and r"\ddot Q + \frac{3}{t}\,\dot Q" in driven.law
     (adam,) = conserved_quantities([BOTH], SHAPES, Flow("adam"))
     assert adam.status == "none" and not adam.constraint
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_formula_names_the_parameter_in_its_own_shape(axis: int) -> None:
+    """A matrix is itself or its transpose, more axes are unfolded; in numbers the formula is what is evaluated, another axis is not."""
+    shape = (3, 3, 3) if axis == 2 else (3, 3)
+    entries = ((0, 0, 2.0), (1, 1, 0.5), (0, 1, 0.3), (1, 0, 0.3))
+    generators = (Generator((Part("w", axis, entries),)), Generator((Part("w", axis, ((2, 2, 1.0),)),)))
+    symmetry = Symmetry("x", "G", "linear", "", ("w",), 2, "witnessed", (2,), generators=generators)
+    (q,) = conserved_quantities([symmetry], {"w": shape})
+    w = np.random.default_rng(0).standard_normal(shape)
+    expression = q.expression
+    assert expression is not None
+    (symbol,) = expression.atoms(sp.MatrixSymbol)
+    assert symbol.name == ("w[2]" if axis == 2 else "w")
+
+    def by_formula(values: np.ndarray) -> list[float]:
+        return [float(v) for v in expression.subs(symbol, sp.Matrix(values.reshape(symbol.shape))).doit()]
+
+    unfolded = np.moveaxis(w, 2, 0) if axis == 2 else w
+    assert q.evaluate({"w": w}).tolist() == pytest.approx(by_formula(unfolded), rel=1e-12)
+    assert q.evaluate({"w": w}).tolist() != pytest.approx(by_formula(unfolded.swapaxes(0, 1)), rel=1e-3)

@@ -245,8 +245,8 @@ def expression(generators: Sequence[Generator], shapes: Shapes, potentials: Pote
 
 def _symbolic(part: Part, shape: tuple[int, ...], momentum: bool, bent: tuple[str, str] | None) -> sp.Expr:
     size = prod(shape) if part.axis == -1 else shape[part.axis]
-    w = sp.MatrixSymbol(part.parameter, size, prod(shape) // size)
-    speed = sp.MatrixSymbol(f"d/dt {part.parameter}", *w.shape) if momentum else w
+    w = _unfolded(part.parameter, shape, part.axis, size)
+    speed = _unfolded(f"d/dt {part.parameter}", shape, part.axis, size) if momentum else w
     rows = {i: sp.nsimplify(v) for i, _, v in part.entries}
     if bent is not None:
         entry = parse_scalar(bent[part.axis == -1], {"x": sp.Symbol("x", real=True)})
@@ -258,6 +258,14 @@ def _symbolic(part: Part, shape: tuple[int, ...], momentum: bool, bent: tuple[st
         return half * rows[0] * sp.Trace(w * speed.T)
     matrix = sp.SparseMatrix(size, size, {(i, j): sp.nsimplify(v) for i, j, v in part.entries})
     return half * sp.Trace(sp.ImmutableMatrix(matrix) * w * speed.T)
+
+
+def _unfolded(name: str, shape: tuple[int, ...], axis: int, size: int) -> sp.MatrixExpr:
+    """The parameter with ``axis`` first: itself or its transpose where it is a matrix, else a symbol of its own, "name[axis]"."""
+    if len(shape) == 2 and axis in (0, 1):
+        matrix = sp.MatrixSymbol(name, *shape)
+        return matrix if axis == 0 else matrix.T
+    return sp.MatrixSymbol(name if axis <= 0 else f"{name}[{axis}]", size, prod(shape) // size)
 
 
 def tex(generators: Sequence[Generator], shapes: Shapes, potentials: Potentials = (), momentum: str = "") -> str:
