@@ -27,6 +27,7 @@ from symdisc.conserved.oneform import FormVerdict, Miniature, analyse, miniature
 from symdisc.conserved.orthogonal import orthogonality
 from symdisc.conserved.pairing import depends_on
 from symdisc.conserved.quantity import ConservedQuantity, Term
+from symdisc.conserved.rigid import rigid_answer
 from symdisc.conserved.typeset import constraint_latex
 from symdisc.errors import BadInput, Undecided
 from symdisc.moves import ADDITIVE, Move
@@ -122,6 +123,10 @@ class Deriver:
     ) -> ConservedQuantity:
         return ConservedQuantity(self.symmetry, self.flow.name, "none", "zero", "", 0, law=law, reason=reason,
                                  constraint=constraint, assumptions=(*self.symmetry.assumptions, *assumptions))
+
+    def rigid(self, constraint: str) -> ConservedQuantity:
+        """See ``conserved.rigid``."""
+        return rigid_answer(self, constraint)
 
     def make(
         self, status: str, part: str, form: str, terms: Sequence[Term], dimension: int | None = None, **more: Any

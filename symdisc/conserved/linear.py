@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from symdisc.conserved.derive import Deriver
     from symdisc.conserved.quantity import ConservedQuantity
 
-__all__ = ["charges", "equation", "expression", "linear_answers", "pairings", "tex"]
+__all__ = ["charges", "equation", "exact_entry", "expression", "linear_answers", "pairings", "tex"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -50,7 +50,7 @@ def linear_answers(deriver: Deriver) -> list[ConservedQuantity]:
     found = _momenta(deriver) if first.inertia else []
     symmetric = _combinations(generators, partial(_turning, curved))
     if not symmetric:
-        return found or [deriver.none(reasons.OFF_DIAGONAL if curved else reasons.ANTISYMMETRIC, left)]
+        return found or [deriver.rigid(left) if not curved else deriver.none(reasons.OFF_DIAGONAL, left)]
     weighted = tuple(_combined(generators, c, _rates(deriver)) for c in symmetric)
     status, law, rate = _told(local, weighted, curved)
     rest = len(symmetric) + sum(q.dimension for q in found) < len(generators)
@@ -126,7 +126,8 @@ def equation(local: Mapping[str, Local], degrees: Collection[int]) -> tuple[str,
     return "driven", rf"{damped(first.friction, 'Q')}{held} = {source}", ""
 
 
-def _exact(value: float) -> sp.Rational:
+def exact_entry(value: float) -> sp.Rational:
+    """An entry of a generator as the small fraction that it is; raises Undecided for any other number."""
     near = Fraction(value).limit_denominator(DENOMINATOR)
     if abs(float(near) - value) > 1e-12:
         raise Undecided(
@@ -159,7 +160,7 @@ def _combinations(generators: Sequence[Generator], unwanted: Callable[[Part], It
     for k, g in enumerate(generators):
         for part in g.parts:
             for slot, sign, value in unwanted(part):
-                rows.setdefault(slot, [sp.Integer(0)] * len(generators))[k] += _exact(value) * sign
+                rows.setdefault(slot, [sp.Integer(0)] * len(generators))[k] += exact_entry(value) * sign
     distinct = {tuple(row) for row in rows.values()}
     system = sp.Matrix([list(r) for r in distinct]) if distinct else sp.zeros(1, len(generators))
     return [list(v) for v in system.nullspace()]
@@ -172,7 +173,7 @@ def _combined(generators: Sequence[Generator], c: Sequence[sp.Rational], rates: 
         for part in g.parts if factor != 0 else ():
             entries = total.setdefault((part.parameter, part.axis), {})
             for i, j, value in part.entries:
-                entries[i, j] = entries.get((i, j), 0.0) + float(factor * _exact(value)) * rates[part.parameter]
+                entries[i, j] = entries.get((i, j), 0.0) + float(factor * exact_entry(value)) * rates[part.parameter]
     return Generator(
         tuple(Part(n, a, tuple((i, j, v) for (i, j), v in sorted(e.items()) if v)) for (n, a), e in total.items())
     )

@@ -16,6 +16,11 @@ ANTISYMMETRIC = (
     "the generator is antisymmetric in the stored-parameter inner product, so <theta, A theta> = 0 and its one-form is "
     "of contact type (two or more planes): only the differential constraint holds"
 )
+ANTISYMMETRIC_TOGETHER = (
+    "the generators are antisymmetric in the stored-parameter inner product, so <theta, A theta> = 0 for each of them; whether together "
+    "they keep a function of the parameters, as the direction of a vector of which only the length is seen, is not derived: the "
+    "differential constraints hold, and the count of laws tells whether one is missing"
+)
 ANTISYMMETRIC_DECAY = (
     "the generator is antisymmetric in the stored-parameter inner product; decay or a metric leave the "
     "constraint <P^-1 theta' + rho, A theta> = 0"
