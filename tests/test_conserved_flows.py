@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,12 @@ def test_the_formula_of_a_charge_in_a_curved_metric_is_what_is_evaluated(flow: F
 
     assert value.isfinite().all() and value.tolist() == pytest.approx(by_formula(), rel=1e-12, abs=1e-12)
     assert value.tolist() != pytest.approx(by_formula(-1.0), rel=1e-3, abs=1e-3)
+
+
+def test_a_decay_without_a_number_is_the_letter_lambda() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3, bias=False), torch.nn.Linear(3, 5, bias=False)).double()
+    cat = symdisc.discover(model, (torch.randn(3, 4, dtype=torch.float64),))
+    for flow in ("weight_decay", "decoupled_weight_decay", "momentum", "nesterov", "shared_second_moment"):
+        told = [q.latex() for q in cat.conserved_under(flow)]
+        assert any(r"\lambda" in t for t in told) and not any(re.search(r"(?<![a-z\\])lam(?!bda)", t) for t in told), flow

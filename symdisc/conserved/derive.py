@@ -20,7 +20,7 @@ from symdisc.conserved import reasons
 from symdisc.conserved.algebra import MATRIX_FAMILIES, restrict
 from symdisc.conserved.charted import charted_answer
 from symdisc.conserved.expressions import parse_scalar
-from symdisc.conserved.flow import THETA, Flow, Local
+from symdisc.conserved.flow import THETA, Flow, Local, tex
 from symdisc.conserved.inertia import second_order
 from symdisc.conserved.linear import linear_answers
 from symdisc.conserved.oneform import FormVerdict, Miniature, analyse, miniature, planar_potential
@@ -308,7 +308,7 @@ class Deriver:
             return "conserved", r"\dot Q = 0", "0"
         if len(rates) == 1 and None not in rates:
             rate = next(iter(rates))
-            return "decays", rf"\dot Q = -{sp.latex(rate)}\, Q", str(rate)
+            return "decays", rf"\dot Q = -{tex(rate)}\, Q", str(rate)
         return "driven", r"\dot Q = -\langle \rho(\theta), X(\theta) \rangle,\; " + reasons.decay_text(self.local), ""
 
     # --- preconditioners made from past gradients ---------------------------------------------------------------------

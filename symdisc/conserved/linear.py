@@ -19,6 +19,7 @@ import sympy as sp
 from symdisc.conserved import reasons
 from symdisc.conserved.expressions import parse_scalar, scalar_function
 from symdisc.conserved.flow import THETA, TIME, Local
+from symdisc.conserved.flow import tex as flow_tex
 from symdisc.conserved.orthogonal import damped, orthogonality
 from symdisc.errors import Undecided
 from symdisc.generators import Generator, Part
@@ -82,7 +83,7 @@ def _momenta(deriver: Deriver) -> list[ConservedQuantity]:
         return []
     weighted = tuple(_combined(deriver.symmetry.generators, c, _rates(deriver)) for c in found)
     factor = sp.simplify(sp.exp(sp.integrate(next(iter(deriver.local.values())).friction, TIME)))
-    law = rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, M\theta + c\rangle\bigr) = 0"
+    law = rf"\tfrac{{d}}{{dt}}\bigl({flow_tex(factor)}\,\langle \dot\theta, M\theta + c\rangle\bigr) = 0"
     return [deriver.make("conserved", "entries", "momentum", (), dimension=len(found), law=law, rate="0", factor=str(factor),
                          generators=weighted, shapes=_shapes(deriver, weighted))]
 
@@ -120,9 +121,9 @@ def equation(local: Mapping[str, Local], degrees: Collection[int]) -> tuple[str,
         return None
     rate, first = next(iter(rates)), next(iter(local.values()))
     if not first.inertia:
-        return ("conserved", r"\dot Q = 0", "0") if rate == 0 else ("decays", rf"\dot Q = -{sp.latex(rate)}\, Q", str(rate))
+        return ("conserved", r"\dot Q = 0", "0") if rate == 0 else ("decays", rf"\dot Q = -{flow_tex(rate)}\, Q", str(rate))
     source = "0" if max(degrees) == 1 else r"\langle \dot\theta, M\dot\theta\rangle"
-    held = "" if rate == 0 else rf" + {sp.latex(rate)}\,Q"
+    held = "" if rate == 0 else rf" + {flow_tex(rate)}\,Q"
     return "driven", rf"{damped(first.friction, 'Q')}{held} = {source}", ""
 
 

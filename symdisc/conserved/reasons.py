@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import sympy as sp
-
-from symdisc.conserved.flow import Local
+from symdisc.conserved.flow import Local, tex
 from symdisc.conserved.pairing import depends_on
 from symdisc.moves import Move
 
@@ -83,9 +81,9 @@ def nonlinear(moves: Sequence[Move], trained: frozenset[str]) -> str:
 
 def decay_text(local: Mapping[str, Local]) -> str:
     """The decay covector, parameter by parameter where it differs."""
-    values = {sp.latex(w.rho) for w in local.values()}
+    values = {tex(w.rho) for w in local.values()}
     return r"\rho = " + (next(iter(values)) if len(values) == 1 else r"\text{" + "; ".join(
-        f"{n.replace('_', chr(92) + '_')}: ${sp.latex(w.rho)}$" for n, w in local.items()) + "}")
+        f"{n.replace('_', chr(92) + '_')}: ${tex(w.rho)}$" for n, w in local.items()) + "}")
 
 
 def history(averaged: bool, constant: bool) -> str:

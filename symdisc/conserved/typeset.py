@@ -11,6 +11,7 @@ import sympy as sp
 from symdisc.conserved import linear
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import load_flows
+from symdisc.conserved.flow import tex as flow_tex
 from symdisc.moves import ADDITIVE
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def latex(q: ConservedQuantity) -> str:
     """Formula and law, or the reason and the constraint that stays."""
     lines = []
     if q.generators:
-        momentum = sp.latex(_factor(q)) if q.form == "momentum" else ""
+        momentum = flow_tex(_factor(q)) if q.form == "momentum" else ""
         lines.append(f"{linear.tex(q.generators, dict(q.shapes), q.potentials, momentum)},\\quad {q.law}")
     elif q.form:
         value, names = _expression(q)
