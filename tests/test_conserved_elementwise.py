@@ -147,6 +147,18 @@ def test_torch_and_numpy_agree_and_sources_agree() -> None:
     assert elementwise_law("tanh(t)").pieces == elementwise_law("tanh").pieces
 
 
+@pytest.mark.parametrize("name", TORCH)
+def test_autograd_goes_through_the_law(laws: dict[str, ElementwiseLaw], name: str) -> None:
+    """In both weights and twice, also where the potential itself is no function of torch's; a sign changed, the gradient is another."""
+    u, v = (torch.as_tensor(w, dtype=torch.float64).requires_grad_() for w in weights())
+    assert torch.autograd.gradcheck(laws[name].evaluate, (u, v))
+    assert torch.autograd.gradgradcheck(laws[name].evaluate, (u, v))
+    by_formula = torch.as_tensor(laws[name].gradient(u.detach().numpy(), v.detach().numpy())[1])
+    found = torch.func.grad(lambda w: laws[name].evaluate(u, w).sum())(v)
+    assert torch.allclose(found, by_formula, rtol=1e-11, atol=1e-12)
+    assert not torch.allclose(found, -by_formula, rtol=1e-2, atol=1e-3)
+
+
 def test_what_is_no_activation_is_refused() -> None:
     with pytest.raises(BadInput, match="one variable"):
         elementwise_law("x*y")

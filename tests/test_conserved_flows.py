@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,36 @@ def test_histories_of_gradients_keep_no_function_whatever_the_symmetry() -> None
         cat.conserved_under(Flow("momentum"), tau=1)
     products = [q for q in under("momentum", tau=1, eta=1, lam=0) if any(m.kind == "product" for m in q.symmetry.moves)]
     assert products and all(r"\ddot \theta + \dot \theta, X_a" in q.constraint for q in products)  # not that of gradient flow
+
+
+@pytest.mark.parametrize("flow", [Flow("entropic_mirror"), Flow("preconditioned", {"P": "theta**2", "lam": 0}),
+                                  Flow("preconditioned", {"P": "1 + theta**2", "lam": 0})], ids=lambda f: str(f.values.get("P", f.name)))
+def test_the_formula_of_a_charge_in_a_curved_metric_is_what_is_evaluated(flow: Flow) -> None:
+    """Signs of both factors included: g on one side, its inverse on the other. Entries of either sign have a value."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3, bias=False), torch.nn.Linear(3, 5, bias=False)).double()
+    (charge,) = symdisc.discover(model, (torch.randn(3, 4, dtype=torch.float64),)).conserved_under(flow)
+    weights = {"0.weight": model.state_dict()["0.weight"], "1.weight[1]": model.state_dict()["1.weight"].T}
+    assert (weights["0.weight"] < 0).any() and isinstance(charge.expression, sp.Expr)
+    value = charge.evaluate(model.state_dict()).flatten()
+
+    def by_formula(wrong: float = 1.0) -> list[float]:
+        rows = []
+        for u in range(3):
+            summed = charge.expression.doit().subs(sp.Symbol("u", integer=True, positive=True), u + 1)
+            entries = {a: float(weights[str(a.base.label)][u, int(a.indices[1]) - 1]) for a in summed.atoms(sp.Indexed)}
+            rows.append(float(sum(t.subs(entries) * (wrong if t.atoms(sp.Indexed).pop().base.label.name != "0.weight" else 1)
+                                  for t in sp.Add.make_args(summed))))
+        return rows
+
+    assert value.isfinite().all() and value.tolist() == pytest.approx(by_formula(), rel=1e-12, abs=1e-12)
+    assert value.tolist() != pytest.approx(by_formula(-1.0), rel=1e-3, abs=1e-3)
+
+
+def test_a_decay_without_a_number_is_the_letter_lambda() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3, bias=False), torch.nn.Linear(3, 5, bias=False)).double()
+    cat = symdisc.discover(model, (torch.randn(3, 4, dtype=torch.float64),))
+    for flow in ("weight_decay", "decoupled_weight_decay", "momentum", "nesterov", "shared_second_moment"):
+        told = [q.latex() for q in cat.conserved_under(flow)]
+        assert any(r"\lambda" in t for t in told) and not any(re.search(r"(?<![a-z\\])lam(?!bda)", t) for t in told), flow

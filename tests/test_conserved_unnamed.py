@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -175,3 +176,53 @@ def test_several_rates_show_the_metric_in_the_constraint() -> None:
     assert not driven.constraint and r"\ddot Q + \frac{3}{t}\,\dot Q" in driven.law
     (adam,) = conserved_quantities([BOTH], SHAPES, Flow("adam"))
     assert adam.status == "none" and not adam.constraint
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_formula_names_the_parameter_in_its_own_shape(axis: int) -> None:
+    """A matrix is itself or its transpose, more axes are unfolded; in numbers the formula is what is evaluated, another axis is not."""
+    shape = (3, 3, 3) if axis == 2 else (3, 3)
+    entries = ((0, 0, 2.0), (1, 1, 0.5), (0, 1, 0.3), (1, 0, 0.3))
+    generators = (Generator((Part("w", axis, entries),)), Generator((Part("w", axis, ((2, 2, 1.0),)),)))
+    symmetry = Symmetry("x", "G", "linear", "", ("w",), 2, "witnessed", (2,), generators=generators)
+    (q,) = conserved_quantities([symmetry], {"w": shape})
+    w = np.random.default_rng(0).standard_normal(shape)
+    expression = q.expression
+    assert expression is not None
+    (symbol,) = expression.atoms(sp.MatrixSymbol)
+    assert symbol.name == ("w[2]" if axis == 2 else "w")
+
+    def by_formula(values: np.ndarray) -> list[float]:
+        return [float(v) for v in expression.subs(symbol, sp.Matrix(values.reshape(symbol.shape))).doit()]
+
+    unfolded = np.moveaxis(w, 2, 0) if axis == 2 else w
+    assert q.evaluate({"w": w}).tolist() == pytest.approx(by_formula(unfolded), rel=1e-12)
+    assert q.evaluate({"w": w}).tolist() != pytest.approx(by_formula(unfolded.swapaxes(0, 1)), rel=1e-3)
+
+
+def test_one_plane_keeps_its_angle_and_two_do_not() -> None:
+    """omega / r^2 = d atan2 in a single plane; along a flow in two planes the angle of each moves. With inertia no angle is kept."""
+    turn = ((0, 1, 1.0), (1, 0, -1.0))
+    one, two = (Generator(tuple(Part(n, 0, turn) for n in names)) for names in (("a",), ("a", "b")))
+    shapes = {"a": (3,), "b": (3,)}
+
+    def answer(g: Generator, flow: Flow | None = None) -> ConservedQuantity:
+        symmetry = Symmetry("x", "G", "linear", "", g.parameters, 1, "witnessed", (1,), generators=(g,))
+        return conserved_quantities([symmetry], shapes, flow)[-1]
+
+    angle, none = answer(one), answer(two)
+    assert (angle.status, angle.form, angle.dimension) == ("conserved", "plane", 1) and "1/r^2" in angle.reason
+    assert (none.status, none.form) == ("none", "") and "two or more planes" in none.reason
+    assert ConservedQuantity.from_dict(angle.to_dict()) == angle and "atan" in angle.latex()
+
+    def right(coupled: float, y: np.ndarray) -> np.ndarray:
+        # down 1/2 (|a|^2 - 1)^2 + coupled a.b + ...: for 0 a alone may turn, for 1 only both
+        a, b = y[:2], y[3:5]
+        return -np.concatenate([2 * (a @ a - 1) * a + coupled * b, [y[2] - 0.3], coupled * a + b, [y[5]]])
+
+    begin = np.array([0.9, 0.4, 0.1, -0.3, 0.8, 0.2])
+    for coupled, kept in ((0.0, True), (1.0, False)):
+        end = solved(partial(lambda c, _, y: right(c, y), coupled), begin, (0.0, 0.5))
+        change = [float(angle.evaluate({"a": y[:3], "b": y[3:]}).item()) for y in (begin, end)]
+        assert abs(end - begin).max() > 0.05 and (abs(change[1] - change[0]) < KEPT) == kept
+    assert answer(one, Flow("momentum", {"tau": 1, "lam": 0})).form != "plane"

@@ -14,10 +14,11 @@ import symdisc
 from symdisc import zoo
 from symdisc.errors import BadInput, NotExact
 from symdisc.torchside.capture import Capture, capture
-from symdisc.torchside.datadep.bounds import off_batch
+from symdisc.torchside.datadep.batch import MAX_CONDITION
+from symdisc.torchside.datadep.bounds import _row, off_batch
 from symdisc.torchside.datadep.count import count_on_data
 from symdisc.torchside.datadep.lipschitz import lipschitz_global, lipschitz_observed, sigma_formula
-from symdisc.torchside.datadep.network import DataDependent, act_layers, sized
+from symdisc.torchside.datadep.network import DataDependent, act_layers, batch_of, sized
 from symdisc.torchside.datadep.segments import find_pairs
 
 
@@ -183,6 +184,18 @@ def test_bound_holds_beside_the_measured_error() -> None:
             assert row.eta <= row.eta_global * (1 + 1e-4) and row.measured <= row.bound_global
 
 
+def test_the_bound_of_least_squares_counts_what_it_misses_on_the_batch() -> None:
+    """At the samples themselves the distance is zero and the error is not: a bound without that term is false."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    captured = capture(model, (torch.randn(60, 3, dtype=torch.float64),))
+    item = DataDependent(find_pairs(captured.graph)[0], captured)
+    same = batch_of(captured, None)
+    row = _row(captured, dict(model.state_dict()), item, 1.0, 0, same, [same], "least-squares", MAX_CONDITION)
+    assert row.distance < 1e-6 and row.measured > 1e-3
+    assert row.bound is not None and row.measured <= row.bound < 1.001 * row.measured
+
+
 def slope_of(activation: nn.Module) -> tuple[float | None, float]:
     """The constant from the formula, and on a wide range from secants."""
     captured = capture(nn.Sequential(nn.Linear(2, 3), activation, nn.Linear(3, 2)).double(), (torch.randn(2, 2, dtype=torch.float64),))
@@ -229,3 +242,37 @@ def test_lipschitz_constants() -> None:
     assert 0.4199 < lipschitz_observed(torch.tanh, 1.0, 2.0) - 4e-5 < 0.42  # the largest slope stands at an end
     assert lipschitz_observed(lambda t: F.leaky_relu(t, 0.1), -3.0, 2.0) == pytest.approx(1.0)
     assert lipschitz_global(x**3, x) == float("inf")
+
+
+@pytest.mark.parametrize("activation, at", [(nn.Tanh(), "x"), (nn.GELU(), "pole"), (nn.Softplus(), "x"), (nn.LeakyReLU(0.2), "x")], ids=str)
+def test_the_law_at_whitened_input_belongs_to_the_first_pair(activation: nn.Module, at: str) -> None:
+    """Its gradient is orthogonal to that of a loss at one-hot inputs, whatever follows; at other inputs, or with the sign of one half
+    turned, it is not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4, bias=False), activation, nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    first, second = symdisc.discover(model, (torch.eye(5, dtype=torch.float64),)).data_dependent
+    law = first.whitened
+    weights = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+
+    def rates(x: Tensor, sign: float = 1.0) -> Tensor:
+        loss = torch.cosh(torch.func.functional_call(model, weights, (x,)) - 1.0).sum()
+        pulls = torch.autograd.grad(loss, list(weights.values()))
+        forms = torch.autograd.grad(law.evaluate(weights).square().sum(), list(weights.values()), allow_unused=True)
+        halves = [(p * f).sum() for p, f in zip(pulls, forms, strict=True) if f is not None]
+        return abs(halves[0] + sign * halves[1]) / (abs(halves[0]) + abs(halves[1]))
+
+    assert rates(torch.eye(5, dtype=torch.float64)) < 1e-12
+    assert rates(torch.eye(5, dtype=torch.float64), -1.0) > 0.99
+    if not isinstance(activation, nn.LeakyReLU):  # homogeneous: kept at every input
+        assert rates(torch.randn(7, 5, dtype=torch.float64)) > 1e-4
+    assert (r"v \notin" in law.latex()) == (at == "pole")
+    with pytest.raises(BadInput, match="no dense map of the inputs"):
+        _ = second.whitened
+
+
+def test_a_bias_or_units_that_mix_have_no_law_at_whitened_input() -> None:
+    for model, reason in ((nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)), "the bias 0.bias enters"),
+                          (nn.Sequential(nn.Linear(5, 4, bias=False), nn.Softmax(-1), nn.Linear(4, 2)), "not one function of each entry")):
+        item = symdisc.discover(model.double(), (torch.eye(5, dtype=torch.float64),)).data_dependent[0]
+        with pytest.raises(BadInput, match=reason):
+            _ = item.whitened

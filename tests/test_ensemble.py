@@ -18,7 +18,7 @@ from symdisc.errors import BadInput, NotExact
 from symdisc.torchside.capture import capture
 from symdisc.torchside.datadep.segments import find_pairs
 from symdisc.torchside.datadep.site import Site
-from symdisc.torchside.ensemble import FEW, Ensemble, _voted, build, load, random_elements
+from symdisc.torchside.ensemble import FEW, SHORT, Ensemble, _voted, build, load, random_elements
 from symdisc.torchside.recorded import Recorded
 
 SOURCE = '''
@@ -327,3 +327,22 @@ def test_ties_go_to_the_lowest_class() -> None:
     assert _voted(logits[:, 1:].requires_grad_()).tolist() == [0, 1]
     logits[1, 2, 2] = torch.nan
     assert _voted(logits).tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("samples", [SHORT - 5, SHORT + 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_vote_is_that_of_copies_asked_one_by_one(samples: int, dtype: torch.dtype) -> None:
+    """A tie in one copy does not make up for what is not a number in another; the logits stay as they are."""
+    draw = torch.Generator().manual_seed(0)
+    clear = torch.randn(7, samples, 4, generator=draw, dtype=torch.float64).to(dtype)
+    torn = clear.clone()
+    torn[0, 3], torn[1, 3], torn[2:, 3, 3], torn[1, 3, 2] = 1.0, 0.0, 9.0, torch.nan
+    torn[:2, 4] = torch.tensor([2.0, 2.0, 0.0, 0.0])
+    torn[2:5, 5] = torch.tensor([0.0, 1.0, 1.0 + 1e-12, 0.0], dtype=dtype)  # a tie in float32, none in float64
+    for logits in (clear, torn):
+        kept = logits.clone()
+        named = logits.argmax(-1)
+        by_hand = torch.stack([torch.bincount(n, minlength=4).argmax() for n in named.T])
+        assert torch.equal(_voted(logits), by_hand) and torch.equal(_voted(logits.mT.contiguous().mT), by_hand)
+        assert torch.equal(_voted(logits[:1].contiguous()), named[0])
+        assert torch.equal(logits.nan_to_num(7.0), kept.nan_to_num(7.0))

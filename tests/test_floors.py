@@ -28,6 +28,7 @@ FLOORS = (
     {"entries"},
     {"build_catalog", "demo", "studies", "coverage", "examples"},
     {"cli"},
+    {"__main__"},
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 

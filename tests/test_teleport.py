@@ -19,7 +19,7 @@ from torch.func import functional_call
 import symdisc
 from symdisc.catalog import Catalog
 from symdisc.cli import main
-from symdisc.errors import BadInput, NotProved
+from symdisc.errors import BadInput, NotExact, NotProved
 from symdisc.studies import Run
 from symdisc.studies import teleport as study
 from symdisc.studies.teleport import summary
@@ -169,6 +169,13 @@ def test_data_dependent_walk_keeps_the_batch_and_beats_the_linear_one() -> None:
     assert cat.captured is not None
     data = teleport(DataOrbit(cat.captured, state), state, loss, "gradient", steps=4, step=0.05)
     assert data.change < 1e-10 and data.values[-1] > linear.values[-1]
+
+
+def test_more_samples_than_units_are_refused_with_the_reason() -> None:
+    cat, state, loss = problem(perceptron, 5, count=20)
+    assert cat.captured is not None
+    with pytest.raises(NotExact, match="a batch of 20 is larger than the width"):
+        teleport(DataOrbit(cat.captured, state), state, loss, "gradient", steps=2)
 
 
 @pytest.mark.parametrize("objective", ["gradient", "sharpness"])

@@ -20,13 +20,14 @@ from symdisc.conserved import reasons
 from symdisc.conserved.algebra import MATRIX_FAMILIES, restrict
 from symdisc.conserved.charted import charted_answer
 from symdisc.conserved.expressions import parse_scalar
-from symdisc.conserved.flow import THETA, Flow, Local
+from symdisc.conserved.flow import THETA, Flow, Local, tex
 from symdisc.conserved.inertia import second_order
 from symdisc.conserved.linear import linear_answers
 from symdisc.conserved.oneform import FormVerdict, Miniature, analyse, miniature, planar_potential
 from symdisc.conserved.orthogonal import orthogonality
 from symdisc.conserved.pairing import depends_on
 from symdisc.conserved.quantity import ConservedQuantity, Term
+from symdisc.conserved.rigid import rigid_answer
 from symdisc.conserved.typeset import constraint_latex
 from symdisc.errors import BadInput, Undecided
 from symdisc.moves import ADDITIVE, Move
@@ -123,6 +124,10 @@ class Deriver:
         return ConservedQuantity(self.symmetry, self.flow.name, "none", "zero", "", 0, law=law, reason=reason,
                                  constraint=constraint, assumptions=(*self.symmetry.assumptions, *assumptions))
 
+    def rigid(self, constraint: str) -> ConservedQuantity:
+        """See ``conserved.rigid``."""
+        return rigid_answer(self, constraint)
+
     def make(
         self, status: str, part: str, form: str, terms: Sequence[Term], dimension: int | None = None, **more: Any
     ) -> ConservedQuantity:
@@ -181,7 +186,8 @@ class Deriver:
         found = sp.integrate(sp.simplify(field / p), THETA)
         if found.has(sp.Integral):
             raise Undecided(f"sympy finds no closed form for the integral of {field / p}")
-        return str(sp.simplify(found).subs(THETA, sp.Symbol("x")))
+        real = sp.simplify(found).replace(sp.log, lambda a: sp.log(a if a.is_positive else sp.Abs(a)))  # entries have both signs
+        return str(real.subs(THETA, sp.Symbol("x")))
 
     # --- first order --------------------------------------------------------------------------------------------------
     def first_order(self) -> ConservedQuantity:
@@ -302,7 +308,7 @@ class Deriver:
             return "conserved", r"\dot Q = 0", "0"
         if len(rates) == 1 and None not in rates:
             rate = next(iter(rates))
-            return "decays", rf"\dot Q = -{sp.latex(rate)}\, Q", str(rate)
+            return "decays", rf"\dot Q = -{tex(rate)}\, Q", str(rate)
         return "driven", r"\dot Q = -\langle \rho(\theta), X(\theta) \rangle,\; " + reasons.decay_text(self.local), ""
 
     # --- preconditioners made from past gradients ---------------------------------------------------------------------

@@ -10,6 +10,7 @@ which gradient flow keeps for every loss (arXiv:2210.17216, section 5). It is no
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,16 +85,54 @@ class ElementwiseLaw:
         return rf"{head},\quad I(v) = \begin{{cases}} {body} \end{{cases}},\quad \dot Q_{{u}} = 0" + poles
 
     def evaluate(self, outer: Any, inner: Any) -> Any:
-        """Q [h] from U [m, h] and V [n, h], numpy or torch. Raises BadInput where there is no law."""
-        values = np.asarray(inner.detach().cpu().numpy() if hasattr(inner, "detach") else inner, dtype=np.float64)
-        inside = self._by_piece(values, lambda piece: self._potential(piece)).sum(0)
-        half = (outer**2).sum(0) / 2
-        return half - (half.new_tensor(inside) if hasattr(half, "new_tensor") else inside)
+        """Q [h] from U [m, h] and V [n, h], numpy or torch (differentiable in both, any number of times). Raises BadInput where there
+        is no law."""
+        inside = self._inside_torch(inner) if hasattr(inner, "new_tensor") else self._potentials(np.asarray(inner, dtype=np.float64))
+        return (outer**2).sum(0) / 2 - inside.sum(0)
 
     def gradient(self, outer: Any, inner: Any) -> tuple[np.ndarray, np.ndarray]:
         """dQ_u in U[:, u] and V[:, u], as arrays [m, h] and [n, h]: (U, -sigma(V)/sigma'(V))."""
         values = np.asarray(inner, dtype=np.float64)
         return np.asarray(outer, dtype=np.float64), -self._by_piece(values, _integrand)
+
+    def _potentials(self, values: np.ndarray) -> np.ndarray:
+        return self._by_piece(values, lambda piece: self._functions[piece])
+
+    def _inside_torch(self, inner: Any) -> Any:
+        """I of the entries of a tensor. Its value is numpy's, which has the dilogarithm and the integrals; its derivative is sigma/sigma',
+        which is elementary and left to autograd."""
+        torch = sys.modules["torch"]
+        law = self
+
+        class Potential(torch.autograd.Function):  # type: ignore[name-defined, misc]
+            @staticmethod
+            def forward(v: Any) -> Any:
+                return v.new_tensor(law._potentials(v.detach().cpu().numpy().astype(np.float64)))
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+                ctx.save_for_backward(*inputs)
+
+            @staticmethod
+            def backward(ctx: Any, pull: Any) -> Any:
+                return pull * law._slopes_torch(*ctx.saved_tensors)
+
+        return Potential.apply(inner)
+
+    def _slopes_torch(self, v: Any) -> Any:
+        """sigma/sigma' of the entries of a tensor, by torch's own functions."""
+        torch = sys.modules["torch"]
+        out, left = torch.zeros_like(v), torch.ones_like(v, dtype=torch.bool)
+        for piece in self.pieces:
+            bounds = [(float(i.inf), float(i.sup)) for i in _intervals(piece.domain)]
+            here = left & (sum((v >= low) & (v <= high) for low, high in bounds) > 0)
+            left = left & ~here
+            if piece.integrand is not None:
+                named = {f.func.__name__: getattr(torch, f.func.__name__) for f in piece.integrand.atoms(sp.Function)}
+                inside = torch.where(here, v, _between(*bounds[0]))  # elsewhere the formula may have a pole, and its derivatives no number
+                slope = sp.lambdify(X, piece.integrand.evalf(17), [named])(inside)
+                out = torch.where(here, slope + 0 * inside, out)
+        return out
 
     def _by_piece(
         self, values: np.ndarray, function: Callable[[Piece], Callable[[np.ndarray], np.ndarray]]
@@ -113,9 +152,6 @@ class ElementwiseLaw:
         return {
             p: _integral(p) if p.kind == "integral" else _numeric(p.potential or sp.Integer(0)) for p in self.pieces
         }
-
-    def _potential(self, piece: Piece) -> Callable[[np.ndarray], np.ndarray]:
-        return self._functions[piece]
 
 
 def elementwise_law(activation: str | sp.Expr) -> ElementwiseLaw:
@@ -216,6 +252,13 @@ def _inside(domain: sp.Set, values: np.ndarray) -> np.ndarray:
         low, high = float(interval.inf), float(interval.sup)
         inside |= (values >= low) & (values <= high)
     return inside
+
+
+def _between(low: float, high: float) -> float:
+    """A number inside."""
+    if np.isfinite(low) and np.isfinite(high):
+        return (low + high) / 2
+    return low + 1 if np.isfinite(low) else high - 1 if np.isfinite(high) else 1.0
 
 
 def _integrand(piece: Piece) -> Callable[[np.ndarray], np.ndarray]:

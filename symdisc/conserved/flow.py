@@ -25,7 +25,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib  # type: ignore[no-redef]
 
-__all__ = ["Flow", "FlowRule", "Local", "THETA", "TIME", "load_flows", "read_flows"]
+__all__ = ["Flow", "FlowRule", "Local", "THETA", "TIME", "load_flows", "read_flows", "tex"]
 
 THETA = sp.Symbol("theta", real=True)
 TIME = sp.Symbol("t", positive=True)
@@ -145,6 +145,11 @@ def _normal_form(rule: FlowRule, chosen: tuple[tuple[str, str, str | None], ...]
     rho = sp.Integer(0) if precondition == 0 else sp.simplify(rest / lead / precondition)
     friction = sp.simplify(a1 / lead) if a2 != 0 else sp.Integer(1)
     return Local(a2 != 0, friction, precondition, rho, kind, aa != 0, rule.domain)
+
+
+def tex(value: sp.Expr) -> str:
+    """LaTeX of a number of a flow; ``lam`` is a name that Python allows."""
+    return str(sp.latex(value, symbol_names={sp.Symbol("lam", positive=True): r"\lambda "}))
 
 
 @cache

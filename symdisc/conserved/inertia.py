@@ -13,7 +13,7 @@ import sympy as sp
 
 from symdisc.conserved import reasons
 from symdisc.conserved.algebra import restrict
-from symdisc.conserved.flow import THETA, TIME
+from symdisc.conserved.flow import THETA, TIME, tex
 from symdisc.conserved.orthogonal import damped, orthogonality
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _factor(deriver: Deriver) -> sp.Expr:
 
 def _momentum(deriver: Deriver, part: str, vector: str) -> ConservedQuantity:
     factor = _factor(deriver)
-    law = rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, {vector}\rangle\bigr) = 0"
+    law = rf"\tfrac{{d}}{{dt}}\bigl({tex(factor)}\,\langle \dot\theta, {vector}\rangle\bigr) = 0"
     return deriver.make("conserved", part, "momentum", deriver.terms(), factor=str(factor), rate="0", law=law)
 
 
@@ -73,7 +73,7 @@ def _symmetric(deriver: Deriver) -> list[ConservedQuantity]:
     if not known:
         left += r" + \langle\rho, X\rangle"
     elif decay is not None and decay != 0:
-        left += rf" + {sp.latex((2 if quadratic else 1) * decay)}\,Q"
+        left += rf" + {tex((2 if quadratic else 1) * decay)}\,Q"
     right = r"\langle \dot\theta, S\dot\theta\rangle" if quadratic else "0"
     status = "decays" if known and not quadratic else "driven"
     reason = reasons.DRIVEN if quadratic else ""

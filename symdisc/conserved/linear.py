@@ -19,6 +19,7 @@ import sympy as sp
 from symdisc.conserved import reasons
 from symdisc.conserved.expressions import parse_scalar, scalar_function
 from symdisc.conserved.flow import THETA, TIME, Local
+from symdisc.conserved.flow import tex as flow_tex
 from symdisc.conserved.orthogonal import damped, orthogonality
 from symdisc.errors import Undecided
 from symdisc.generators import Generator, Part
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from symdisc.conserved.derive import Deriver
     from symdisc.conserved.quantity import ConservedQuantity
 
-__all__ = ["charges", "equation", "expression", "linear_answers", "pairings", "tex"]
+__all__ = ["charges", "equation", "exact_entry", "expression", "linear_answers", "pairings", "tex"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -50,7 +51,7 @@ def linear_answers(deriver: Deriver) -> list[ConservedQuantity]:
     found = _momenta(deriver) if first.inertia else []
     symmetric = _combinations(generators, partial(_turning, curved))
     if not symmetric:
-        return found or [deriver.none(reasons.OFF_DIAGONAL if curved else reasons.ANTISYMMETRIC, left)]
+        return found or [deriver.rigid(left) if not curved else deriver.none(reasons.OFF_DIAGONAL, left)]
     weighted = tuple(_combined(generators, c, _rates(deriver)) for c in symmetric)
     status, law, rate = _told(local, weighted, curved)
     rest = len(symmetric) + sum(q.dimension for q in found) < len(generators)
@@ -82,7 +83,7 @@ def _momenta(deriver: Deriver) -> list[ConservedQuantity]:
         return []
     weighted = tuple(_combined(deriver.symmetry.generators, c, _rates(deriver)) for c in found)
     factor = sp.simplify(sp.exp(sp.integrate(next(iter(deriver.local.values())).friction, TIME)))
-    law = rf"\tfrac{{d}}{{dt}}\bigl({sp.latex(factor)}\,\langle \dot\theta, M\theta + c\rangle\bigr) = 0"
+    law = rf"\tfrac{{d}}{{dt}}\bigl({flow_tex(factor)}\,\langle \dot\theta, M\theta + c\rangle\bigr) = 0"
     return [deriver.make("conserved", "entries", "momentum", (), dimension=len(found), law=law, rate="0", factor=str(factor),
                          generators=weighted, shapes=_shapes(deriver, weighted))]
 
@@ -120,13 +121,14 @@ def equation(local: Mapping[str, Local], degrees: Collection[int]) -> tuple[str,
         return None
     rate, first = next(iter(rates)), next(iter(local.values()))
     if not first.inertia:
-        return ("conserved", r"\dot Q = 0", "0") if rate == 0 else ("decays", rf"\dot Q = -{sp.latex(rate)}\, Q", str(rate))
+        return ("conserved", r"\dot Q = 0", "0") if rate == 0 else ("decays", rf"\dot Q = -{flow_tex(rate)}\, Q", str(rate))
     source = "0" if max(degrees) == 1 else r"\langle \dot\theta, M\dot\theta\rangle"
-    held = "" if rate == 0 else rf" + {sp.latex(rate)}\,Q"
+    held = "" if rate == 0 else rf" + {flow_tex(rate)}\,Q"
     return "driven", rf"{damped(first.friction, 'Q')}{held} = {source}", ""
 
 
-def _exact(value: float) -> sp.Rational:
+def exact_entry(value: float) -> sp.Rational:
+    """An entry of a generator as the small fraction that it is; raises Undecided for any other number."""
     near = Fraction(value).limit_denominator(DENOMINATOR)
     if abs(float(near) - value) > 1e-12:
         raise Undecided(
@@ -159,7 +161,7 @@ def _combinations(generators: Sequence[Generator], unwanted: Callable[[Part], It
     for k, g in enumerate(generators):
         for part in g.parts:
             for slot, sign, value in unwanted(part):
-                rows.setdefault(slot, [sp.Integer(0)] * len(generators))[k] += _exact(value) * sign
+                rows.setdefault(slot, [sp.Integer(0)] * len(generators))[k] += exact_entry(value) * sign
     distinct = {tuple(row) for row in rows.values()}
     system = sp.Matrix([list(r) for r in distinct]) if distinct else sp.zeros(1, len(generators))
     return [list(v) for v in system.nullspace()]
@@ -172,7 +174,7 @@ def _combined(generators: Sequence[Generator], c: Sequence[sp.Rational], rates: 
         for part in g.parts if factor != 0 else ():
             entries = total.setdefault((part.parameter, part.axis), {})
             for i, j, value in part.entries:
-                entries[i, j] = entries.get((i, j), 0.0) + float(factor * _exact(value)) * rates[part.parameter]
+                entries[i, j] = entries.get((i, j), 0.0) + float(factor * exact_entry(value)) * rates[part.parameter]
     return Generator(
         tuple(Part(n, a, tuple((i, j, v) for (i, j), v in sorted(e.items()) if v)) for (n, a), e in total.items())
     )
@@ -245,8 +247,8 @@ def expression(generators: Sequence[Generator], shapes: Shapes, potentials: Pote
 
 def _symbolic(part: Part, shape: tuple[int, ...], momentum: bool, bent: tuple[str, str] | None) -> sp.Expr:
     size = prod(shape) if part.axis == -1 else shape[part.axis]
-    w = sp.MatrixSymbol(part.parameter, size, prod(shape) // size)
-    speed = sp.MatrixSymbol(f"d/dt {part.parameter}", *w.shape) if momentum else w
+    w = _unfolded(part.parameter, shape, part.axis, size)
+    speed = _unfolded(f"d/dt {part.parameter}", shape, part.axis, size) if momentum else w
     rows = {i: sp.nsimplify(v) for i, _, v in part.entries}
     if bent is not None:
         entry = parse_scalar(bent[part.axis == -1], {"x": sp.Symbol("x", real=True)})
@@ -258,6 +260,14 @@ def _symbolic(part: Part, shape: tuple[int, ...], momentum: bool, bent: tuple[st
         return half * rows[0] * sp.Trace(w * speed.T)
     matrix = sp.SparseMatrix(size, size, {(i, j): sp.nsimplify(v) for i, j, v in part.entries})
     return half * sp.Trace(sp.ImmutableMatrix(matrix) * w * speed.T)
+
+
+def _unfolded(name: str, shape: tuple[int, ...], axis: int, size: int) -> sp.MatrixExpr:
+    """The parameter with ``axis`` first: itself or its transpose where it is a matrix, else a symbol of its own, "name[axis]"."""
+    if len(shape) == 2 and axis in (0, 1):
+        matrix = sp.MatrixSymbol(name, *shape)
+        return matrix if axis == 0 else matrix.T
+    return sp.MatrixSymbol(name if axis <= 0 else f"{name}[{axis}]", size, prod(shape) // size)
 
 
 def tex(generators: Sequence[Generator], shapes: Shapes, potentials: Potentials = (), momentum: str = "") -> str:

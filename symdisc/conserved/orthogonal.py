@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import sympy as sp
 
-from symdisc.conserved.flow import Local
+from symdisc.conserved.flow import Local, tex
 
 __all__ = ["damped", "orthogonality"]
 
@@ -40,5 +40,5 @@ def orthogonality(local: Mapping[str, Local]) -> str:
 
 def damped(friction: sp.Expr, name: str) -> str:
     """LaTeX of name'' + friction name'."""
-    held = {0: "", 1: rf" + \dot {name}"}.get(friction, rf" + {sp.latex(friction)}\,\dot {name}")
+    held = {0: "", 1: rf" + \dot {name}"}.get(friction, rf" + {tex(friction)}\,\dot {name}")
     return rf"\ddot {name}{held}"

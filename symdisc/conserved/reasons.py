@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import sympy as sp
-
-from symdisc.conserved.flow import Local
+from symdisc.conserved.flow import Local, tex
 from symdisc.conserved.pairing import depends_on
 from symdisc.moves import Move
 
@@ -15,6 +13,11 @@ __all__ = ["decay_text", "history", "nonlinear", "untrained"]
 ANTISYMMETRIC = (
     "the generator is antisymmetric in the stored-parameter inner product, so <theta, A theta> = 0 and its one-form is "
     "of contact type (two or more planes): only the differential constraint holds"
+)
+ANTISYMMETRIC_TOGETHER = (
+    "the generators are antisymmetric in the stored-parameter inner product, so <theta, A theta> = 0 for each of them; whether together "
+    "they keep a function of the parameters, as the direction of a vector of which only the length is seen, is not derived: the "
+    "differential constraints hold, and the count of laws tells whether one is missing"
 )
 ANTISYMMETRIC_DECAY = (
     "the generator is antisymmetric in the stored-parameter inner product; decay or a metric leave the "
@@ -78,9 +81,9 @@ def nonlinear(moves: Sequence[Move], trained: frozenset[str]) -> str:
 
 def decay_text(local: Mapping[str, Local]) -> str:
     """The decay covector, parameter by parameter where it differs."""
-    values = {sp.latex(w.rho) for w in local.values()}
+    values = {tex(w.rho) for w in local.values()}
     return r"\rho = " + (next(iter(values)) if len(values) == 1 else r"\text{" + "; ".join(
-        f"{n.replace('_', chr(92) + '_')}: ${sp.latex(w.rho)}$" for n, w in local.items()) + "}")
+        f"{n.replace('_', chr(92) + '_')}: ${tex(w.rho)}$" for n, w in local.items()) + "}")
 
 
 def history(averaged: bool, constant: bool) -> str:

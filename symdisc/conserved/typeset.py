@@ -11,6 +11,7 @@ import sympy as sp
 from symdisc.conserved import linear
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import load_flows
+from symdisc.conserved.flow import tex as flow_tex
 from symdisc.moves import ADDITIVE
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ def _unfolded(term: Term, blocks: int) -> tuple[sp.MatrixExpr, str]:
     return sp.MatrixSymbol(label, size, move.index.copies * max(rest, 1)), upper
 
 
+def _turn(term: Term) -> int:
+    """What a diagonal element a does to log of the entries: a for g, -a for its inverse."""
+    return 1 if term.move.rep == "g" else -1
+
+
 def _terms_of_matrices(q: ConservedQuantity) -> tuple[sp.MatrixExpr, dict[sp.Basic, str]]:
     """c (W W^T - ...) with the first coefficient taken out."""
     parts, names = [], {}
@@ -54,7 +60,7 @@ def _terms_of_matrices(q: ConservedQuantity) -> tuple[sp.MatrixExpr, dict[sp.Bas
     for term in q.terms:
         w, label = _unfolded(term, q.symmetry.shape[0])
         names[w.args[0] if w.is_Transpose else w] = label
-        coefficient = sp.nsimplify(term.weight) * (1 if term.move.rep == "g" else -1) / 2
+        coefficient = sp.nsimplify(term.weight) * _turn(term) / 2
         parts.append(coefficient / common * w * w.T)
     return sp.MatMul(common, sp.MatAdd(*parts), evaluate=False), names
 
@@ -83,7 +89,7 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
         if move.kind == "recentre":
             shape = shape - sp.Symbol(move.extra[0]) * x
             names[sp.Symbol(move.extra[0])] = tex_name(move.extra[0])
-        sign = 1 if move.kind in ("outer", "outer_bias") else sp.nsimplify(move.power)
+        sign = _turn(term) if move.kind == "matmul" else 1 if move.kind in ("outer", "outer_bias") else sp.nsimplify(move.power)
         coefficient = sign * sp.nsimplify(term.weight)
         for step in move.through:
             coefficient *= sp.nsimplify(step.offset) if step.kind == "scale" else sp.Symbol(f"L[{step.parameter}]")
@@ -160,7 +166,7 @@ def latex(q: ConservedQuantity) -> str:
     """Formula and law, or the reason and the constraint that stays."""
     lines = []
     if q.generators:
-        momentum = sp.latex(_factor(q)) if q.form == "momentum" else ""
+        momentum = flow_tex(_factor(q)) if q.form == "momentum" else ""
         lines.append(f"{linear.tex(q.generators, dict(q.shapes), q.potentials, momentum)},\\quad {q.law}")
     elif q.form:
         value, names = _expression(q)

@@ -30,6 +30,8 @@ __all__ = ["Ensemble", "Memory", "build", "load", "random_elements"]
 G, U = "symdisc.ensemble.g", "symdisc.ensemble.U"  # names in the file, beside the names of the shared weights
 FORMAT = "symdisc-ensemble-1"
 FEW = 12  # samples below which [batch, h] [h, K h] is faster than its transpose
+WHOLE = 2**24  # up to here float32 counts without rounding
+SHORT = 32  # samples up to which a largest entry along the middle of three axes takes longer than putting that axis first
 
 
 @dataclass(frozen=True)
@@ -240,15 +242,26 @@ def _named(logits: Tensor) -> Tensor:
 
 
 def _voted(logits: Tensor) -> Tensor:
-    """A copy votes for every class that is largest, and where that is more than one (or none: not a number), for the lowest of them."""
-    by_class = logits.detach().transpose(-1, -2)
-    votes = torch.empty_like(by_class, dtype=torch.float32)
-    counts = torch.eq(by_class, by_class.amax(-2, keepdim=True), out=votes).sum(0)
-    if bool((counts.sum(0) == len(logits)).all()):
-        return counts.argmax(0)
+    """The class that is most seldom smaller than another. Each copy has all but one of them smaller; fewer where several are largest
+    (it names the lowest) or where one is not a number (it names that): then the copies are asked one by one."""
+    if logits.ndim == 3:
+        copies, batch, classes = logits.shape
+        smaller, most = _smaller(logits.detach() if logits.requires_grad else logits), copies * batch * (classes - 1)
+        if float(smaller.sum() if most < WHOLE else smaller.sum(dtype=torch.float64)) == most:
+            return smaller.min(0).indices
     named = _named(logits)
     exact = named.new_zeros(logits.shape[-1], *named.shape[1:])
     return exact.scatter_add_(0, named, torch.ones_like(named)).argmax(0)
+
+
+def _smaller(logits: Tensor) -> Tensor:
+    """For how many copies a class is not the largest, [classes, batch]; no class is smaller than a largest that is not a number."""
+    copies, batch, classes = logits.shape
+    if batch > SHORT:
+        below = torch.empty_like(logits.mT, dtype=torch.float32)
+        return torch.lt(logits.mT, logits.mT.amax(-2, keepdim=True), out=below).sum(0)
+    side = logits.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format, copy=True).view(classes, -1)
+    return torch.lt(side, side.amax(0), out=side).view(classes, copies, batch).sum(1)
 
 
 def _replace(model: nn.Module, name: str, by: nn.Module) -> None:

@@ -50,13 +50,14 @@ class Recorded:
 
     def __call__(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
         key = tuple((t.shape, t.dtype, t.device) if isinstance(t, Tensor) else None for t in (own[0], *inputs))
-        function = self._fastest(key, own, inputs)
-        if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (*own, *inputs)):
-            return function(own, inputs)
-        program = self._programs.get(key)
+        differentiable = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (*own, *inputs))
+        program = None if differentiable else self._programs.get(key)
         if program is not None:
             found: Tensor = program.forward(*own, *inputs)
             return found
+        function = self._fastest(key, own, inputs)
+        if differentiable:
+            return function(own, inputs)
         result = function(own, inputs)
         if key in self._met and key not in self._programs:
             if len(self._programs) >= KEPT:

@@ -204,7 +204,8 @@ def teleport(orbit: Orbit, state: Mapping[str, Tensor], loss: Loss, objective: O
     """Walk along the orbit of ``state`` (canonical names, float64) to raise ``objective``; the given tensors stay as they are.
 
     Each of at most ``steps`` steps has length ``step`` in the algebra, halved until the objective rises; the walk ends where
-    none does. Raises NotProved at the first step that changes the loss, BadInput for an unknown objective or a loss not finite.
+    none does. Raises NotProved at the first step that changes the loss, NotExact where the orbit has no exact action, BadInput for an
+    unknown objective or a loss not finite.
     """
     if isinstance(objective, str):
         if objective not in OBJECTIVES:
@@ -215,6 +216,7 @@ def teleport(orbit: Orbit, state: Mapping[str, Tensor], loss: Loss, objective: O
         before = loss(now)
         if not abs(before) < float("inf"):
             raise BadInput(f"the loss at the given weights is {before}")
+        orbit.move(now, orbit.zero())  # says why where it cannot act at all; a direction is taken without looking
         value, hint = objective.value(loss, now, None)
         path, values, worst = [], [value], 0.0
         for _ in range(steps):

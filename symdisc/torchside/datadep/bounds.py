@@ -4,7 +4,8 @@ For F(x) = U sigma(V x + b), sigma elementwise and eta-Lipschitz, new weights (U
 
     |F_g(x') - F(x')| <= eta (|U'| |gV| + |U| |V|) |x' - x|        (spectral norms).
 
-Proof: F_g(x') - F_g(x) and F(x) - F(x') are bounded by the Lipschitz constants of both pairs, and F_g(x) = F(x).
+Proof: F_g(x') - F_g(x) and F(x) - F(x') are bounded by the Lipschitz constants of both pairs, and F_g(x) = F(x). Least squares does not
+keep F at x: there the largest |F_g(x) - F(x)| on the batch is added.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from symdisc.errors import Undecided
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.datadep.batch import MAX_CONDITION
 from symdisc.torchside.datadep.lipschitz import elementwise, lipschitz_global, lipschitz_observed, sigma_formula
-from symdisc.torchside.datadep.network import DataDependent, act_layers, batch_of, run
+from symdisc.torchside.datadep.network import DataDependent, State, act_layers, batch_of, run
 from symdisc.torchside.network import Network
 from symdisc.torchside.witness import varied
 
@@ -75,21 +76,28 @@ def _row(captured: Capture, state: dict[str, Tensor], item: DataDependent, scale
     old, new = network.parameters, {n: moved.state[n] for n in network.parameters}
     reader, writer = pair.readers[0], pair.writer
     x = writer.columns(run(network, old, [writer.reads], batch)[writer.reads])
+    kept = float((_outputs(network, item, new, batch) - _outputs(network, item, old, batch)).norm(dim=0).max())
     error = factor = distance = size = 0.0
     eta = _eta(network, item, [old, new], [batch, *others])
     for other in others:
-        values = [run(network, p, [pair.a, writer.reads], other) for p in (old, new)]
-        change = [reader.matrix(p[reader.weight]) @ reader.columns(v[pair.a]) for p, v in zip((old, new), values, strict=True)]
-        error = max(error, float((change[1] - change[0]).norm(dim=0).max()))
-        size = max(size, float(change[0].norm(dim=0).max()))
-        far = torch.cdist(writer.columns(values[0][writer.reads]).T, x.T).min(1).values
+        before, after = (_outputs(network, item, p, other) for p in (old, new))
+        error = max(error, float((after - before).norm(dim=0).max()))
+        size = max(size, float(before.norm(dim=0).max()))
+        far = torch.cdist(writer.columns(run(network, old, [writer.reads], other)[writer.reads]).T, x.T).min(1).values
         distance = max(distance, float(far.mean()))
         norms = [torch.linalg.matrix_norm(reader.matrix(p[reader.weight]), 2) * torch.linalg.matrix_norm(
             writer.matrix(p[writer.weight]), 2) for p in (old, new)]
         factor = max(factor, float(norms[0] + norms[1]) * float(far.max()))
     everywhere = None if eta is None else _eta_global(network, item)
-    bounds = [None if e is None else e * factor for e in (eta, everywhere)]
+    bounds = [None if e is None else e * factor + kept for e in (eta, everywhere)]
     return OffBatch(pair.name, scale, moved.on_batch, distance, eta, bounds[0], everywhere, bounds[1], error, error / max(size, 1e-300))
+
+
+def _outputs(network: Network, item: DataDependent, parameters: State, batch: Sequence[Any]) -> Tensor:
+    """U sigma(V x + b) of the pair, one column per sample and position."""
+    reader = item.pair.readers[0]
+    activations = run(network, parameters, [item.pair.a], batch)[item.pair.a]
+    return reader.matrix(parameters[reader.weight]) @ reader.columns(activations)
 
 
 def _eta(network: Network, item: DataDependent, states: Sequence[dict[str, Tensor]], batches: Sequence[Sequence[Any]]) -> float | None:

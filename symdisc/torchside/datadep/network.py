@@ -25,6 +25,7 @@ from symdisc.torchside.witness import varied
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
+    from symdisc.torchside.datadep.whitened import WhitenedLaw
 
 __all__ = ["FORMS", "DataDependent", "Moved", "act_layers", "data_dependent", "generators", "move", "run", "sized"]
 
@@ -83,6 +84,16 @@ class DataDependent:
         """The forms that this pair admits, with what is true of each: is it an action, and where is it discontinuous?"""
         continuous = self.pair.features in (1, 2, 4, 8)
         return {name: said for name, said in FORMS.items() if continuous or name != "multiplication"}
+
+    @property
+    def whitened(self) -> WhitenedLaw:
+        """What gradient flow keeps of this pair at whitened input X = 1, one number per hidden unit, though it is no function symmetry.
+
+        Raises BadInput with the reason where there is no such law.
+        """
+        from symdisc.torchside.datadep.whitened import whitened_law
+
+        return whitened_law(self.captured, self.pair)
 
     def latex(self) -> str:
         """The action and its generators in the batch form, as formulas."""

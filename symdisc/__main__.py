@@ -1,0 +1,7 @@
+"""``python -m symdisc``."""
+
+import sys
+
+from symdisc.cli.main import main
+
+sys.exit(main())
