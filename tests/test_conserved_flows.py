@@ -156,3 +156,20 @@ def test_a_decay_without_a_number_is_the_letter_lambda() -> None:
     for flow in ("weight_decay", "decoupled_weight_decay", "momentum", "nesterov", "shared_second_moment"):
         told = [q.latex() for q in cat.conserved_under(flow)]
         assert any(r"\lambda" in t for t in told) and not any(re.search(r"(?<![a-z\\])lam(?!bda)", t) for t in told), flow
+
+
+def test_sums_and_centres_stand_with_their_indices() -> None:
+    """The named axis first, as in the parameter itself: a sum of rows is no sum of columns; each unit has its own running mean."""
+    torch.manual_seed(0)
+    head = torch.nn.Sequential(torch.nn.Linear(4, 3, bias=False), torch.nn.Softmax(-1)).double()
+    (charge,) = symdisc.discover(head, (torch.randn(3, 4, dtype=torch.float64),)).conserved
+    weight, u = head.state_dict()["0.weight"], sp.Symbol("u", integer=True, positive=True)
+    assert charge.expression is not None
+    summed = [charge.expression.doit().subs(u, j + 1) for j in range(4)]
+    value = [sum(float(weight[int(i) - 1, int(j) - 1]) for i, j in (a.indices for a in s.atoms(sp.Indexed))) for s in summed]
+    assert charge.evaluate(head.state_dict()).flatten().tolist() == pytest.approx(value, rel=1e-12)
+    normed = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2)).double().eval()
+    charges = symdisc.discover(normed, (torch.randn(5, 4, dtype=torch.float64),)).conserved
+    scale = next(q.expression for q in charges if "traded through BatchNorm" in q.name)
+    assert scale is not None
+    assert "0.bias[u]*1.running_mean[u]" in str(scale)

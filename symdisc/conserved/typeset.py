@@ -87,8 +87,9 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
         if move.kind == "affine_scale":
             shape = shape + sp.nsimplify(move.offset) * x
         if move.kind == "recentre":
-            shape = shape - sp.Symbol(move.extra[0]) * x
-            names[sp.Symbol(move.extra[0])] = tex_name(move.extra[0])
+            centre = sp.IndexedBase(sp.Symbol(move.extra[0], real=True))
+            shape = shape - centre[unit or (1,)] * x
+            names[centre.label] = tex_name(move.extra[0])
         sign = _turn(term) if move.kind == "matmul" else 1 if move.kind in ("outer", "outer_bias") else sp.nsimplify(move.power)
         coefficient = sign * sp.nsimplify(term.weight)
         for step in move.through:
@@ -97,7 +98,9 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
         if n == 1:
             total += coefficient * shape.subs(x, base[unit or (1,)])
         else:
-            total += coefficient * sp.Sum(shape.subs(x, base[(*unit, k)]), (k, 1, n))
+            # the named axis first: a sum runs along it, a scale has it for units
+            place = (k, *unit) if move.kind == "outer" else (*unit, k)
+            total += coefficient * sp.Sum(shape.subs(x, base[place]), (k, 1, n))
     return total, names
 
 
