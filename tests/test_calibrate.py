@@ -152,7 +152,8 @@ def test_a_state_read_again_and_again_is_calibrated() -> None:
 
 
 @pytest.mark.parametrize(("function", "bends"), [
-    (nn.functional.relu, (0.0,)), (nn.functional.relu6, (0.0, 6.0)), (nn.Hardtanh(-2.0, 3.0), (-2.0, 3.0)), (nn.functional.hardswish, (-3.0, 3.0)),
+    (nn.functional.relu, (0.0,)), (nn.functional.relu6, (0.0, 6.0)), (nn.Hardtanh(-2.0, 3.0), (-2.0, 3.0)),
+    (nn.functional.hardswish, (-3.0, 3.0)),
     (nn.functional.selu, (0.0,)), (torch.abs, (0.0,)), (lambda x: x.clamp(-1, 2), (-1.0, 2.0)), (lambda x: x.clamp(max=3), (3.0,)),
     (torch.exp, ()), (torch.log, ()), (torch.sqrt, ()), (torch.reciprocal, ()),
 ])
