@@ -22,7 +22,7 @@ from symdisc.families.proof import operator_formula
 from symdisc.opgraph import Op, Ref
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draws
-from symdisc.torchside.interpret import ancestors, call
+from symdisc.torchside.interpret import ancestors, call, wide
 
 __all__ = ["calibrate"]
 
@@ -56,8 +56,8 @@ class _Walk:
         self.saved = {**self.graph.parameters, **self.graph.buffers}
         self.generator = torch.Generator().manual_seed(seed)
         inputs = draws(self.graph, capture.example, (FIRST + 131 * seed + k for k in range(SAMPLES)))
-        wide = {n: t.double() if t.is_floating_point() else t for n, t in self.tensors.items()}
-        self.values: list[dict[str, Any]] = [{**wide, **dict(zip(self.graph.inputs, x, strict=True))} for x in inputs]
+        known = {n: wide(t) for n, t in self.tensors.items()}
+        self.values: list[dict[str, Any]] = [{**known, **dict(zip(self.graph.inputs, x, strict=True))} for x in inputs]
         self.fitted: set[str] = set()
         self.flips = 0  # counted bits (Thue and Morse): no period of layers gives all readers of a channel one sign
 

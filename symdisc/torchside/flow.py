@@ -23,6 +23,7 @@ from symdisc.errors import BadInput, Undecided
 from symdisc.solve import normal_rows
 from symdisc.torchside.algebra import Algebra
 from symdisc.torchside.apply import act
+from symdisc.torchside.interpret import wide
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
@@ -42,6 +43,7 @@ CLEAR = 2  # short steps by which a kink is known
 BEFORE = 0.8  # of the way to a kink: how far a sampled path goes
 NEAR = 0.05  # of the way asked for; where the first kink is nearer, other directions are tried first
 TRIES = 6
+DIRECTIONS = 3
 LOOKS, SAME = 64, 1e-9  # draws at which both ends of a path are compared, many for kinks that few inputs reach; the change allowed
 CORRECTIONS = 3  # Newton steps back on the fibre; the first brings the drift from 1e-10 below rounding
 
@@ -53,6 +55,13 @@ class _Field:
         self.algebra, self.network = algebra, algebra.network
         self.fibre, self.noise = algebra.outputs[0].dimension, 0.0
         self.draws = self._few_draws(algebra.outputs[1])
+
+    @property
+    def repeats(self) -> bool:
+        """The outputs are the same at every run: where units are dropped at random, no path can be followed."""
+        draws = self.network.draws(0, 2)
+        once, again = (self.network.output(self.network.parameters, draws) for _ in range(2))
+        return bool(np.array_equal(once, again))
 
     def _few_draws(self, most: int) -> list[tuple[Tensor, ...]]:
         """The fewest draws, by doubling, at which the Jacobian has its full rank."""
@@ -198,7 +207,7 @@ def _clear(captured: Capture, factor: Factor, symmetry: Symmetry, state: Mapping
     best, v, end = 0.0, factor.array, start
     try:
         field = _field(captured, state)
-        for k in range(TRIES):
+        for k in range(DIRECTIONS if field.repeats else 0):
             other = factor.array if k == 0 else sample_array(symmetry, np.random.default_rng([seed, k]), scale)
             length, reached = field.clear_path(start, other)
             if length > best:
@@ -212,7 +221,7 @@ def _clear(captured: Capture, factor: Factor, symmetry: Symmetry, state: Mapping
 
 
 def _field(captured: Capture, state: Mapping[str, Tensor]) -> _Field:
-    return _Field(Algebra.of(captured, build(captured.graph), {n: t.double() if t.is_floating_point() else t for n, t in state.items()}))
+    return _Field(Algebra.of(captured, build(captured.graph), {n: wide(t) for n, t in state.items()}))
 
 
 def _stored(captured: Capture, state: Mapping[str, Tensor]) -> np.ndarray:
