@@ -109,10 +109,18 @@ class Catalog:
 
     # --- the group ----------------------------------------------------------------------------------------------------
     def sample(self, seed: int = 0, scale: float = 0.1, discrete: bool = True) -> Element:
-        """A random group element: one factor per symmetry, condition numbers at most exp(2 scale)."""
+        """A random group element: one factor per symmetry, condition numbers at most exp(2 scale).
+
+        A remainder without a name is followed from the weights of the model to before the first kink of the network.
+        """
         if not 0 <= scale < float("inf"):
             raise BadInput(f"scale must be a finite number, not negative, got {scale}")
-        return sample_element(self.symmetries, self.discrete, seed, scale, discrete, flows=self.captured is not None)
+        g = sample_element(self.symmetries, self.discrete, seed, scale, discrete, flows=self.captured is not None)
+        if not any(f.kind == "flow" for f in g.factors):
+            return g
+        from symdisc.torchside.flow import clear_paths
+
+        return clear_paths(self, g, scale, seed)
 
     def inverse(self, g: Element) -> Element:
         """The element that undoes ``g``."""

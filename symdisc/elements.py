@@ -142,5 +142,5 @@ def inverse_element(symmetries: tuple[Symmetry, ...], discrete: tuple[Discrete, 
     factors = []
     for f in reversed(g.factors):
         array = inverse_discrete(discrete[f.which], f.array) if f.kind == "discrete" else inverse_array(symmetries[f.which], f.array)
-        factors.append(Factor(f.kind, f.which, array))
+        factors.append(Factor(f.kind, f.which, array, f.path and f.path[::-1]))
     return Element(tuple(factors), g.seed, g.scale)

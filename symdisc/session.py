@@ -35,12 +35,13 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
     ``solve`` asks for the complete linear system besides the named families; by default it is solved for networks of up to
     a few thousand parameters. Raises CaptureError when the model cannot be traced and BadInput when the inputs do not fit.
     """
-    from symdisc.torchside.capture import capture
+    from symdisc.torchside.capture import capture, refuse_unready
 
     if not hasattr(model, "named_parameters"):
         raise BadInput(f"the model must be a torch.nn.Module, not {type(model).__name__}; put weights into a module")
     if not isinstance(example_inputs, (tuple, list)):
         raise BadInput("example_inputs must be a tuple of tensors: write discover(model, (x,))")
+    refuse_unready(model)
     broken = [n for n, p in model.named_parameters() if not p.is_meta and not bool(p.isfinite().all())]
     if broken:
         raise BadInput(f"{broken[0]} holds NaN or infinite values; no symmetry can be checked at such weights")

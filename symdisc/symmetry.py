@@ -123,11 +123,15 @@ class Broken:
 
 @dataclass(frozen=True)
 class Factor:
-    """One symmetry's part of a group element: ``kind`` "continuous", "discrete" or "flow", and its array."""
+    """One symmetry's part of a group element: ``kind`` "continuous", "discrete" or "flow", and its array.
+
+    ``path``: both ends, [D] each, of the path of a flow that was followed from known weights.
+    """
 
     kind: str
     which: int
     array: np.ndarray = field(compare=False)
+    path: tuple[np.ndarray, np.ndarray] | None = field(default=None, compare=False, repr=False)
 
     def __eq__(self, other: object) -> bool:
         return (isinstance(other, Factor) and (self.kind, self.which) == (other.kind, other.which)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from symdisc.torchside.algebra import fibre
-from symdisc.torchside.calibrate import calibrate
+from symdisc.torchside.calibrate import _bends, calibrate
 from symdisc.torchside.capture import Capture, capture
 from symdisc.torchside.miniature import randomise
 from symdisc.torchside.network import Network
@@ -149,3 +149,20 @@ def test_a_state_read_again_and_again_is_calibrated() -> None:
     before = c.tensors["b_mean"].clone()
     calibrate(c)
     assert torch.equal(c.tensors["b_mean"], before), "no deviation is divided by: the constant is no statistic"
+
+
+@pytest.mark.parametrize(("function", "bends"), [
+    (nn.functional.relu, (0.0,)), (nn.functional.relu6, (0.0, 6.0)), (nn.Hardtanh(-2.0, 3.0), (-2.0, 3.0)),
+    (nn.functional.hardswish, (-3.0, 3.0)),
+    (nn.functional.selu, (0.0,)), (torch.abs, (0.0,)), (lambda x: x.clamp(-1, 2), (-1.0, 2.0)), (lambda x: x.clamp(max=3), (3.0,)),
+    (torch.exp, ()), (torch.log, ()), (torch.sqrt, ()), (torch.reciprocal, ()),
+])
+def test_where_functions_bend_is_read_off_their_formulas(function: Callable[[Tensor], Tensor], bends: tuple[float, ...]) -> None:
+    """Poles and edges are no bends: a unit moved there would have no value."""
+
+    class Bent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    graph = capture(Bent(), (normal(3, 2),)).graph
+    assert [_bends(op) for op in graph.ops if op.name in graph.live] == [bends]

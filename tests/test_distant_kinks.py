@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from brute import keeps_function, randomise
 from torch import nn
 
@@ -62,3 +64,33 @@ def test_loud_weights_count_only_where_both_draws_agree(
     assert found.outputs[0].dimension == 4
     monkeypatch.setattr(algebra, "_fibre_dimension", lambda network: next(told))
     assert found.generic_fibre(0) == generic
+
+
+class Squeezed(nn.Module):
+    """Expansion, a filter for each channel, squeeze and excitation, projection; every norm takes the statistics of the batch."""
+
+    def __init__(self, bend: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.bend = bend
+        self.up, self.filter = nn.Conv2d(2, 4, 1, bias=False), nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False)
+        self.down, self.squeeze, self.excite = nn.Conv2d(4, 2, 1, bias=False), nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 1)
+        self.one, self.two, self.three = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.BatchNorm2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.bend(self.two(self.filter(self.bend(self.one(self.up(x))))))
+        share = self.excite(self.squeeze(h.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return x + self.three(self.down(h * share))
+
+
+# the relu units of the squeeze keep their 2 scales; the 4 + 4 behind the norms are there only where nothing is clamped at 6
+@pytest.mark.parametrize("bend, dimension", [(F.relu6, 2), (lambda x: x.clamp(0, 6), 2), (F.relu, 10)])
+def test_both_kinks_of_a_function_called_by_any_name_are_met(bend: Callable[[torch.Tensor], torch.Tensor], dimension: int) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    x = torch.randn(4, 2, 3, 3, dtype=torch.float64)
+    model = randomise(Squeezed(bend), 13)
+    catalog = symdisc.discover(model, (x,))
+    assert catalog.orbit_dimension == dimension, [s.name for s in catalog.symmetries]
+    moved = catalog.apply(dict(model.state_dict()), catalog.sample(seed=1, scale=0.3))
+    assert keeps_function(model, moved, [(x,), (2 * x,)]) < 1e-9

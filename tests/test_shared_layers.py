@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,3 +75,32 @@ def test_one_more_use_that_differs_takes_it_away(twin: str, lost: set[tuple[str,
     cat, found = _found(Shared(2, twin))
     assert lost <= _found(Shared(2))[1].keys() and not lost & found.keys()
     assert cat.group_dimension <= fibre(randomise(Shared(2, twin), 4), floats(6, D, spread=1.0), seed=None).dimension
+
+
+class Adapted(nn.Module):
+    """One layer used twice, each time with a low rank of its own, or twice the very same (``twin``)."""
+
+    def __init__(self, bend: Callable[[Tensor], Tensor], twin: bool) -> None:
+        super().__init__()
+        self.bend, self.twin = bend, twin
+        self.inward, self.layer, self.out = nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.down, self.up = (nn.Parameter(torch.randn(2, 3, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inward(x).tanh()
+        for k in (0, 0 if self.twin else 1):
+            h = self.bend(self.layer(h) + (h @ self.down[k]) @ self.up[k].mT)
+        return self.out(h)
+
+
+# two low ranks trade with each other and with the layer: 4; relu units, 3 of whose scales must keep the difference of both uses at rank
+# two: 2. The twin: the layer absorbs all that the low rank used can be (6), and the other one is not used (6)
+@pytest.mark.parametrize("bend, twin, dimension", [(F.relu, False, 6), (torch.tanh, False, 4), (torch.tanh, True, 12)])
+def test_a_layer_fitted_to_its_first_use_is_looked_at_often(bend: Callable[[Tensor], Tensor], twin: bool, dimension: int) -> None:
+    torch.manual_seed(0)
+    maker = floats(2)
+    initial = Adapted(bend, twin)
+    model = randomise(initial, 0)
+    cat = symdisc.discover(model, maker(0))
+    assert cat.orbit_dimension == dimension == min(fibre(initial, maker, s).dimension for s in (10, 17))
+    assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9

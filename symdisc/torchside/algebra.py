@@ -35,6 +35,8 @@ GROWTH = 1.05  # of the rank by one block of rows: then it is not yet looked at 
 VISIBLE = 1e-9  # of the largest row: the null space is good to 1e-12, a new direction shows at 1e-6 or more
 ROUNDING = 1e-9
 CALIBRATED = 2  # draws of weights at which every unit switches
+# further ones where draws disagree: a layer that is read twice is fitted to its first reader only, and no draw need show all it can do
+FURTHER = 10
 LOUD = (4.0, 16.0)  # times the usual size of weights: a norm holds values so small that a distant kink (6, of ReLU6) is never met
 PATTERNS = 8  # draws whose dependence of outputs on inputs is joined: sorting and maxima show one order each
 SAMPLES = (24, 96)  # least and most draws at which the motion of features is followed
@@ -178,10 +180,12 @@ class Algebra:
         calibrated ones every unit switches; at loud ones values behind norms reach distant kinks.
         """
         best = self.outputs[0].dimension
-        for network in itertools.chain(map(self._random, seeds), self.calibrated()):
-            if best <= known:
-                return best
-            found = _fibre_dimension(network)
+        seen: set[int | None] = set()
+        further = FURTHER if self.network.size <= PATIENT else 0
+        for k, network in enumerate(itertools.chain(map(self._random, seeds), self.calibrated(CALIBRATED + further))):
+            if best <= known or (k >= len(seeds) + CALIBRATED and len(seen - {None}) < 2):
+                break
+            seen.add(found := _fibre_dimension(network))
             best = best if found is None else min(best, found)
         loud = [_fibre_dimension(network) for network in self.loud()] if best > known else []
         agreed = set(loud) - {None} if len(set(loud)) == 1 else set()  # values a hundred times larger are less exact: draws must agree
@@ -201,9 +205,9 @@ class Algebra:
             network.parameters = {n: float(f) * p for f, (n, p) in zip(factors, network.parameters.items(), strict=True)}
             yield network
 
-    def calibrated(self) -> Iterator[Network]:
+    def calibrated(self, count: int = CALIBRATED) -> Iterator[Network]:
         """Weights fitted layer by layer, at which every unit switches."""
-        for seed in range(CALIBRATED):
+        for seed in range(count):
             held = replace(self.capture, tensors={n: t.clone() if isinstance(t, Tensor) else t for n, t in self.capture.tensors.items()})
             calibrate(held, seed)
             yield Network(held, dict(held.parameters), self.network.seed)

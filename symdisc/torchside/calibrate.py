@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+import sympy as sp
 import torch
 from torch import Tensor
 
+from symdisc.equivariance.branches import breakpoints
+from symdisc.families.proof import operator_formula
 from symdisc.opgraph import Op, Ref
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draws
-from symdisc.torchside.interpret import ancestors, call
+from symdisc.torchside.interpret import ancestors, call, wide
 
 __all__ = ["calibrate"]
 
@@ -33,10 +36,10 @@ AFFINE = {"aten.conv1d": -2, "aten.conv2d": -3, "aten.conv3d": -4, "aten.linear"
 SAME = frozenset(f"aten.{n}" for n in ("clone", "alias", "contiguous", "detach"))
 LAYOUT = SAME | frozenset(f"aten.{n}" for n in ("view", "reshape", "_unsafe_view", "unsqueeze", "expand"))
 ROOTS = ("aten.rsqrt", "aten.sqrt", "aten.pow")
-# where operators bend, or between which values they do: all their pieces are to be met
-BENDS = {"aten.relu": (0.0,), "aten.leaky_relu": (0.0,), "aten.elu": (-1.0, 1.0), "aten.gelu": (-1.0, 1.0), "aten.silu": (-2.0, 2.0),
-         "aten.tanh": (-1.0, 1.0), "aten.sigmoid": (-2.0, 2.0), "aten.softplus": (-2.0, 2.0), "aten.hardswish": (-3.0, 3.0),
-         "aten.hardsigmoid": (-3.0, 3.0)}
+# between which values smooth operators bend: all they do is to be met. Where others have kinks, their formulas say
+SMOOTH = {"aten.elu": (-1.0, 1.0), "aten.gelu": (-1.0, 1.0), "aten.silu": (-2.0, 2.0), "aten.tanh": (-1.0, 1.0),
+          "aten.sigmoid": (-2.0, 2.0), "aten.softplus": (-2.0, 2.0)}
+CLAMPS = frozenset(f"aten.{n}" for n in ("clamp", "clamp_min", "clamp_max"))  # their numbers are their kinks
 
 
 def calibrate(capture: Capture, seed: int = 0) -> None:
@@ -53,8 +56,8 @@ class _Walk:
         self.saved = {**self.graph.parameters, **self.graph.buffers}
         self.generator = torch.Generator().manual_seed(seed)
         inputs = draws(self.graph, capture.example, (FIRST + 131 * seed + k for k in range(SAMPLES)))
-        wide = {n: t.double() if t.is_floating_point() else t for n, t in self.tensors.items()}
-        self.values: list[dict[str, Any]] = [{**wide, **dict(zip(self.graph.inputs, x, strict=True))} for x in inputs]
+        known = {n: wide(t) for n, t in self.tensors.items()}
+        self.values: list[dict[str, Any]] = [{**known, **dict(zip(self.graph.inputs, x, strict=True))} for x in inputs]
         self.fitted: set[str] = set()
         self.flips = 0  # counted bits (Thue and Morse): no period of layers gives all readers of a channel one sign
 
@@ -290,10 +293,24 @@ def _aligned(shape: Sequence[int], rank: int) -> tuple[int, ...]:
     return (1,) * (rank - len(shape)) + tuple(shape)
 
 
-def _bends(op: Op) -> tuple[float, ...] | None:
-    if op.packet == "aten.hardtanh":
-        return tuple(float(a) for a in op.args[1:3]) if len(op.args) > 2 else (-1.0, 1.0)
-    return BENDS.get(op.packet)
+def _bends(op: Op) -> tuple[float, ...]:
+    """Where an elementwise operator bends: the first and the last kink of its formula, or about where a smooth one does."""
+    if op.packet in SMOOTH:
+        return SMOOTH[op.packet]
+    if op.packet in CLAMPS:
+        kinks = [float(a) for a in op.args[1:] if isinstance(a, (int, float))]
+    else:
+        formula = operator_formula(op)
+        kinks = [] if formula is None else _kinks(formula)
+    return (kinks[0],) if len(kinks) == 1 else (kinks[0], kinks[-1]) if kinks else ()
+
+
+def _kinks(formula: sp.Expr) -> list[float]:
+    """Borders between pieces of a formula in one variable, in order; none where it has poles or edges, to which nothing is to be moved."""
+    edges = any(not (p.exp.is_integer and p.exp.is_positive) for p in formula.atoms(sp.Pow))
+    if len(formula.free_symbols) != 1 or edges or formula.has(sp.log, sp.asin, sp.acos, sp.acosh, sp.atanh):
+        return []
+    return [float(p) for p in breakpoints(formula, *formula.free_symbols).points]
 
 
 def _name(op: Op, position: int) -> str:

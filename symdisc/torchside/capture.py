@@ -9,7 +9,7 @@ import io
 import logging
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,8 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
         elif node.op == "output":
             wanted = {o.arg.name for o in signature.output_specs if o.kind.name == "USER_OUTPUT" and hasattr(o.arg, "name")}
             outputs = tuple(n.name for n in _flat(node.args) if n.name in wanted and _is_float(n))
+    if not outputs:
+        raise BadInput(f"{type(model).__name__} gives no floating-point tensor back; return what its integers or numbers are computed from")
     tensors = {v: tensors_by_name.get(n, program.state_dict.get(n)) for v, n in
                {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items()}
     for v, n in signature.inputs_to_buffers.items():
@@ -105,6 +107,7 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
             tensors[v] = program.constants[n]
     for v, n in lifted.items():
         tensors[v] = program.constants[n]
+    _check_layouts(tensors, {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **lifted})
     inputs = tuple(n for n in signature.user_inputs if isinstance(n, str) and n in shapes)
     aliases = {n: c for n, c in canonical.items() if n != c}
     graph = OpGraph(written_out(ops, shapes, dtypes), inputs, parameters, buffers, tuple(lifted), tuple(dict.fromkeys(outputs)),
@@ -114,6 +117,15 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
                    frozenset(buffers.values()) - saved)
 
 
+def refuse_unready(model: torch.nn.Module) -> None:
+    """Raises BadInput for parameters without shapes and for wrappers whose state_dict is not that of the model within."""
+    unready = [n for n, p in model.named_parameters() if torch.nn.parameter.is_lazy(p)]
+    if unready:
+        raise BadInput(f"{unready[0]} has no shape yet; run the model once on an example before it is looked at")
+    if isinstance(model, torch.nn.DataParallel):
+        raise BadInput("the model is wrapped for several devices; give the model within, model.module")
+
+
 def check_inputs(tensors: Sequence[torch.Tensor]) -> None:
     """Raises BadInput for example inputs that hold no entries, NaN or infinite values."""
     for k, t in enumerate(tensors):
@@ -121,6 +133,12 @@ def check_inputs(tensors: Sequence[torch.Tensor]) -> None:
             raise BadInput(f"example input {k} has no entries (shape {list(t.shape)}); give at least one example")
         if not t.is_meta and (t.is_floating_point() or t.is_complex()) and not bool(torch.isfinite(t).all()):
             raise BadInput(f"example input {k} holds NaN or infinite values; give finite ones")
+
+
+def _check_layouts(tensors: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    sparse = [names[v] for v, t in tensors.items() if isinstance(t, torch.Tensor) and t.layout != torch.strided]
+    if sparse:
+        raise CaptureError(f"{sparse[0]} is sparse, and no derivative is taken through sparse tensors; store it as {sparse[0]}.to_dense()")
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -167,12 +185,20 @@ def _uncollected() -> Iterator[None]:
 
 def _op(node: torch.fx.Node) -> Op:
     value = node.meta.get("val")
-    shape, dtype = (tuple(int(s) for s in value.shape), _dtype(value.dtype)) if isinstance(value, torch.Tensor) else (None, "")
+    shape, dtype = (_sizes(node, value), _dtype(value.dtype)) if isinstance(value, torch.Tensor) else (None, "")
     target = "getitem" if node.target is operator.getitem else str(node.target)
     if _changes_nothing(node, shape):
         return Op(node.name, "aten.alias.default", (_arg(node.args[0]),), (), shape, dtype, _module(node))
     return Op(node.name, target, tuple(_arg(a) for a in node.args),
               tuple((k, _arg(v)) for k, v in sorted(node.kwargs.items())), shape, dtype, _module(node))
+
+
+def _sizes(node: torch.fx.Node, value: torch.Tensor) -> tuple[int, ...]:
+    sizes: list[Any] = list(value.shape)
+    if any(isinstance(s, torch.SymInt) and not s.node.has_hint() for s in sizes):
+        raise CaptureError(f"the shape of what {node.target} gives depends on the data; give the model a result of fixed shape "
+                           "(masked values in place of selected ones)")
+    return tuple(int(s) for s in value.shape)
 
 
 def _changes_nothing(node: torch.fx.Node, shape: tuple[int, ...] | None) -> bool:

@@ -14,7 +14,7 @@ from symdisc.spaces import Facts
 from symdisc.symmetry import Discrete, Symmetry
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw
-from symdisc.torchside.interpret import ancestors, evaluate
+from symdisc.torchside.interpret import ancestors, evaluate, wide
 from symdisc.torchside.kernels import run_moves
 
 __all__ = ["Checker", "can_run", "random_state"]
@@ -44,7 +44,7 @@ def random_state(capture: Capture, gains: set[str], seed: int) -> dict[str, Tens
     for value, name in capture.graph.buffers.items():
         tensor = capture.tensors.get(value)
         if tensor is not None:
-            state[name] = tensor.double() if tensor.is_floating_point() else tensor
+            state[name] = wide(tensor)
     return state
 
 
@@ -66,7 +66,7 @@ class Checker:
         self.state = random_state(capture, gains, seed)
         self._move_statistics(seed)
         self.ops = ancestors(graph, graph.outputs)
-        example = tuple(t.double() if t.is_floating_point() else t for t in capture.example)
+        example = tuple(wide(t) for t in capture.example)
         self.inputs = [example, *(draw(graph, example, s) for s in range(1, samples))]
         try:
             self.reference = self.run(self.state)
@@ -89,7 +89,7 @@ class Checker:
 
     def run(self, state: Mapping[str, Tensor]) -> list[list[Tensor]]:
         graph, tensors = self.capture.graph, self.capture.tensors
-        fixed = {n: (t.double() if t.is_floating_point() else t) for n, t in tensors.items() if n in graph.constants}
+        fixed = {n: wide(t) for n, t in tensors.items() if n in graph.constants}
         env = {**fixed, **{v: state[n] for v, n in {**graph.parameters, **graph.buffers}.items() if n in state}}
         results = []
         with torch.no_grad():

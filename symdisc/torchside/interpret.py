@@ -12,7 +12,7 @@ import torch
 from symdisc.errors import UnknownOperator
 from symdisc.opgraph import Literal, Op, OpGraph, Ref
 
-__all__ = ["ancestors", "call", "evaluate", "resolve"]
+__all__ = ["ancestors", "call", "evaluate", "resolve", "wide"]
 
 
 MADE = frozenset(f"aten.{n}" for n in ("full", "zeros", "ones", "empty", "arange", "eye", "linspace", "scalar_tensor"))
@@ -25,6 +25,8 @@ def resolve(target: str) -> Callable[..., Any]:
         return operator.getitem
     if target == "aten.slice_scatter.default":
         return _written_over
+    if target in ("aten.detach.default", "aten.detach_.default"):  # what training does not see, the function depends on
+        return lambda x: x
     if target == "aten.copy.default":  # as a copy it has no derivative
         return lambda into, source, *_: source.to(into.dtype).expand_as(into)
     if target == "aten._weight_norm.default":  # torch's kernel has no forward derivative
@@ -61,7 +63,9 @@ def _value(arg: Any, env: Mapping[str, Any], dtype: torch.dtype | None) -> Any:
     if isinstance(arg, Literal):
         if arg.kind == "dtype":
             found = getattr(torch, arg.text)
-            return dtype if dtype is not None and found.is_floating_point else found
+            if dtype is None or not (found.is_floating_point or found.is_complex):
+                return found
+            return dtype.to_complex() if found.is_complex else dtype
         if arg.kind == "device":
             return torch.device("cpu") if arg.text.startswith("meta") else torch.device(arg.text)
         if arg.kind in ("layout", "memory_format"):
@@ -69,8 +73,13 @@ def _value(arg: Any, env: Mapping[str, Any], dtype: torch.dtype | None) -> Any:
     return arg
 
 
+def wide(t: torch.Tensor) -> torch.Tensor:
+    """Floating-point numbers in float64, complex ones in complex128, others as they are."""
+    return t.to(torch.complex128) if t.is_complex() else t.double() if t.is_floating_point() else t
+
+
 def call(op: Op, env: Mapping[str, Any], dtype: torch.dtype | None = None) -> Any:
-    """The result of one operator; every floating dtype literal is replaced by ``dtype`` when given."""
+    """The result of one operator; every floating dtype literal is replaced by ``dtype`` when given, complex ones by its pairs."""
     kwargs = {k: _value(v, env, dtype) for k, v in op.kwargs}
     if dtype is not None and op.packet in MADE and op.dtype.startswith("float") and kwargs.get("dtype") is None:
         kwargs["dtype"] = dtype  # torch's default would be float32, too narrow for the least float64 as a mask

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draws
-from symdisc.torchside.interpret import ancestors, evaluate
+from symdisc.torchside.interpret import ancestors, evaluate, wide
 
 __all__ = ["Function", "ModelFunction", "Network", "Wide", "jacobian_rows", "plain_kernels", "real_entries"]
 
@@ -64,6 +64,8 @@ def _together(jac: Callable[..., Parameters], parameters: Parameters, draws: Seq
     that go together and the number of outputs are equal.
     """
     stacked = [torch.stack(t) for t in zip(*draws, strict=True)]
+    if not stacked:
+        return None  # a network without inputs: one draw is all there is
     try:
         parts = vmap(jac, in_dims=(None, *(0,) * len(stacked)), randomness="same")(parameters, *stacked)
     except RuntimeError:
@@ -81,7 +83,7 @@ class Network:
         graph, tensors = capture.graph, capture.tensors
         fixed = {n: tensors[n] for n in graph.constants if n in tensors}
         fixed.update({v: state[n] if n in state else tensors[v] for v, n in graph.buffers.items() if n in state or v in tensors})
-        self.fixed = {n: t.double() if t.is_floating_point() else t for n, t in fixed.items() if isinstance(t, Tensor)}
+        self.fixed = {n: wide(t) for n, t in fixed.items() if isinstance(t, Tensor)}
         self.size = sum(int(np.prod(s)) for s in self.layout.values())
 
     def draws(self, first: int, count: int) -> list[tuple[Tensor, ...]]:
@@ -132,6 +134,8 @@ class Network:
 
         with plain_kernels():
             try:
+                if not stacked:
+                    raise NotImplementedError("nothing to map over")
                 values = vmap(lambda *one: f(parameters, *one), randomness="same")(*stacked)
                 moves = vmap(lambda t: along(t, *stacked), randomness="same", chunk_size=16)(tangents).permute(1, 2, 0)
             except (RuntimeError, NotImplementedError):  # an operator without such rules: reverse mode, one draw at a time
@@ -236,9 +240,14 @@ def real_entries(t: Tensor) -> Tensor:
 
 
 class Wide(TorchFunctionMode):
-    """float64 wherever a model asks for float32 by name, as language models do in their norms: its rounding would be rank."""
+    """float64 wherever a model asks for float32 by name, as language models do in their norms: its rounding would be rank. And
+    derivatives also where a model cuts them off: its function depends on its parameters there as well."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.detach:
+            return args[0]
+        if function is torch._C._set_grad_enabled:
+            return None
         if function is Tensor.float:
             return args[0].double()
         if function is torch.full and isinstance(args[-1], float) and not (kwargs or {}).get("dtype"):
@@ -264,7 +273,7 @@ class ModelFunction:
         with Wide():
             out = functional_call(self.model, {**parameters, **buffers}, args, kwargs)
         leaves = torch.utils._pytree.tree_leaves(out)
-        if not all(isinstance(t, Tensor) or t is None for t in leaves):
+        if not all(isinstance(t, Tensor) or t is None for t in leaves) and hasattr(out, "values"):
             leaves = list(out.values())
         return torch.cat([real_entries(t).reshape(-1) for t in leaves
                           if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())])

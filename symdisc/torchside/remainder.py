@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from symdisc.solve import independent_part
 from symdisc.symmetry import Symmetry
 from symdisc.torchside.algebra import Algebra, fibre
 from symdisc.torchside.apply import act
+from symdisc.torchside.interpret import wide
 from symdisc.torchside.linear import linear_families
 from symdisc.torchside.network import ModelFunction, Network
 
@@ -49,8 +51,7 @@ def float64_state(captured: Capture) -> dict[str, Tensor]:
     state = {n: t.detach().double() for n, t in captured.parameters.items()}
     for v, n in captured.graph.buffers.items():
         if v in captured.tensors:
-            t = captured.tensors[v]
-            state[n] = t.double() if t.is_floating_point() else t
+            state[n] = wide(captured.tensors[v])
     return state
 
 
@@ -163,6 +164,8 @@ def certify_model(cat: Catalog, seed: int) -> Certificate:
     """D - rank J of the torch module itself (not of the captured graph) at the weights, beside the found orbit dimension."""
     if cat.captured is None or cat.orbit_dimension is None:
         raise BadInput("this catalog has no orbit dimension (weights on the meta device or too many): certify a miniature")
+    if not cat.parameter_count:
+        return Certificate(0, 0, math.inf, 0, note="there are no parameters")
     space, network = module_fibre(cat, seed)
     flow = sum(s.dimension for s in cat.symmetries if s.family == "flow")
     return Certificate(cat.orbit_dimension, space.dimension, space.gap, network.size,

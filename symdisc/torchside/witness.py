@@ -37,8 +37,10 @@ class Witness:
 
 def outputs_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Sequence[Any], kwargs: dict[str, Any] | None = None) -> list[Tensor]:
     """All floating-point outputs of a model run with other weights."""
-    with torch.no_grad():
-        result = torch.func.functional_call(model, dict(state), tuple(inputs), kwargs or {}, tie_weights=False, strict=False)
+    inputs, given = torch.utils._pytree.tree_map_only(Tensor, Tensor.clone, (tuple(inputs), kwargs or {}))  # a model may write on them
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)  # dropout masks must repeat
+        result = torch.func.functional_call(model, dict(state), inputs, given, tie_weights=False, strict=False)
     leaves = torch.utils._pytree.tree_leaves(result)
     if not leaves or not all(isinstance(t, Tensor) or t is None for t in leaves):
         leaves = list(getattr(result, "values", lambda: leaves)())

@@ -1,0 +1,112 @@
+"""Legal models of unusual make: each gets an answer or an error of one line, and what cuts derivatives off hides nothing."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import symdisc
+from symdisc.errors import BadInput, CaptureError
+
+
+class Of(nn.Module):
+    """A function of named layers, parameters and buffers, and of the inputs."""
+
+    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+
+    def forward(self, *x: Tensor) -> Any:
+        return self.function(self, *x)
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def weight(*shape: int) -> nn.Parameter:
+    return nn.Parameter(normal(*shape))
+
+
+def two_layers(between: Callable[[Tensor], Tensor]) -> nn.Module:
+    torch.manual_seed(0)
+    return Of(lambda m, x: m.b(between(m.a(x)).relu()), a=nn.Linear(3, 4), b=nn.Linear(4, 2))
+
+
+@torch.no_grad()
+def untrained(x: Tensor) -> Tensor:
+    return x.relu()
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+
+
+X, PAIRS = normal(4, 3), torch.complex64
+ANSWERS = {
+    "no parameters": (nn.Identity(), (X,), 0),
+    "one number": (Of(lambda m, x: m.a * x, a=weight()), (X,), 0),
+    "one number that nothing reads": (Of(lambda m, x: x + 1, a=weight()), (X,), 1),
+    "a number among the outputs": (Of(lambda m, x: (m.a(x), 3.0), a=nn.Linear(3, 2)), (X,), 0),
+    "complex buffer": (Of(lambda m, x: (x.to(PAIRS) @ m.c).abs() @ m.w, c=normal(3, 4, dtype=PAIRS), w=weight(4, 2)), (X,), 0),
+    "complex from pairs": (Of(lambda m, x: torch.view_as_real(x.to(PAIRS) @ torch.view_as_complex(m.w)), w=weight(3, 2, 2)), (X,), 0),
+    "no inputs": (Of(lambda m: m.a.tanh() @ m.b, a=weight(2, 3), b=weight(3, 2)), (), 8),
+    "a derivative cut off": (two_layers(Tensor.detach), (X,), 4),
+    "a part without gradients": (two_layers(untrained), (X,), 4),
+    "as usual": (two_layers(lambda x: x), (X,), 4),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_unusual_model_has_an_answer(name: str) -> None:
+    model, inputs, dimension = ANSWERS[name]
+    catalog = symdisc.discover(model, inputs)
+    g = catalog.sample(seed=1, scale=0.3)
+    assert catalog.orbit_dimension == dimension, [s.name for s in catalog.symmetries]
+    assert catalog.verify(model, g).passed
+    certificate = symdisc.certify(catalog)
+    assert certificate.found == certificate.fibre == dimension
+
+
+REFUSED = {
+    "integers only": (Of(lambda m, x: m.a(x).argmax(-1), a=nn.Linear(3, 2)), (X,), BadInput, "no floating-point tensor"),
+    "nothing given back": (Of(lambda m, x: None, a=nn.Linear(3, 2)), (X,), BadInput, "no floating-point tensor"),
+    "rows chosen by the data": (Of(lambda m, x: m.a(x)[x[:, 0] > 0], a=nn.Linear(3, 2)), (X,), CaptureError, "depends on the data"),
+    "sparse buffer": (Of(lambda m, x: m.s @ m.a(x), s=torch.eye(4).to_sparse(), a=nn.Linear(3, 2)), (X,), CaptureError, "s is sparse"),
+    "no shapes yet": (nn.Sequential(nn.LazyLinear(4), nn.ReLU()), (X,), BadInput, "0.weight has no shape yet"),
+    "wrapped": (nn.DataParallel(nn.Linear(3, 2)), (X,), BadInput, "model.module"),
+    "complex parameters": (Of(lambda m, x: (x + 0j) @ m.w, w=nn.Parameter(normal(3, 2, dtype=PAIRS))), (X,), BadInput, "w is complex"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_answer_is_refused_in_one_line(name: str) -> None:
+    model, inputs, kind, said = REFUSED[name]
+    with pytest.raises(kind, match=said) as error:
+        symdisc.discover(model, inputs)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_writes_on_its_inputs_or_drops_units_is_verified_all_the_same() -> None:
+    writes = Of(lambda m, x: m.b(m.a(x.mul_(2.0)).relu()), a=nn.Linear(3, 4), b=nn.Linear(4, 2))
+    catalog = symdisc.discover(writes, (X.clone(),))
+    assert catalog.verify(writes, catalog.sample(seed=1, scale=0.3)).passed
+    drops = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2)).train()
+    catalog = symdisc.discover(drops, (X,))
+    start = time.perf_counter()
+    g = catalog.sample(seed=1, scale=0.3)
+    assert catalog.orbit_dimension == 4 and catalog.verify(drops, g).passed
+    assert time.perf_counter() - start < 10.0
