@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
+import symdisc
 from symdisc.errors import BadInput
 from symdisc.torchside.configs import inputs_for
 from symdisc.torchside.sources import open_source
@@ -219,3 +221,17 @@ def test_no_inputs_for_sound(tmp_path: Path) -> None:
 
     with pytest.raises(BadInput, match="takes input_values"):
         inputs_for(Sound(), object(), torch.device("cpu"))
+
+
+def test_a_decoder_that_would_return_its_cache_is_captured_without() -> None:
+    """As a user builds it, ``use_cache`` true; the model is left as it was."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**{k: v for k, v in LLAMA.items() if k not in ("model_type", "architectures")})
+    model = transformers.LlamaForCausalLM(config).double().eval()
+    ids = torch.randint(0, config.vocab_size, (2, 5))
+    assert config.use_cache and "cache" in str(type(model(ids)[1])).lower()
+    cat = symdisc.discover(model, (ids,))
+    assert config.use_cache and cat.group_dimension > 0
+    moved = cat.apply(model.state_dict(), cat.sample(0, 0.3))
+    after = torch.func.functional_call(model, moved, (ids,)).logits
+    assert (after - model(ids).logits).abs().max() < 1e-6  # its norms compute in float32

@@ -145,8 +145,8 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     noise = io.StringIO()  # a guard failure prints the partial graph
     declare_experts(model)
     try:
-        with (substituted(model, args, kwargs), torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stderr(noise), _quiet(),
-              _uncollected()):
+        with (substituted(model, args, kwargs), _without_cache(model), torch.no_grad(), warnings.catch_warnings(),
+              contextlib.redirect_stderr(noise), _quiet(), _uncollected()):
             warnings.simplefilter("ignore")
             program = torch.export.export(model, args, kwargs, strict=False)
             return program.run_decompositions(dict(TABLE))
@@ -169,6 +169,20 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    """Decoders of Hugging Face return keys and values for the next token unless their config says no: torch.export refuses them."""
+    found: list[Any] = [getattr(m, "config", None) for m in model.modules()]
+    configs = {id(c): c for c in found if getattr(c, "use_cache", False) is True}
+    for config in configs.values():
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in configs.values():
+            config.use_cache = True
 
 
 @contextlib.contextmanager
