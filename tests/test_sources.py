@@ -67,6 +67,18 @@ def test_a_file_with_a_pair(factories: Path) -> None:
     assert isinstance(source.model, nn.Linear) and source.example[0].shape == (2, 3) and not source.meta
 
 
+def test_example_inputs_of_the_model_itself(factories: Path) -> None:
+    factories.write_text(FACTORIES + """
+class Own(nn.Linear):
+    def example_inputs(self):
+        return torch.zeros(5, self.in_features)
+
+def own():
+    return Own(3, 4)
+""")
+    assert [tuple(x.shape) for x in open_source(f"{factories}:own").example] == [(5, 3)]
+
+
 def test_example_inputs_beside_the_factory(factories: Path) -> None:
     factories.write_text(FACTORIES + "\ndef example_inputs():\n    return torch.zeros(5, 3)\n")
     for name in ("bare", "instance"):

@@ -151,11 +151,11 @@ def _from_factory(text: str, module: ModuleType, name: str, seed: int) -> Source
             torch.manual_seed(seed)
             _takes_nothing(found, f"{where}:{name}")
             made = found()
-            example = _module_example(module, where) if isinstance(made, nn.Module) else None
+            example = _example(module, made, where) if isinstance(made, nn.Module) else None
             return _checked(text, made, example, where, name)
     else:
         raise BadInput(f"{where}:{name} is a {type(found).__name__}; a factory is a function that returns a model")
-    return _checked(text, made, _module_example(module, where), where, name)
+    return _checked(text, made, _example(module, made, where), where, name)
 
 
 def _others(module: ModuleType) -> str:
@@ -174,8 +174,9 @@ def _takes_nothing(found: Any, where: str) -> None:
         raise BadInput(f"{where} needs arguments ({', '.join(needed)}); a factory is called without any: wrap it in a function")
 
 
-def _module_example(module: ModuleType, where: str) -> Any:
-    found = getattr(module, "example_inputs", None)
+def _example(module: ModuleType, made: nn.Module, where: str) -> Any:
+    """``example_inputs`` of the file, else that of the model."""
+    found = getattr(module, "example_inputs", getattr(made, "example_inputs", None))
     if callable(found):
         with _blamed_on(f"{where}:example_inputs failed"):
             return found()
@@ -190,7 +191,7 @@ def _checked(text: str, made: Any, example: Any, where: str, name: str) -> Sourc
         raise BadInput(f"{where}:{name} returned a {type(made).__name__}; it must return a torch.nn.Module, or (model, example_inputs)")
     if example is None:
         raise BadInput(f"{where}:{name} gives a model but no inputs: return (model, example_inputs), or define "
-                       "example_inputs() beside it")
+                       "example_inputs() beside it or in the model")
     inputs = (example,) if isinstance(example, Tensor) else example
     if not isinstance(inputs, (tuple, list)) or not any(isinstance(x, Tensor) for x in inputs):
         raise BadInput(f"the example inputs of {where}:{name} are a {type(example).__name__}; give a tensor or a tuple of tensors")
