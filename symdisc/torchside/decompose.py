@@ -113,10 +113,15 @@ def glu(x, dim=-1):  # type: ignore[no-untyped-def]
 
 
 def dropout(x, p, train):  # type: ignore[no-untyped-def]
+    return native_dropout(x, p, train)[0]
+
+
+def native_dropout(x, p, train):  # type: ignore[no-untyped-def]
+    """Each entry times a number of its own, drawn at every run: scales go through, changes of basis and translations do not."""
     if not train or p == 0.0:
-        return x.clone()
-    mask = (torch.rand_like(x) >= p).to(x.dtype)
-    return x * mask / (1.0 - p)
+        return x.clone(), torch.ones_like(x, dtype=torch.bool)
+    kept = torch.rand_like(x) >= p
+    return x * (kept.to(x.dtype) / (1.0 - p) if p < 1.0 else 0.0), kept
 
 
 # --- recurrent layers, unrolled over time ---------------------------------------------------------------------------
@@ -212,6 +217,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.prelu.default: prelu,
     aten.bilinear.default: bilinear,
     aten.dropout.default: dropout,
+    aten.native_dropout.default: native_dropout,
     aten.glu.default: glu,
     aten.addcmul.default: addcmul,
     aten.addcdiv.default: addcdiv,
