@@ -84,7 +84,7 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
 
             symmetries, orbit, more = complete(captured, arch, symmetries)
             notes += more
-    else:
+    elif captured.size:
         notes.append("orbit dimension taken as the dimension of the named families; completeness is for a miniature to certify")
     buffers = {n: graph.shapes[v] for v, n in graph.buffers.items()}
     return Catalog(name, tuple(symmetries), tuple(discrete), tuple(broken), parameters, buffers, dict(graph.aliases), orbit,

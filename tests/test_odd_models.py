@@ -76,7 +76,7 @@ def test_an_unusual_model_has_an_answer(name: str) -> None:
     catalog = symdisc.discover(model, inputs)
     g = catalog.sample(seed=1, scale=0.3)
     assert catalog.orbit_dimension == dimension, [s.name for s in catalog.symmetries]
-    assert catalog.verify(model, g).passed
+    assert catalog.verify(model, g).passed and not catalog.notes
     certificate = symdisc.certify(catalog)
     assert certificate.found == certificate.fibre == dimension
 
