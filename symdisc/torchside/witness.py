@@ -44,7 +44,7 @@ def outputs_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Sequence[A
     leaves = torch.utils._pytree.tree_leaves(result)
     if not leaves or not all(isinstance(t, Tensor) or t is None for t in leaves):
         leaves = list(getattr(result, "values", lambda: leaves)())
-    return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]
+    return [t.data for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]  # in a mode that sees through no_grad, too
 
 
 def varied(example: Sequence[Any], seed: int) -> tuple[Any, ...]:
