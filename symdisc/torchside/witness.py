@@ -65,8 +65,8 @@ def varied(example: Sequence[Any], seed: int) -> tuple[Any, ...]:
 
 def verify(cat: Catalog, model: nn.Module, g: Element, inputs: Sequence[Any] | None, samples: int) -> Witness:
     """Compare the model with its own weights and with transformed ones, on ``inputs`` (a list of argument tuples)."""
-    unsaved = {k: b.detach() for k, b in model.named_buffers(remove_duplicate=False)}  # tables that a file would not hold
-    before = {**unsaved, **{k: v.detach() for k, v in model.state_dict().items()}}
+    unsaved = {k: b.data for k, b in model.named_buffers(remove_duplicate=False)}  # tables that a file would not hold
+    before = {**unsaved, **{k: v.data for k, v in model.state_dict().items()}}
     after = cat.apply(before, g)
     if inputs is None:
         example = _like_weights(cat.example, before)
