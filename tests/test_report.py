@@ -24,7 +24,6 @@ from symdisc.report import content, figure, latex, markdown, terminal, unicode
 from symdisc.report import html as html_report
 from symdisc.report.picture import picture
 from symdisc.report.tex import Accent, Atom, Fence, Frac, Matrix, Root, Script, Seq, parse
-from symdisc.report.typeset import from_latex
 from symdisc.symmetry import Broken, Discrete, Symmetry
 
 NASTY = "block_1.a%b&c#d{e}^f~g\\h<i>|j$k`β中.weight"
@@ -399,15 +398,3 @@ def test_edges_carry_their_own_parameters_only(small: dict[str, Catalog]) -> Non
     }
     assert carried[("scaled_dot_product_attention", "layers.0.norm2")] == "out_proj"
     assert carried[("x", "layers.0.norm2")] == "enter"
-
-
-@pytest.mark.parametrize("formula, wanted", [
-    (r"\frac{\left(a_1 + b_1 - 2\right) \left(a_1 + b_1 + c_1 - 1\right)}{2}",
-     r"$\tfrac{1}{2}\,\left( a_{1}+b_{1}-2\right) \allowbreak \left( a_{1}+b_{1}+c_{1}-1\right) $"),
-    (r"\frac{\alpha \beta \gamma \delta \eta + \theta \kappa \lambda}{2}",  # half of a sum is no fraction times its first term
-     r"$\tfrac{\alpha \beta \gamma \delta \eta +\theta \kappa \lambda }{2}$"),
-    (r"\texttt{norm.running\_var}_{1}", r"$\texttt{norm.}\allowbreak \texttt{running\_}\allowbreak \texttt{var}_{1}$"),
-    (r"\texttt{0.weight}_{1}", r"$\texttt{0.weight}_{1}$"),
-])
-def test_what_is_long_in_a_formula_can_be_broken(formula: str, wanted: str) -> None:
-    assert from_latex(formula) == [wanted]
