@@ -209,7 +209,8 @@ class Deriver:
         if not self.matrix:
             return "", ""
         rest = restrict(self.symmetry.family, "skew")
-        if rest == "zero" or any(w.rho != 0 for w in self.local.values()):
+        plain = all(m.kind == "matmul" and m.gain is None for m in self.symmetry.moves)
+        if rest == "zero" or any(w.rho != 0 and not (plain and w.radial) for w in self.local.values()):
             return ("", "") if rest == "zero" else (reasons.ANTISYMMETRIC_PART, "")
         if any(not w.constant for w in self.local.values()):
             return reasons.OFF_DIAGONAL, ""
@@ -221,8 +222,8 @@ class Deriver:
         """No symmetric element: a single plane keeps its angle, few columns keep their span, otherwise a constraint."""
         terms = self.terms()
         shape = self.symmetry.shape
-        pure = all(w.constant and w.rho == 0 for w in self.local.values())
         plain = all(m.kind == "matmul" and m.gain is None for m in self.symmetry.moves)
+        pure = all(w.constant and (w.rho == 0 or (plain and w.radial)) for w in self.local.values())
         columns = sum(m.index.copies * (prod(t.shape) // (t.shape[m.axis] if m.axis >= 0 else prod(t.shape)))
                       for m, t in ((t.move, t) for t in terms))
         part = restrict(self.symmetry.family, "skew")

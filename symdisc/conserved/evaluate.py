@@ -13,6 +13,7 @@ from symdisc.conserved.algebra import MATRIX_FAMILIES, project, restrict
 from symdisc.conserved.expressions import parse_scalar, scalar_function
 from symdisc.conserved.linear import charges, pairings
 from symdisc.conserved.pairing import block_rows, pairing, unit_rows
+from symdisc.conserved.section import projector
 from symdisc.errors import BadInput
 from symdisc.moves import ADDITIVE
 
@@ -31,6 +32,8 @@ def evaluate(
     for name in q.parameters:
         if name not in params:
             raise BadInput(f"{q.name} needs the parameter {name}, which was not given")
+    if q.form == "section":
+        return projector(q, params)
     if q.form == "linear":
         return charges(q.generators, params, q.potentials)
     if q.form == "span":

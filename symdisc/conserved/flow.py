@@ -63,6 +63,11 @@ class Local:
         return bool(self.precondition == 0)
 
     @property
+    def radial(self) -> bool:
+        """The decay is a number times theta, so that what turns about 0 does not see it."""
+        return not sp.simplify(self.rho / THETA).has(THETA)
+
+    @property
     def constant(self) -> bool:
         """P is a number (or a shared function of time, which only changes the clock)."""
         return not self.precondition.has(THETA)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from symdisc.conserved.derive import Deriver
     from symdisc.conserved.quantity import ConservedQuantity
 
-__all__ = ["charges", "equation", "exact_entry", "expression", "linear_answers", "pairings", "tex"]
+__all__ = ["charges", "combined", "equation", "exact_entry", "expression", "linear_answers", "pairings", "rates", "tex"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -52,7 +52,7 @@ def linear_answers(deriver: Deriver) -> list[ConservedQuantity]:
     symmetric = _combinations(generators, partial(_turning, curved))
     if not symmetric:
         return found or [deriver.rigid(left) if not curved else deriver.none(reasons.OFF_DIAGONAL, left)]
-    weighted = tuple(_combined(generators, c, _rates(deriver)) for c in symmetric)
+    weighted = tuple(combined(generators, c, rates(deriver)) for c in symmetric)
     status, law, rate = _told(local, weighted, curved)
     rest = len(symmetric) + sum(q.dimension for q in found) < len(generators)
     reason = reasons.DRIVEN if first.inertia else (reasons.OFF_DIAGONAL if curved else reasons.ANTISYMMETRIC_PART) if rest else ""
@@ -64,7 +64,7 @@ def linear_answers(deriver: Deriver) -> list[ConservedQuantity]:
     return [*found, charge]
 
 
-def _rates(deriver: Deriver) -> dict[str, float]:
+def rates(deriver: Deriver) -> dict[str, float]:
     """The inverse metric by parameter; one where it depends on the parameter, and is integrated instead."""
     return {n: float(deriver.scale() / w.precondition) if w.constant else 1.0 for n, w in deriver.local.items()}
 
@@ -81,7 +81,7 @@ def _momenta(deriver: Deriver) -> list[ConservedQuantity]:
     found = _combinations(deriver.symmetry.generators, partial(_stretching, decays))
     if not found:
         return []
-    weighted = tuple(_combined(deriver.symmetry.generators, c, _rates(deriver)) for c in found)
+    weighted = tuple(combined(deriver.symmetry.generators, c, rates(deriver)) for c in found)
     factor = sp.simplify(sp.exp(sp.integrate(next(iter(deriver.local.values())).friction, TIME)))
     law = rf"\tfrac{{d}}{{dt}}\bigl({flow_tex(factor)}\,\langle \dot\theta, M\theta + c\rangle\bigr) = 0"
     return [deriver.make("conserved", "entries", "momentum", (), dimension=len(found), law=law, rate="0", factor=str(factor),
@@ -167,14 +167,14 @@ def _combinations(generators: Sequence[Generator], unwanted: Callable[[Part], It
     return [list(v) for v in system.nullspace()]
 
 
-def _combined(generators: Sequence[Generator], c: Sequence[sp.Rational], rates: Mapping[str, float]) -> Generator:
+def combined(generators: Sequence[Generator], c: Sequence[sp.Rational], inverse: Mapping[str, float]) -> Generator:
     """sum_k c_k X_k in the metric of the learning rates."""
     total: dict[tuple[str, int], dict[tuple[int, int], float]] = {}
     for g, factor in zip(generators, c, strict=True):
         for part in g.parts if factor != 0 else ():
             entries = total.setdefault((part.parameter, part.axis), {})
             for i, j, value in part.entries:
-                entries[i, j] = entries.get((i, j), 0.0) + float(factor * exact_entry(value)) * rates[part.parameter]
+                entries[i, j] = entries.get((i, j), 0.0) + float(factor * exact_entry(value)) * inverse[part.parameter]
     return Generator(
         tuple(Part(n, a, tuple((i, j, v) for (i, j), v in sorted(e.items()) if v)) for (n, a), e in total.items())
     )

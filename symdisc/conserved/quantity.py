@@ -57,7 +57,8 @@ class ConservedQuantity:
     ``form`` says which function: "moment" (the moment map, 1/2 <theta, A theta> and <c, theta>, as an array over a
     basis of the ``part`` of the algebra that is a gradient field), "momentum" (factor(t) <theta', A theta> or <theta', M theta + c>, needs
     velocities), "span" (the projector on the span of all columns that a rotation turns), "plane" (a function of two
-    entries, ``formula`` in x and y), or "linear" (1/2 <theta, M theta> + <c, theta> for each of ``generators``), or
+    entries, ``formula`` in x and y), "section" (1 - P, P the projector on the subspace that the flow orthogonal to turning ``generators``
+    keeps, see ``conserved.section``), or "linear" (1/2 <theta, M theta> + <c, theta> for each of ``generators``), or
     "" when there is none. ``dimension`` counts independent numbers; ``law`` is the
     equation that the quantity obeys (LaTeX), ``rate`` the k of Q' = -k Q. Sign and size are those of the generator as
     the moves give it, with the factor 1/2 and the value 0 at vanishing parameters where that exists.

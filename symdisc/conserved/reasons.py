@@ -14,10 +14,13 @@ ANTISYMMETRIC = (
     "the generator is antisymmetric in the stored-parameter inner product, so <theta, A theta> = 0 and its one-form is "
     "of contact type (two or more planes): only the differential constraint holds"
 )
-ANTISYMMETRIC_TOGETHER = (
+ANTISYMMETRIC_MANY = (
     "the generators are antisymmetric in the stored-parameter inner product, so <theta, A theta> = 0 for each of them; whether together "
-    "they keep a function of the parameters, as the direction of a vector of which only the length is seen, is not derived: the "
-    "differential constraints hold, and the count of laws tells whether one is missing"
+    "they keep a subspace is not looked for at this size: the differential constraints hold"
+)
+SECTION = (
+    "antisymmetric, so no charge 1/2 <theta, A theta>; but what is orthogonal to the turned directions, at theta and at all that it leads "
+    "to, is a subspace smaller than the whole, and the flow stays in it"
 )
 ANTISYMMETRIC_DECAY = (
     "the generator is antisymmetric in the stored-parameter inner product; decay or a metric leave the "

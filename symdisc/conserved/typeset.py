@@ -12,6 +12,7 @@ from symdisc.conserved import linear
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import load_flows
 from symdisc.conserved.flow import tex as flow_tex
+from symdisc.conserved.section import section_expression, section_latex
 from symdisc.moves import ADDITIVE
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
 
 
 def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
+    if q.form == "section":
+        return section_expression(q), {}
     if q.generators:
         return _of_generators(q), {}
     if q.form == "plane":
@@ -168,7 +171,9 @@ def expression(q: ConservedQuantity) -> sp.Basic:
 def latex(q: ConservedQuantity) -> str:
     """Formula and law, or the reason and the constraint that stays."""
     lines = []
-    if q.generators:
+    if q.form == "section":
+        lines.append(rf"{section_latex(q)},\quad {q.law}")
+    elif q.generators:
         momentum = flow_tex(_factor(q)) if q.form == "momentum" else ""
         lines.append(f"{linear.tex(q.generators, dict(q.shapes), q.potentials, momentum)},\\quad {q.law}")
     elif q.form:
