@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import expm
 
+from symdisc.curves import curve
 from symdisc.symmetry import Discrete, Element, Factor, Symmetry
 
 __all__ = ["identity_array", "identity_discrete", "inverse_array", "inverse_discrete", "sample_array", "sample_discrete", "tangent_arrays"]
@@ -34,7 +35,9 @@ def sample_array(s: Symmetry, rng: np.random.Generator, scale: float) -> np.ndar
     if s.family in MATRIX:
         return np.stack([expm(scale * _generator(s.family, s.shape[1], rng)) for _ in range(s.shape[0])])
     if s.family == "scale":
-        return np.exp(np.clip(scale * rng.standard_normal(s.shape), -3 * scale, 3 * scale))
+        t = np.clip(scale * rng.standard_normal(s.shape), -3 * scale, 3 * scale)
+        side = _side(s)
+        return np.exp(side * np.abs(t) if side else t)
     t = scale * rng.standard_normal(s.shape)
     if s.family == "flow":
         t = t * (s.dimension / t.size) ** 0.5  # all parameters take part: the path shall be as long as that of so many coordinates
@@ -42,6 +45,15 @@ def sample_array(s: Symmetry, rng: np.random.Generator, scale: float) -> np.ndar
         # added to a weight along a whole axis: of the size that weights of that fan-in have, or float32 drowns in it
         t = t / s.moves[0].index.size ** 0.5
     return np.asarray(_centred(s, t) if s.family.endswith("0") else t)
+
+
+def _side(s: Symmetry) -> int:
+    """1 or -1 where elements c >= 1 or c <= 1 keep functions of parameters in their ranges, else 0."""
+    for m in s.moves:
+        found = curve(m.rep) if m.kind == "curved_scale" else None
+        if found is not None and found.side:
+            return found.side if m.power > 0 else -found.side
+    return 0
 
 
 def _centred(s: Symmetry, t: np.ndarray) -> np.ndarray:

@@ -107,6 +107,7 @@ class Chart:
     kind "norm": ``size * direction / |direction|`` with norms over all axes but ``dim`` (over all, if None); its image is every
     weight without a zero slice. kind "map": some function of ``direction`` alone that commutes with permutations along each axis.
     kind "exp": a constant times ``exp(rate * direction)``, entry by entry; its image is every weight of the same signs.
+    kind "curve": the ``formula`` in x of each entry, one to one (``symdisc.curves``).
     kind "matrix": ``direction`` itself, read as a matrix of this ``shape`` and under its own name.
     """
 
@@ -117,13 +118,14 @@ class Chart:
     dim: int | None = None
     shape: tuple[int, ...] = ()
     rate: float = 0.0
+    formula: str = ""
 
     @property
     def stored(self) -> tuple[str, ...]:
         return (self.direction, self.size) if self.size else (self.direction,)
 
     def to_dict(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if k not in ("shape", "rate")}  # such charts stand in the moves themselves
+        return {k: v for k, v in asdict(self).items() if k not in ("shape", "rate", "formula")}  # such charts stand in the moves themselves
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Chart:
@@ -141,6 +143,7 @@ class Move:
     which, "first" or "second", and ``power`` (1 or -1) the sign with which the two meet: (x, power * y) is multiplied by g.
     kind "scale": entries at ``index`` are multiplied by ``s**power`` of their unit.
     kind "log_scale": ``power * log(s)`` of their unit is added to the entries at ``index``.
+    kind "curved_scale": sigma of the entries is multiplied by ``s**power`` of their unit, sigma the formula in x that ``rep`` is.
     kind "affine_scale": as scale, but acts on ``value + offset`` (a running variance scales together with eps).
     kind "add": ``power * t`` is added at ``index``, broadcast over the other axes, after passing ``through``.
     kind "outer": ``t``, shaped as the parameter with ``axis`` cut to 1, is added at every position of ``index``; with

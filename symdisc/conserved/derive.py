@@ -29,6 +29,7 @@ from symdisc.conserved.pairing import depends_on
 from symdisc.conserved.quantity import ConservedQuantity, Term
 from symdisc.conserved.rigid import rigid_answer
 from symdisc.conserved.typeset import constraint_latex
+from symdisc.curves import X, curve
 from symdisc.errors import BadInput, Undecided
 from symdisc.moves import ADDITIVE, Move
 from symdisc.symmetry import Symmetry
@@ -175,9 +176,10 @@ class Deriver:
 
     def potential(self, m: Move, p: sp.Expr) -> str:
         """Integral of X/P entry by entry (Q = sum D_ii int s/p(s) ds), as text in x."""
-        if m.kind not in (*LINEAR, *ADDITIVE):
+        if m.kind not in (*LINEAR, *ADDITIVE, "curved_scale"):
             raise Undecided(f"a move of kind {m.kind} under a preconditioner that depends on the parameters")
-        field = THETA if m.kind in LINEAR else sp.Integer(1)
+        bent = curve(m.rep) if m.kind == "curved_scale" else None
+        field = bent.slope.subs(X, THETA) if bent is not None else THETA if m.kind in LINEAR else sp.Integer(1)
         return self.integral(field, p)
 
     @staticmethod

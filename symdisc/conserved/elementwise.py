@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import mpmath
@@ -87,8 +87,17 @@ class ElementwiseLaw:
     def evaluate(self, outer: Any, inner: Any) -> Any:
         """Q [h] from U [m, h] and V [n, h], numpy or torch (differentiable in both, any number of times). Raises BadInput where there
         is no law."""
-        inside = self._inside_torch(inner) if hasattr(inner, "new_tensor") else self._potentials(np.asarray(inner, dtype=np.float64))
-        return (outer**2).sum(0) / 2 - inside.sum(0)
+        return (outer**2).sum(0) / 2 - self.potential(inner).sum(0)
+
+    @property
+    def formula(self) -> sp.Expr:
+        """I in x, piece by piece; an integral where no closed form was found."""
+        found = [(_formula(p), p.domain.contains(X)) for p in self.pieces]
+        return sp.Piecewise(*found) if len(found) > 1 else found[0][0]
+
+    def potential(self, values: Any) -> Any:
+        """I entry by entry, numpy or torch (differentiable); not a number stays so. Raises BadInput where there is no law."""
+        return self._inside_torch(values) if hasattr(values, "new_tensor") else self._potentials(np.asarray(values, dtype=np.float64))
 
     def gradient(self, outer: Any, inner: Any) -> tuple[np.ndarray, np.ndarray]:
         """dQ_u in U[:, u] and V[:, u], as arrays [m, h] and [n, h]: (U, -sigma(V)/sigma'(V))."""
@@ -142,8 +151,9 @@ class ElementwiseLaw:
             if piece.kind != "none":
                 here = np.isnan(out) & _inside(piece.domain, values)
                 out[here] = function(piece)(values[here])
-        if not np.isfinite(out).all():
-            worst = values[~np.isfinite(out)][0]
+        wrong = ~np.isfinite(out) & ~np.isnan(values)
+        if wrong.any():
+            worst = values[wrong][0]
             raise BadInput(f"no law for sigma = {self.activation} at {worst:.6g}; it holds on {self.domain}")
         return out
 
@@ -154,6 +164,13 @@ class ElementwiseLaw:
         }
 
 
+def _formula(piece: Piece) -> sp.Expr:
+    if piece.kind == "integral":
+        return sp.Integral(piece.integrand, (X, piece.base, X))
+    return sp.Integer(0) if piece.potential is None else piece.potential
+
+
+@cache
 def elementwise_law(activation: str | sp.Expr) -> ElementwiseLaw:
     """The law of an activation: a function name ("tanh"), a formula in one variable ("x*tanh(x)") or sympy.
 

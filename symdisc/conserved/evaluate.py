@@ -10,6 +10,7 @@ import numpy as np
 import sympy as sp
 
 from symdisc.conserved.algebra import MATRIX_FAMILIES, project, restrict
+from symdisc.conserved.elementwise import elementwise_law
 from symdisc.conserved.expressions import parse_scalar, scalar_function
 from symdisc.conserved.linear import charges, pairings
 from symdisc.conserved.pairing import block_rows, pairing, unit_rows
@@ -61,7 +62,7 @@ def moment(q: ConservedQuantity, term: Term, params: Mapping[str, Array]) -> Arr
     For fields that are affine in the parameter this is the mean of the values at both ends of the ray.
     """
     move, y = term.move, params[term.move.parameter]
-    if term.potential:
+    if term.potential or move.kind == "curved_scale":
         return _potential(q, term, y)
     here = pairing(move, y, y, params, q.symmetry.shape)
     if move.kind in ("matmul", "scale"):
@@ -73,11 +74,11 @@ def moment(q: ConservedQuantity, term: Term, params: Mapping[str, Array]) -> Arr
 
 def _potential(q: ConservedQuantity, term: Term, y: Array) -> Array:
     move = term.move
-    value = scalar_function(term.potential)(y)
+    value = scalar_function(term.potential)(y) if term.potential else elementwise_law(move.rep).potential(y)
     if move.kind == "matmul":
         d = block_rows(move, value).sum(-1) * (term.weight if move.rep == "g" else -term.weight)
         return d[..., None] * np.eye(q.symmetry.shape[-1]) if isinstance(d, np.ndarray) else _diag(d)
-    if move.kind == "scale":
+    if move.kind in ("scale", "curved_scale"):
         return (unit_rows(move, value).sum(-1) * (move.power * term.weight)).reshape(q.symmetry.shape)
     return pairing(move, value, value, {}, q.symmetry.shape) * term.weight
 

@@ -31,6 +31,8 @@ def second_order(deriver: Deriver) -> list[ConservedQuantity]:
     if deriver.nonlinear:
         why = reasons.nonlinear(deriver.nonlinear, deriver.trained)
         return [deriver.none(f"{why}: not a rigid motion, so momentum keeps nothing", orthogonality(deriver.local))]
+    if any(m.kind == "curved_scale" for m in deriver.symmetry.moves):
+        return [deriver.none(reasons.CURVED, orthogonality(deriver.local))]
     found = _antisymmetric(deriver) + _symmetric(deriver)
     return found or [deriver.none(reasons.CONJUGATED if deriver.conjugated else reasons.ANTISYMMETRIC, orthogonality(deriver.local))]
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from symdisc.complement import complement
+from symdisc.curves import curve
 from symdisc.errors import BadInput
 from symdisc.isospectral import generator, velocity
 from symdisc.moves import Chart, Index, Move, Through
@@ -152,6 +153,13 @@ def _scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
 def _log_scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     """X = power at every entry of the unit."""
     return unit_rows(move, x).sum(-1) * _number(move.power)
+
+
+def _curved_scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """X = power * sigma/sigma' at every entry of the unit."""
+    found = curve(move.rep)
+    assert found is not None
+    return _scale(move, x, found.pushed(y), state)
 
 
 def _affine_scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
@@ -332,7 +340,8 @@ def _number(value: float) -> float | int:
 
 
 _RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = {
-    "matmul": _matmul, "plane": _plane, "scale": _scale, "log_scale": _log_scale, "affine_scale": _affine_scale,
+    "matmul": _matmul, "plane": _plane, "scale": _scale, "log_scale": _log_scale, "curved_scale": _curved_scale,
+    "affine_scale": _affine_scale,
     "recentre": _recentre, "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer,
     "outer_bias": _outer_bias, "centred": _centred, "product": _product, "isospectral": _isospectral, "branch": _branch,
     "charted": _charted,

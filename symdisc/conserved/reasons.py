@@ -63,6 +63,10 @@ FLOW = (
     "its directions are known at given weights only, by their flow, not recorded as moves: there is no formula to integrate; the count of "
     "laws tells whether one is missing"
 )
+CURVED = (
+    "inertia: the generator moves a parameter by sigma/sigma', so that its charge is no quadratic form and obeys no equation of its own: "
+    "only the differential constraint holds"
+)
 SPAN = "antisymmetric, but it turns fewer columns than dimensions: the flow stays in their span"
 FACTOR = "not a gradient field, but an integrating factor exists in two variables"
 DRIVEN = "inertia: the symmetric charge obeys a driven equation, exact at every time"

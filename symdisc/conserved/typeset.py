@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from symdisc.conserved import linear
+from symdisc.conserved.elementwise import elementwise_law
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import load_flows
 from symdisc.conserved.flow import tex as flow_tex
@@ -85,6 +86,8 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
         names[base.label] = tex_name(move.parameter) + ("" if move.axis <= 0 else f"^{{({move.axis})}}")
         additive = move.kind in ADDITIVE
         shape = parse_scalar(term.potential, {"x": x}) if term.potential else (x if additive else x**2 / 2)
+        if move.kind == "curved_scale" and not term.potential:
+            shape = elementwise_law(move.rep).formula
         if move.kind == "affine_scale":
             shape = shape + sp.nsimplify(move.offset) * x
         if move.kind == "recentre":

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from symdisc.curves import curve
 from symdisc.families.naming import describe_torus
 from symdisc.moves import Chart, Index, Move, parameters_of
 from symdisc.spaces import Facts
@@ -26,9 +27,9 @@ NO_ZERO = "no slice of a normalised weight is zero"
 
 def freeze(facts: Facts, charts: Sequence[Chart]) -> None:
     """A weight that is only known to commute with permutations: nothing else may move it, so a factor passes scales alone."""
-    names = {c.weight for c in charts if c.kind in ("map", "exp")}
-    scaled = {c.weight for c in charts if c.kind == "exp"}  # no way through but for scales, which they take themselves
-    facts.signed |= scaled
+    names = {c.weight for c in charts if c.kind in ("map", "exp", "curve")}
+    scaled = {c.weight for c in charts if c.kind in ("exp", "curve")}  # no way through but for scales, which they take themselves
+    facts.signed |= {c.weight for c in charts if c.weight in scaled and not _odd(c)}
     for gain in (g for g in facts.gains if g.parameter in names):
         facts.killed += [(gain.ins, "computed factor"), (gain.outs, "computed factor")]
         if gain.parameter in scaled and gain.offset == 0:
@@ -51,7 +52,7 @@ def lift(families: Sequence[Family], charts: Sequence[Chart]) -> list[Family]:
     by_weight = {c.weight: c for c in charts if c.kind != "matrix"}
     shapes = {c.weight: c.shape for c in charts if c.kind == "matrix"}
     made = ((s, _lifted([_viewed(m, shapes) for m in s.moves], by_weight)) for s in families)
-    return [_moved(s, moves) for s, moves in made if moves is not None]
+    return [_moved(s, moves) for s, moves in made if moves is not None and _in_range(moves) is not None]
 
 
 def _viewed(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> Move:
@@ -65,8 +66,10 @@ def _moved(family: Family, moves: tuple[Move, ...]) -> Family:
     if moves == family.moves:
         return family
     changes: dict[str, Any] = {"moves": moves, "parameters": parameters_of(moves)}
-    if isinstance(family, Symmetry) and any(m.charts for m in moves):
-        changes["assumptions"] = (*family.assumptions, NO_ZERO)
+    said = [NO_ZERO] if any(m.charts for m in moves) else []
+    said += filter(None, [_in_range(moves)])
+    if isinstance(family, Symmetry) and said:
+        changes["assumptions"] = (*family.assumptions, *said)
     return replace(family, **changes)
 
 
@@ -129,7 +132,7 @@ def _exchanged(move: Move, charts: dict[str, Chart]) -> list[Move] | None:
 def _sliced(move: Move, chart: Chart) -> list[Move] | None:
     """A permutation, or a factor, along one axis, which norms over the other axes do not feel."""
     if move.kind == "permute":
-        if chart.kind in ("map", "exp"):
+        if chart.kind in ("map", "exp", "curve"):
             return [replace(move, parameter=chart.direction)] if move.rows is None else None
         if move.axis < 0 or (move.rows is not None and move.axis == chart.dim != 0):
             return None
@@ -137,9 +140,29 @@ def _sliced(move: Move, chart: Chart) -> list[Move] | None:
         return [replace(move, parameter=n) for n in (chart.stored if both else chart.stored[:1])]
     if move.kind == "scale" and chart.kind == "exp":
         return [replace(move, kind="log_scale", parameter=chart.direction, power=move.power / chart.rate)]
+    if move.kind == "scale" and chart.kind == "curve":
+        return [replace(move, kind="curved_scale", parameter=chart.direction, rep=chart.formula)]
+    if move.kind == "parity" and _odd(chart):
+        return [replace(move, parameter=chart.direction)]
     if move.kind in ("scale", "parity") and chart.kind == "norm" and move.axis == chart.dim and chart.dim is not None:
         return [replace(move, parameter=chart.size)] if move.rows is None or chart.dim == 0 else None
     return None
+
+
+def _odd(chart: Chart) -> bool:
+    """A sign of the weight is one of what it is made of."""
+    found = curve(chart.formula) if chart.kind == "curve" else None
+    return found is not None and found.odd
+
+
+def _in_range(moves: Sequence[Move]) -> str | None:
+    """What keeps curved scales in the range of their functions, "" for nothing; None where two of them ask for opposite elements."""
+    found = [(m, curve(m.rep)) for m in moves if m.kind == "curved_scale"]
+    sides = {c.side * (1 if m.power > 0 else -1) for m, c in found if c is not None and c.side}
+    if len(sides) > 1:
+        return None
+    said = dict.fromkeys(str(c.sigma) for _, c in found if c is not None and c.side)
+    return f"elements that keep {' and '.join(said)} in range" if said else ""
 
 
 def lengths(name: str, axis: int | None, size: int, whole: int) -> Symmetry:

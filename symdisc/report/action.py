@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import sympy as sp
 
+from symdisc.formula import parse
 from symdisc.generators import Generator, Part
 from symdisc.moves import Chart, Move, Through
 from symdisc.symmetry import Discrete, Symmetry
@@ -165,6 +167,8 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
     if move.kind == "log_scale":
         sign, size = "-" if move.power < 0 else "+", "" if abs(move.power) == 1 else rf"{_number(abs(move.power))}\, "
         return rf"\theta {sign} {size}\log {'c' if single else 'c_u'}"
+    if move.kind == "curved_scale":
+        return rf"\sigma^{{-1}}({scale}\, \sigma(\theta)),\; \sigma(x) = {sp.latex(parse(move.rep))}"
     if move.kind == "affine_scale":
         return rf"{scale}\, (\theta + {_number(move.offset)}) - {_number(move.offset)}"
     if move.kind == "recentre":

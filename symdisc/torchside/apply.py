@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from symdisc.errors import StateMismatch
+from symdisc.errors import BadInput, StateMismatch
 from symdisc.generators import exponentiate
 from symdisc.symmetry import Discrete, Element, Symmetry
 from symdisc.torchside.kernels import run_moves
@@ -57,6 +57,14 @@ def _lookup(cat: Catalog, state: Mapping[str, Tensor], name: str) -> Tensor | No
     return next((state[a] for a, c in cat.aliases.items() if c == name and a in state), None)
 
 
+def _in_range(family: Symmetry | Discrete, new: Mapping[str, Tensor]) -> None:
+    """Raises BadInput where an element takes a function of a parameter out of its range."""
+    for move in family.moves:
+        if move.kind == "curved_scale" and not bool(torch.isfinite(new[move.parameter]).all()):
+            raise BadInput(f"{family.name}: this element takes {move.rep} of {move.parameter} out of its range; take one nearer to 1, or "
+                           "draw it by random_element, which stays inside")
+
+
 def apply_element(cat: Catalog, state: Mapping[str, Tensor], g: Element) -> dict[str, Tensor]:
     """``state`` transformed by all factors of ``g`` in order; tied names receive the same tensor."""
     check_state(cat, state)
@@ -74,7 +82,9 @@ def apply_element(cat: Catalog, state: Mapping[str, Tensor], g: Element) -> dict
 
                 new = run_flow(cat, factor, work)
             else:
-                new = act((cat.discrete if factor.kind == "discrete" else cat.symmetries)[factor.which], factor.array, work)
+                family = (cat.discrete if factor.kind == "discrete" else cat.symmetries)[factor.which]
+                new = act(family, factor.array, work)
+                _in_range(family, new)
             work.update(new)
             changed.update(new)
     out: dict[str, Tensor] = {}

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 
+import sympy as sp
 import torch
 from torch import Tensor
 
 from symdisc.archgraph import known_linear
+from symdisc.curves import curve
 from symdisc.families.charts import lengths
 from symdisc.moves import Chart
 from symdisc.opgraph import Op
 from symdisc.symmetry import Symmetry
 from symdisc.torchside.capture import Capture
+from symdisc.torchside.composed import X, composed
 from symdisc.torchside.contractions import as_products
 from symdisc.torchside.interpret import ancestors, evaluate
 from symdisc.torchside.simplified import simplified
@@ -161,11 +164,11 @@ class Made:
                 return Chart("norm", _called(v), v, g, None if dim == -1 else dim) if direct else None
             value = self.run([op.name])
             for dim in dims if value is not None else []:
-                if value is not None and _close(value[0], self._formula(v, g, shapes, dim)):
+                if value is not None and _close(value[0], self._product(v, g, shapes, dim)):
                     return Chart("norm", _called(v), v, g, dim)
         return None
 
-    def _formula(self, v: str, g: str, shapes: dict[str, tuple[int, ...]], dim: int | None) -> Tensor:
+    def _product(self, v: str, g: str, shapes: dict[str, tuple[int, ...]], dim: int | None) -> Tensor:
         direction, size = self._random(v, shapes[v]), self._random(g, shapes[g])
         axes = [a for a in range(direction.dim()) if a != dim]
         length = direction.norm(dim=axes, keepdim=True) if axes else direction.abs()
@@ -189,7 +192,21 @@ class Made:
             if after is None or not _close(after[0], before[0].index_select(axis, order)):
                 return None
         rate = self._rate(op, before[0])
-        return Chart("map", _called(name), name) if rate is None else Chart("exp", _called(name), name, rate=rate)
+        if rate is not None:
+            return Chart("exp", _called(name), name, rate=rate)
+        formula = self._formula_of(op, value)
+        return Chart("map", _called(name), name) if formula is None else Chart("curve", _called(name), name, formula=formula)
+
+    def _formula_of(self, op: Op, value: str) -> str | None:
+        """A one-to-one function of each entry, in x, where the operators from the parameter ``value`` on have rules that say it."""
+        known: dict[str, sp.Expr] = {value: X}
+        for step in ancestors(self.graph, [op.name]):
+            if step in self.values and step.shape == op.shape:
+                found = composed(self.graph, step, known)
+                if found is not None:
+                    known[step.name] = found
+        formula = str(known[op.name]) if op.name in known else ""
+        return formula if formula and curve(formula) is not None else None
 
     def _rate(self, op: Op, before: Tensor) -> float | None:
         """k where adding c to the parameter multiplies the value by exp(k c), entry by entry, for any c."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from symdisc.complement import complement, unseen
+from symdisc.curves import curve
 from symdisc.isospectral import matrix, moved
 from symdisc.moves import Chart, Move, Through
 
@@ -119,6 +120,12 @@ def _parity(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, 
 
 def _log_scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     return x + torch.log(_factors(replace(move, power=1.0), array, x, axis)) * move.power
+
+
+def _curved_scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    found = curve(move.rep)
+    assert found is not None
+    return found.scaled(x, _factors(move, array, x, axis))  # type: ignore[no-any-return]
 
 
 def _affine_scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
@@ -328,7 +335,8 @@ def _charted(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
     return torch.where(length > 0, turned, v).reshape(x.shape)
 
 
-_KERNELS = {"matmul": _matmul, "plane": _plane, "scale": _scale, "log_scale": _log_scale, "affine_scale": _affine_scale,
+_KERNELS = {"matmul": _matmul, "plane": _plane, "scale": _scale, "log_scale": _log_scale, "curved_scale": _curved_scale,
+            "affine_scale": _affine_scale,
             "recentre": _recentre, "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product, "blind": _blind,
             "blind_bias": _blind_bias, "branch": _branch, "isospectral": _isospectral,

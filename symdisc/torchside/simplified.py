@@ -6,8 +6,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from symdisc.archgraph import known_linear
+from symdisc.curves import curve
 from symdisc.opgraph import Op, OpGraph, Ref
 from symdisc.torchside.capture import Capture
+from symdisc.torchside.composed import X, composed
 from symdisc.torchside.interpret import ancestors, evaluate
 from symdisc.torchside.parts import BY_PLACE, taken_apart
 
@@ -21,13 +24,14 @@ def simplified(captured: Capture) -> Capture:
 
     No products with ones (a mask that hides nothing); of tokens put beside each other and read at one place, that place alone on the way
     from there; of tokens put beside each other, shifted by a table and taken apart again, each with its rows of the table; sums of what
-    was stacked as sums.
+    was stacked as sums; functions of what is looked up in a table as what is looked up in their table.
     """
     graph = captured.graph
     changed: dict[str, tuple[Op, ...]] = {}
     for op in graph.ops:
         if op.name in graph.live and graph.is_activation(op.name):
-            changed.update(_without_ones(captured, op) or _one_place(graph, op) or _of_stacked(graph, op) or taken_apart(graph, op))
+            changed.update(_without_ones(captured, op) or _one_place(graph, op) or _of_stacked(graph, op) or _of_table(graph, op)
+                           or taken_apart(graph, op))
     if not changed:
         return captured
     ops = tuple(new for op in graph.ops for new in changed.get(op.name, (op,)))
@@ -118,6 +122,23 @@ def _of_stacked(graph: OpGraph, op: Op) -> dict[str, tuple[Op, ...]]:
     if op.packet == "aten.mean":
         ops.append(replace(op, target="aten.mul.Tensor", args=(Ref(first), 1.0 / len(stack.inputs))))
     return {op.name: tuple(ops)}
+
+
+def _of_table(graph: OpGraph, op: Op) -> dict[str, tuple[Op, ...]]:
+    """A one-to-one function of what is looked up in a table, and nowhere else, is looked up in the table's function."""
+    found = graph.by_name.get(op.inputs[0]) if len(op.inputs) == 1 else None
+    if found is None or found.packet != "aten.embedding" or known_linear(op.packet) or not isinstance(found.args[0], Ref):
+        return {}
+    table = found.args[0].name
+    readers = [[u.name for u in graph.users.get(v, ()) if u.name in graph.live] for v in (found.name, table)]
+    if table not in graph.parameters or readers != [[op.name], [found.name]] or {found.name, table} & set(graph.outputs):
+        return {}
+    formula = composed(graph, op, {found.name: X})
+    if formula is None or curve(str(formula)) is None:
+        return {}
+    arguments = tuple(Ref(table) if isinstance(a, Ref) else a for a in op.args)
+    made = replace(op, name=f"{op.name}_of_table", args=arguments, shape=graph.shape(table))
+    return {op.name: (made, replace(found, name=op.name, args=(Ref(made.name), *found.args[1:])))}
 
 
 def constant(captured: Capture, name: str) -> Tensor | None:

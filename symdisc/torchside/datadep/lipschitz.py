@@ -11,12 +11,10 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from symdisc.archgraph import is_linear
 from symdisc.equivariance.branches import breakpoints
 from symdisc.errors import Undecided
-from symdisc.families.proof import operator_formula
-from symdisc.formula import variable
-from symdisc.opgraph import Op, OpGraph, Ref
+from symdisc.opgraph import OpGraph
+from symdisc.torchside.composed import X, composed
 from symdisc.torchside.datadep.network import DataDependent
 from symdisc.torchside.datadep.segments import Pair
 from symdisc.torchside.interpret import evaluate
@@ -26,34 +24,17 @@ __all__ = ["elementwise", "lipschitz_global", "lipschitz_observed", "sigma_formu
 
 POINTS = 20_001
 FAR, CELLS = 30.0, 6000  # where the zeros of sigma'' are looked for; beyond, sigma' goes monotonically to its limit or there is none
-X = variable("x")
-PASSED = frozenset(f"aten.{n}" for n in ("alias", "clone", "contiguous", "detach", "dropout", "to", "_to_copy", "view", "reshape"))
-_TWO: dict[str, Callable[[sp.Expr, sp.Expr], sp.Expr]] = {
-    "aten.mul": lambda a, b: a * b, "aten.add": lambda a, b: a + b, "aten.sub": lambda a, b: a - b, "aten.div": lambda a, b: a / b}
-
 
 # --- from the formula -----------------------------------------------------------------------------------------------------
 def sigma_formula(graph: OpGraph, pair: Pair) -> sp.Expr | None:
     """sigma of the pair as a formula in ``x``, composed from the rules of its operators; None where one has no rule."""
     known: dict[str, sp.Expr] = {pair.z: X}
     for name in pair.ops:
-        found = _composed(graph, graph.by_name[name], known)
+        found = composed(graph, graph.by_name[name], known)
         if found is None:
             return None
         known[name] = found
     return known.get(pair.a)
-
-
-def _composed(graph: OpGraph, op: Op, known: dict[str, sp.Expr]) -> sp.Expr | None:
-    if not op.inputs or any(n not in known for n in op.inputs):
-        return None
-    if op.packet in PASSED:
-        return known[op.inputs[0]]
-    if op.packet in _TWO and not op.kwargs and len(op.args) == 2:
-        a, b = (known[v.name] if isinstance(v, Ref) else sp.nsimplify(v, rational=True) for v in op.args)
-        return _TWO[op.packet](a, b)
-    formula = None if is_linear(graph, op) or len(op.inputs) != 1 else operator_formula(op)
-    return None if formula is None or formula.free_symbols - {X} else formula.xreplace({X: known[op.inputs[0]]})
 
 
 @lru_cache(maxsize=64)
