@@ -8,7 +8,7 @@ from scipy.linalg import expm
 from symdisc.curves import curve
 from symdisc.symmetry import Discrete, Element, Factor, Symmetry
 
-__all__ = ["identity_array", "identity_discrete", "inverse_array", "inverse_discrete", "sample_array", "sample_discrete", "tangent_arrays"]
+__all__ = ["basis", "identity_array", "identity_discrete", "inverse_array", "inverse_discrete", "sample_array", "sample_discrete", "tangent_arrays"]
 
 MATRIX = ("gl", "o", "o1", "complex", "shear")
 
@@ -76,7 +76,7 @@ def inverse_array(s: Symmetry, array: np.ndarray) -> np.ndarray:
 
 def tangent_arrays(s: Symmetry, step: float):  # type: ignore[no-untyped-def]
     """For each basis vector of the algebra the arrays exp(+step X) and exp(-step X), for central differences."""
-    for a in _basis(s):
+    for a in basis(s):
         if s.family in MATRIX:
             yield np.stack([expm(step * x) for x in a]), np.stack([expm(-step * x) for x in a])
         elif s.family == "scale":
@@ -85,7 +85,7 @@ def tangent_arrays(s: Symmetry, step: float):  # type: ignore[no-untyped-def]
             yield step * a, -step * a
 
 
-def _basis(s: Symmetry):  # type: ignore[no-untyped-def]
+def basis(s: Symmetry):  # type: ignore[no-untyped-def]
     """A basis of the algebra as arrays of the shape of an element."""
     if s.family not in MATRIX:
         for k in range(s.dimension if s.family.endswith("0") else int(np.prod(s.shape))):

@@ -108,7 +108,7 @@ OTHER: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...]]] = {
     "one added": (lambda: pair(lambda v, g: g * v / (1 + v.norm(dim=1, keepdim=True))), 0, ()),
     "size seen": (lambda: pair(rows, more="size"), 5, ()),
     "length seen": (lambda: pair(rows, nn.Tanh, more="length"), 0, ()),
-    "positive": (lambda: pair(lambda v, g: F.softplus(v)), 0, ("S_5",)),
+    "positive": (lambda: pair(lambda v, g: F.softplus(v)), 5, ("S_5",)),
     "tables": (lambda: pair(lambda v, g: v * torch.linspace(0.5, 1.5, 5)[:, None].double().exp()), 0, ()),
     "spectral": (lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 2)).eval(), 1, ()),
     "standardised": (lambda: pair(lambda v, g: (v - v.mean(1, keepdim=True)) / v.std(1, keepdim=True), nn.Tanh), 5, ("S_5",)),

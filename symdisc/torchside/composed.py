@@ -23,6 +23,10 @@ def composed(graph: OpGraph, op: Op, known: Mapping[str, sp.Expr]) -> sp.Expr | 
     """What ``op`` makes entry by entry of values whose formulas are ``known``; None where no rule says it."""
     if not op.inputs or any(n not in known for n in op.inputs):
         return None
+    if op.packet == "aten.neg":
+        return -known[op.inputs[0]]
+    if op.packet == "aten.rsub" and not op.kwargs and len(op.args) == 2 and isinstance(op.args[0], Ref) and not isinstance(op.args[1], Ref):
+        return sp.nsimplify(op.args[1], rational=True) - known[op.args[0].name]
     if op.packet in PASSED:
         return known[op.inputs[0]]
     if op.packet in _TWO and not op.kwargs and len(op.args) == 2:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import jvp
 
 from symdisc.certificate import Certificate
-from symdisc.elements import tangent_arrays
+from symdisc.elements import basis, tangent_arrays
 from symdisc.errors import BadInput, Undecided
 from symdisc.exact import NullSpace
 from symdisc.solve import independent_part
@@ -19,8 +20,9 @@ from symdisc.symmetry import Symmetry
 from symdisc.torchside.algebra import Algebra, fibre
 from symdisc.torchside.apply import act
 from symdisc.torchside.interpret import wide
+from symdisc.torchside.kernels import run_moves
 from symdisc.torchside.linear import linear_families
-from symdisc.torchside.network import ModelFunction, Network
+from symdisc.torchside.network import ModelFunction, Network, plain_kernels
 
 if TYPE_CHECKING:
     from symdisc.archgraph import ArchGraph
@@ -34,16 +36,31 @@ STEP = 1e-4  # of the central difference; its error is below 1e-8 relative, far 
 
 
 def tangents(symmetries: Sequence[Symmetry], state: Mapping[str, Tensor], layout: Sequence[str]) -> np.ndarray:
-    """Generators of the named families at ``state``, [count, D], by central differences of the moves themselves."""
+    """Generators of the named families at ``state``, [count, D], by central differences of the moves themselves.
+
+    A step may leave the range of a function that parameters are read through, so curved scales are differentiated in place.
+    """
     rows = []
     for s in symmetries:
-        for plus, minus in tangent_arrays(s, STEP):
-            a, b = act(s, plus, state), act(s, minus, state)
-            rows.append(np.concatenate([
-                ((a[n] - b[n]) / (2 * STEP)).double().reshape(-1).numpy() if n in a else np.zeros(state[n].numel())
-                for n in layout]))
+        curved = any(m.kind == "curved_scale" for m in s.moves)
+        for change in _in_place(s, state) if curved else _differences(s, state):
+            rows.append(np.concatenate([change[n].double().reshape(-1).numpy() if n in change else np.zeros(state[n].numel())
+                                        for n in layout]))
     total = sum(state[n].numel() for n in layout)
     return np.stack(rows) if rows else np.zeros((0, total))
+
+
+def _differences(s: Symmetry, state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    for plus, minus in tangent_arrays(s, STEP):
+        a, b = act(s, plus, state), act(s, minus, state)
+        yield {n: (a[n] - b[n]) / (2 * STEP) for n in a}
+
+
+def _in_place(s: Symmetry, state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    one = torch.ones(s.shape, dtype=torch.float64)
+    for a in basis(s):
+        with plain_kernels():
+            yield jvp(lambda g: run_moves(s.moves, g, state), (one,), (torch.from_numpy(a),))[1]
 
 
 def float64_state(captured: Capture) -> dict[str, Tensor]:
