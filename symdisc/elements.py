@@ -8,7 +8,8 @@ from scipy.linalg import expm
 from symdisc.curves import curve
 from symdisc.symmetry import Discrete, Element, Factor, Symmetry
 
-__all__ = ["basis", "identity_array", "identity_discrete", "inverse_array", "inverse_discrete", "sample_array", "sample_discrete", "tangent_arrays"]
+__all__ = ["basis", "identity_array", "identity_discrete", "inverse_array", "inverse_discrete", "sample_array", "sample_discrete",
+           "sample_element", "inverse_element", "tangent_arrays"]
 
 MATRIX = ("gl", "o", "o1", "complex", "shear")
 

@@ -66,10 +66,9 @@ def _moved(family: Family, moves: tuple[Move, ...]) -> Family:
     if moves == family.moves:
         return family
     changes: dict[str, Any] = {"moves": moves, "parameters": parameters_of(moves)}
-    said = [NO_ZERO] if any(m.charts for m in moves) else []
-    said += filter(None, [_in_range(moves)])
-    if isinstance(family, Symmetry) and said:
-        changes["assumptions"] = (*family.assumptions, *said)
+    if isinstance(family, Symmetry):
+        asked: tuple[str | None, ...] = (NO_ZERO if any(m.charts for m in moves) else "", _in_range(moves))
+        changes["assumptions"] = (*family.assumptions, *(a for a in asked if a))
     return replace(family, **changes)
 
 
