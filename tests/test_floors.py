@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "symdisc"
 
 FLOORS = (
     {"errors"},
-    {"spaces", "formula", "exact", "moves"},
-    {"rulebook", "opgraph", "groups", "generators", "complement", "isospectral"},
+    {"spaces", "formula", "exact", "moves", "residues"},
+    {"rulebook", "opgraph", "groups", "generators", "complement", "isospectral", "curves"},
     {"archgraph", "sizes", "symmetry"},
     {"equivariance", "elements"},
     {"families", "solve"},

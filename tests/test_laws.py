@@ -19,7 +19,7 @@ from symdisc.cli import main
 from symdisc.errors import BadInput, NotProved, Undecided
 from symdisc.laws import CountProblem, Evidence, Law, LawCount, Term, count_laws, problem_of
 from symdisc.laws.lie import lie_span, random_state
-from symdisc.laws.residues import PRIMES, matmul, null_space, rank
+from symdisc.residues import PRIMES, matmul, null_space, rank
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "law_counts.json").read_text())
 SHAPES = REFERENCE["shapes"]

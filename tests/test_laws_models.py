@@ -16,7 +16,7 @@ from symdisc.errors import NotProved, Undecided
 from symdisc.laws import analytic, count_laws
 from symdisc.laws.graphs import problem_of_catalog
 from symdisc.laws.jets import Tape, contract
-from symdisc.laws.residues import PRIMES, draw
+from symdisc.residues import PRIMES, draw
 from symdisc.torchside import brackets
 
 P = PRIMES[0]

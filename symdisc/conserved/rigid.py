@@ -23,8 +23,8 @@ from symdisc.conserved.linear import combined, rates
 from symdisc.conserved.quantity import ConservedQuantity, Term
 from symdisc.conserved.section import Shapes, fields, places
 from symdisc.generators import Generator
-from symdisc.laws.residues import PRIMES, Subspace, draw, echelon, matmul, null_space
 from symdisc.moves import Index, Move
+from symdisc.residues import PRIMES, Subspace, draw, echelon, matmul, null_space
 
 if TYPE_CHECKING:
     from symdisc.conserved.derive import Deriver

@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from symdisc.laws.jets import Node, Tape, contract
-from symdisc.laws.residues import rank
+from symdisc.residues import rank
 
 __all__ = ["circle", "erf", "exp", "independent", "inverse", "normal", "reciprocal", "sigmoid", "softplus", "tanh"]
 

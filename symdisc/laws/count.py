@@ -18,8 +18,8 @@ from symdisc.errors import BadInput, NotProved, Undecided
 from symdisc.laws.graphs import catalog_of_model, looks_like_catalog, looks_like_model, problem_of_catalog
 from symdisc.laws.lie import Span, lie_span, random_state
 from symdisc.laws.problem import CountProblem
-from symdisc.laws.residues import PRIMES, matmul, rank
 from symdisc.laws.shapes import problem_of_shape
+from symdisc.residues import PRIMES, matmul, rank
 
 if TYPE_CHECKING:
     from symdisc.torchside.brackets import Counted

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from symdisc.laws.residues import MAX_CONTRACTION
+from symdisc.residues import MAX_CONTRACTION
 
 __all__ = ["Node", "Pullback", "Tape", "add", "contract"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from symdisc.laws.problem import CountProblem
-from symdisc.laws.residues import Subspace, draw, matmul
+from symdisc.residues import Subspace, draw, matmul
 
 __all__ = ["Span", "lie_span", "random_state"]
 

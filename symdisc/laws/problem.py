@@ -15,7 +15,7 @@ import numpy as np
 
 from symdisc.errors import BadInput
 from symdisc.laws.jets import Node, Tape, add, contract
-from symdisc.laws.residues import draw
+from symdisc.residues import draw
 
 __all__ = ["CountProblem", "KnownLaw", "Potential"]
 

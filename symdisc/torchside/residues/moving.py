@@ -15,8 +15,8 @@ from torch.func import vmap
 
 from symdisc.errors import Undecided
 from symdisc.laws.jets import Node, Tape
-from symdisc.laws.residues import MAX_CONTRACTION
 from symdisc.opgraph import Op, Ref
+from symdisc.residues import MAX_CONTRACTION
 from symdisc.torchside.interpret import call
 from symdisc.torchside.residues.run import Run, Sampled, refuse, residues_of
 

@@ -18,8 +18,8 @@ from symdisc.errors import SymdiscError, Undecided
 from symdisc.laws.analytic import independent
 from symdisc.laws.jets import Node, Tape
 from symdisc.laws.problem import CountProblem
-from symdisc.laws.residues import draw
 from symdisc.opgraph import Op, OpGraph
+from symdisc.residues import draw
 from symdisc.torchside.capture import Capture, capture
 from symdisc.torchside.draws import kept, vocabularies
 from symdisc.torchside.interpret import ancestors
