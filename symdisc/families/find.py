@@ -69,4 +69,5 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     found += keys_of_constant_queries(classes, mixed, found)
     factors = low_rank_trades(classes)
     found += unread_writers(classes, mixed, found + factors)
-    return without_factors(found, factors) + factors, classes, spaces
+    standing = without_factors(found, factors) + factors
+    return [s for s in standing if s.dimension], classes, spaces  # rotations that fix 1 have none in two dimensions
