@@ -77,3 +77,25 @@ def test_streams(mode: str, found: int) -> None:
         for law in (q for q in cat.conserved if q.symmetry in mine):
             assert law.status == "none" and float(np.abs(residual(law, values, gradient)).max()) < 1e-10
         assert NAME in cat.to_latex() and cat.to_html() and cat.to_markdown()
+
+
+class Merged(nn.Module):
+    """As Stream on four places, of which a norm then reads two side by side: it sees what the places hold along 1, against each other."""
+
+    def __init__(self, d: int = 5) -> None:
+        super().__init__()
+        self.enter, self.source, self.norm, self.joint = nn.Linear(6, d), nn.LayerNorm(d, eps=0.05), nn.LayerNorm(d), nn.LayerNorm(2 * d)
+        self.up, self.down, self.head = nn.Linear(d, 4), nn.Linear(4, d), nn.Linear(2 * d, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.source(self.enter(x))
+        x = x + self.down(F.gelu(self.up(self.norm(x))))
+        return torch.as_tensor(self.head(self.joint(x.flatten(-2))))
+
+
+def test_a_norm_over_several_places_sees_what_the_gain_puts_along_1() -> None:
+    """Nothing is claimed of the gain, so that nothing has to be refused: of wide streams the element is too small for a check to see."""
+    model, inputs = randomise(Merged(), 5), floats(2, 6, spread=1.0)
+    cat = symdisc.discover(model, inputs(0))
+    assert NAME not in {s.name for s in cat.symmetries} and cat.broken == ()
+    assert cat.group_dimension == fibre(model, inputs, seed=None).dimension

@@ -19,8 +19,8 @@ def _mixer(s: Sizes) -> Built:
 
 
 def _swin(s: Sizes) -> Built:
-    model = Swin([s["h1"], s["h2"], s["h3"], s["h4"]], [1, 1, s["m"], 1], s["k"], s["w"], s["r"], s["v"], s["q"])
-    return model.eval(), (torch.randn(2, s["q"], 8 * s["w"], 8 * s["w"]),)
+    model = Swin([s["h1"], s["h2"], s["h3"], s["h4"]], [1, 1, s["m"], 1], s["k"], s["w"], s["r"], s["v"])
+    return model.eval(), (torch.randn(2, 3, 32 * s["w"], 32 * s["w"]),)
 
 
 def _dit(s: Sizes) -> Built:
@@ -40,14 +40,13 @@ ENTRIES = (
                  (sources.defines("Tolstikhin et al., MLP-Mixer, NeurIPS 2021, arXiv:2105.01601"), sources.STREAM), (EPS,)),
     Architecture("swin", "Swin transformer",
                  {**{f"h{i}": f"heads of stage {i}" for i in range(1, 5)}, "k": "size of a head", "m": "pairs of blocks of stage 3",
-                  "w": "side of a window", "r": "feed-forward units per channel", "v": "classes", "q": "numbers in a patch"}, _swin,
-                 ({"h1": 1, "h2": 1, "h3": 1, "h4": 1, "k": 3, "m": 1, "w": 2, "r": 1, "v": 4, "q": 2},
-                  {"h1": 1, "h2": 1, "h3": 1, "h4": 1, "k": 3, "m": 1, "w": 2, "r": 2, "v": 3, "q": 1},
-                  {"h1": 1, "h2": 1, "h3": 1, "h4": 2, "k": 3, "m": 1, "w": 2, "r": 1, "v": 3, "q": 2}),
-                 ("Swin-T", {"h1": 3, "h2": 6, "h3": 12, "h4": 24, "k": 32, "m": 3, "w": 7, "r": 4, "v": 1000, "q": 48}),
+                  "w": "side of a window", "r": "feed-forward units per channel", "v": "classes"}, _swin,
+                 ({"h1": 1, "h2": 1, "h3": 1, "h4": 1, "k": 3, "m": 1, "w": 2, "r": 1, "v": 4},
+                  {"h1": 1, "h2": 1, "h3": 1, "h4": 1, "k": 3, "m": 1, "w": 2, "r": 2, "v": 3},
+                  {"h1": 1, "h2": 1, "h3": 1, "h4": 2, "k": 3, "m": 1, "w": 2, "r": 1, "v": 3}),
+                 ("Swin-T", {"h1": 3, "h2": 6, "h3": 12, "h4": 24, "k": 32, "m": 3, "w": 7, "r": 4, "v": 1000}),
                  (sources.defines("Liu et al., Swin transformer, ICCV 2021, arXiv:2103.14030"), sources.KEY_BIAS, sources.STREAM),
-                 (EPS, "scores of shifted windows are lowered by 100, not by infinity, between places that were not neighbours",
-                  "a patch comes as the numbers that the published kernel of 4 x 4 places in 3 channels reads, 48 in Swin-T")),
+                 (EPS, "scores of shifted windows are lowered by 100, not by infinity, between places that were not neighbours")),
     Architecture("dit", "Diffusion transformer (adaptive norms)",
                  {"h": "heads", "k": "size of a head", "f": "feed-forward width", "L": "layers", **PATCHES, "c": "channels of the latent",
                   "q": "frequencies of the time", "v": "classes"}, _dit,

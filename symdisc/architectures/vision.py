@@ -122,15 +122,12 @@ class PatchMerging(nn.Module):
 
 
 class Swin(nn.Module):
-    """Stages of pairs of blocks (plain, shifted) on maps that halve; windows of w x w; the last map is one window.
+    """Stages of pairs of blocks (plain, shifted) on maps that halve; windows of w x w; the last map is one window."""
 
-    The q numbers of a patch (3 x 4 x 4 in the published models) come as channels, so that its kernel has one place and q is a size.
-    """
-
-    def __init__(self, heads: Sequence[int], pairs: Sequence[int], k: int, w: int, r: int, v: int, q: int) -> None:
+    def __init__(self, heads: Sequence[int], pairs: Sequence[int], k: int, w: int, r: int, v: int) -> None:
         super().__init__()
         side = w * 2 ** (len(heads) - 1)
-        self.patch, self.patch_norm = nn.Conv2d(q, heads[0] * k, 1), nn.LayerNorm(heads[0] * k)
+        self.patch, self.patch_norm = nn.Conv2d(3, heads[0] * k, 4, 4), nn.LayerNorm(heads[0] * k)
         self.stages, self.merging = nn.ModuleList(), nn.ModuleList(PatchMerging(a * k, b * k) for a, b in pairwise(heads))
         for i, (h, count) in enumerate(zip(heads, pairs, strict=True)):
             self.stages.append(nn.Sequential(*(SwinBlock(h, k, w, r, side >> i, bool(j % 2)) for j in range(2 * count))))

@@ -144,7 +144,7 @@ def _part(move: Move, scale: np.ndarray, deriver: Deriver) -> Part:
 
 def _size(chart: Chart, slices: Sequence[Sequence[tuple[int, float]]], scale: np.ndarray, shape: tuple[int, ...]) -> Part:
     """The factor of each slice, which all its pairs agree on."""
-    axis = next((a for a, n in enumerate(shape) if n == len(slices)), None)
+    axis = next((a for a, n in enumerate(shape or (1,)) if n == len(slices)), None)  # a single number counts as one entry
     if axis is None:
         raise Undecided("the size of a single slice has no axis")
     values = [0.0 if pairs[0][0] == NOTHING else scale[pairs[0][0]] * pairs[0][1] for pairs in slices]

@@ -210,6 +210,8 @@ def _part(part: Part, x: Any, y: Any, factor: float) -> Any:
     if part.axis == -1:
         flat = x.reshape(-1)
         return sum(flat[i] * v for i, _, v in part.entries)
+    if not y.shape:
+        x, y = x.reshape(1), y.reshape(1)
     size = y.shape[part.axis]
     matrix = np.zeros((size, size))
     for i, j, value in part.entries:
@@ -246,6 +248,7 @@ def expression(generators: Sequence[Generator], shapes: Shapes, potentials: Pote
 
 
 def _symbolic(part: Part, shape: tuple[int, ...], momentum: bool, bent: tuple[str, str] | None) -> sp.Expr:
+    shape = shape or (1,)
     size = prod(shape) if part.axis == -1 else shape[part.axis]
     w = _unfolded(part.parameter, shape, part.axis, size)
     speed = _unfolded(f"d/dt {part.parameter}", shape, part.axis, size) if momentum else w

@@ -52,12 +52,13 @@ PRODUCT = (
     "derivative -s <dW, dB a> does not vanish on its kernel, so only the differential constraint holds"
 )
 BLIND = (
-    "the generator points along what the weights in front leave free, which turns as they are trained, so it depends on them; whether its "
-    "one-form has a potential is not derived, only the differential constraint holds"
+    "the generator points along n, what the weights in front leave free, which turns as they are trained: on the kernel of the form "
+    "<dU n, t> its derivative -<dU, dn t> vanishes for no t, as dU is arbitrary across n and so is dn, so only the differential "
+    "constraint holds"
 )
 ISOSPECTRAL = (
-    "the generator turns a stream by what the eigenvectors of its gains turn by, so it depends on the gains; whether its one-form has a "
-    "potential is not derived, only the differential constraint holds"
+    "the generator turns a stream by A, what the eigenvectors of its gains turn by: its form holds <dW, A W>, which is of contact type in "
+    "two planes or more, and a form beside it in other variables does not change that: only the differential constraint holds"
 )
 FLOW = (
     "its directions are known at given weights only, by their flow, not recorded as moves: there is no formula to integrate; the count of "

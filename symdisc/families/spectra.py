@@ -21,7 +21,7 @@ from symdisc.families.naming import describe_affine
 from symdisc.families.unseen import Unseen
 from symdisc.isospectral import CARRY, SHEAR, TURN
 from symdisc.moves import Index, Move, parameters_of
-from symdisc.spaces import DenseUse, GainUse, ShiftUse
+from symdisc.spaces import DenseUse, GainUse, Norm, ShiftUse
 from symdisc.symmetry import Symmetry
 
 __all__ = ["isospectral_gains"]
@@ -79,6 +79,8 @@ def _symmetries(classes: Classes, without: Classes, space: Space, gain: GainUse)
     unseen, stream = Unseen(classes), set(classes(gain.outs).tolist())
     axis = unseen.along(gain.value, classes(gain.outs))
     hidden = axis is not None and unseen(gain.value, axis)
+    if not hidden and any(_sees_along_one(n, stream, classes) for n in classes.facts.norms):
+        return []
     if not hidden and any(stream & set(classes(u).ravel().tolist()) for d in classes.facts.duals for u in (d.left, d.right)):
         return []
 
@@ -99,6 +101,12 @@ def _symmetries(classes: Classes, without: Classes, space: Space, gain: GainUse)
             r"l^\top \Gamma \hat x = 0,\; l = 1/\gamma", r"x \mapsto x + t\, \mathbf{1}\, l^\top x",
             ("no gain is zero, nor is the sum of 1/gamma",)))
     return found
+
+
+def _sees_along_one(norm: Norm, stream: set[int], classes: Classes) -> bool:
+    """What the norm makes of the stream depends on what that holds along 1: it does not centre, or centres more than the stream alone."""
+    units = classes(norm.ins).reshape(-1).tolist()
+    return not stream.isdisjoint(units) and not (norm.centred and len(units) == len(stream) and stream == set(units))
 
 
 def _holds(classes: Classes, move: Move, stream: set[int]) -> bool:
