@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from symdisc.families.charts import ODD
 from symdisc.families.classes import Classes, components
 from symdisc.families.dense import Space
 from symdisc.families.naming import common_path
@@ -67,6 +68,7 @@ WORDS = {
     "computed shift": Obstacle("computed shift", "a shift is computed from parameters"),
     "computed bias": Obstacle("computed bias", "a bias is computed from parameters"),
     "computed weight": Obstacle("computed weight", "the weight is computed from parameters"),
+    ODD: Obstacle("computed weight", "the weight is computed from parameters"),
     "summed over units": Obstacle("aten.sum", "the units are summed"),
     "softmax": Obstacle("aten.softmax", "the weights of attention are not linear in the scores"),
     "output": Obstacle("output", "it is what the network gives out"),
@@ -210,7 +212,7 @@ class Obstacles:
 
     def signs(self, members: np.ndarray) -> list[Obstacle]:
         """Operators that let no sign pass."""
-        passing = ("constant factor per unit", "running statistics", "product", "mean subtracted", "summed over units")
+        passing = ("constant factor per unit", "running statistics", "product", "mean subtracted", "summed over units", ODD)
         return [self.worded(why, "f(-x) is neither f(x) nor -f(x)", "use tanh in place of {}", "aten.tanh")
                 for why in self.reasons(self.facts.killed, members) if why not in passing]
 

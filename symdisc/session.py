@@ -13,6 +13,7 @@ from symdisc.errors import BadInput, SymdiscError
 from symdisc.symmetry import Broken, Discrete, Symmetry
 
 if TYPE_CHECKING:
+    from symdisc.moves import Chart
     from symdisc.spaces import Facts
     from symdisc.torchside.capture import Capture
 
@@ -120,7 +121,28 @@ def _derived(captured: Capture, clock: _Clock) -> tuple[list[Symmetry], list[Dis
         proposed += [s for s in phases_of_states(plain, facts) if not made & set(s.parameters)]
         proposed += scales_between_factors(captured, frozenset(n for s in proposed for n in s.parameters))
         discrete = [*lift(judge(discrete), charts), *reflections(charts, shapes)]
+        if any(c.kind == "curve" for c in charts):
+            discrete += _behind_lookups(captured, charts)
     return proposed, discrete, facts, list(classes.notes)
+
+
+def _behind_lookups(captured: Capture, charts: Sequence[Chart]) -> list[Discrete]:
+    """Reflections and periods of tables that ``charts`` take a function of: found where that function stands behind the lookup."""
+    from symdisc.families.affine import find_affine
+    from symdisc.families.charts import freeze, lift
+    from symdisc.families.find import find_families
+    from symdisc.families.proof import Judge
+    from symdisc.torchside.charts import unfolded
+    from symdisc.torchside.fold import fold
+
+    plain, others, _ = unfolded(captured, tables=False)
+    tables = {c.direction for c in charts} - {c.direction for c in others}
+    if not tables:
+        return []
+    facts = fold(plain)
+    freeze(facts, others)
+    classes = find_families(plain.graph, facts)[1]
+    return [d for d in lift(Judge(classes)(find_affine(classes)), others) if tables & set(d.parameters)]
 
 
 def _checked(captured: Capture, facts: Facts, proposed: list[Symmetry], discrete: list[Discrete],

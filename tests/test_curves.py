@@ -241,3 +241,19 @@ def test_a_table_that_something_else_reads_is_left_alone() -> None:
     model, cat = discovered(lambda: Read(torch.tanh), (torch.arange(6),))
     assert not any(m.kind == "curved_scale" for s in cat.symmetries for m in s.moves)
     assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
+
+
+@pytest.mark.parametrize("function, kind, name", [("tanh", "sign", "sign flips of units"), ("sigmoid", "sign", "reflections of units")])
+def test_tables_keep_their_signs_and_reflections(function: str, kind: str, name: str) -> None:
+    """What the function behind a lookup lets pass is found though the table is scaled through it: an odd one signs, sigmoid reflections."""
+    class Biased(Table):
+        def __init__(self) -> None:
+            super().__init__(FUNCTIONS[function])
+            self.u = nn.Linear(3, 4)
+
+    model, cat = discovered(Biased, (torch.arange(6),))
+    (found,) = [d for d in cat.discrete if d.family == kind]
+    assert (found.name, found.order) == (name, 8) and "e.weight" in found.parameters
+    assert any(m.kind == "curved_scale" for s in cat.symmetries for m in s.moves)
+    for seed in range(3):
+        assert cat.verify(model, cat.sample(seed=seed, scale=0.4)).max_relative_change < 1e-9

@@ -19,9 +19,10 @@ from symdisc.moves import Chart, Index, Move, parameters_of
 from symdisc.spaces import Facts
 from symdisc.symmetry import Discrete, Symmetry
 
-__all__ = ["Family", "freeze", "lengths", "lift", "reflections"]
+__all__ = ["ODD", "Family", "freeze", "lengths", "lift", "reflections"]
 
 Family = TypeVar("Family", Symmetry, Discrete)
+ODD = "odd function of a weight"  # lets a sign pass
 NO_ZERO = "no slice of a normalised weight is zero"
 
 
@@ -29,7 +30,8 @@ def freeze(facts: Facts, charts: Sequence[Chart]) -> None:
     """A weight that is only known to commute with permutations: nothing else may move it, so a factor passes scales alone."""
     names = {c.weight for c in charts if c.kind in ("map", "exp", "curve")}
     scaled = {c.weight for c in charts if c.kind in ("exp", "curve")}  # no way through but for scales, which they take themselves
-    facts.signed |= {c.weight for c in charts if c.weight in scaled and not _odd(c)}
+    odd = {c.weight for c in charts if _odd(c)}
+    facts.signed |= scaled - odd
     for gain in (g for g in facts.gains if g.parameter in names):
         facts.killed += [(gain.ins, "computed factor"), (gain.outs, "computed factor")]
         if gain.parameter in scaled and gain.offset == 0:
@@ -42,7 +44,7 @@ def freeze(facts: Facts, charts: Sequence[Chart]) -> None:
     for name, units in touched:
         if name not in scaled:
             facts.fixed.append((units[units >= 0], "computed weight"))
-        facts.killed.append((units[units >= 0], "computed weight"))
+        facts.killed.append((units[units >= 0], ODD if name in odd else "computed weight"))
 
 
 def lift(families: Sequence[Family], charts: Sequence[Chart]) -> list[Family]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from symdisc.families.charts import ODD
 from symdisc.families.classes import Classes
 from symdisc.families.dense import Space
 from symdisc.families.emit import emit_torus
@@ -19,7 +20,7 @@ __all__ = ["find_signs"]
 MOST = 50_000  # classes: the relations are followed one by one
 # What forbids mixing but lets a sign pass: factors, sums and centring are linear.
 SIGNED = frozenset({"constant factor per unit", "running statistics", "summed over units", "mean subtracted", "product",
-                    "aten.matmul", "aten.bmm", "aten.mm", "computed factor", "constant added"})
+                    "aten.matmul", "aten.bmm", "aten.mm", "computed factor", "constant added", ODD})
 
 
 class _Signs:

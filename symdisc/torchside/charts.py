@@ -33,9 +33,10 @@ PASS = frozenset(f"aten.{n}" for n in ("clone", "alias", "detach", "_to_copy", "
                                        "transpose", "permute", "unsqueeze", "squeeze", "expand", "slice", "select", "unbind"))
 
 
-def unfolded(captured: Capture) -> tuple[Capture, tuple[Chart, ...], list[Symmetry]]:
-    """The capture with made weights as parameters, how they are made, and what is without effect on them."""
-    captured = simplified(_without_zeros(captured))
+def unfolded(captured: Capture, tables: bool = True) -> tuple[Capture, tuple[Chart, ...], list[Symmetry]]:
+    """The capture with made weights as parameters, how they are made, and what is without effect on them; a function of what is looked up
+    in a table is one of the ``tables``, or stays where it is."""
+    captured = simplified(_without_zeros(captured), tables)
     made = Made(captured)
     charts = made.charts()
     plain, matrices = as_products(made.rewritten(charts) if charts else captured)

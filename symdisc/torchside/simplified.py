@@ -19,19 +19,19 @@ __all__ = ["simplified"]
 MOST = 64  # operators that a constant may be made by
 
 
-def simplified(captured: Capture) -> Capture:
+def simplified(captured: Capture, tables: bool = True) -> Capture:
     """The same function of the same parameters, said with less.
 
     No products with ones (a mask that hides nothing); of tokens put beside each other and read at one place, that place alone on the way
     from there; of tokens put beside each other, shifted by a table and taken apart again, each with its rows of the table; sums of what
-    was stacked as sums; functions of what is looked up in a table as what is looked up in their table.
+    was stacked as sums; functions of what is looked up in a table as what is looked up in their table, if ``tables``.
     """
     graph = captured.graph
     changed: dict[str, tuple[Op, ...]] = {}
     for op in graph.ops:
         if op.name in graph.live and graph.is_activation(op.name):
-            changed.update(_without_ones(captured, op) or _one_place(graph, op) or _of_stacked(graph, op) or _of_table(graph, op)
-                           or taken_apart(graph, op))
+            changed.update(_without_ones(captured, op) or _one_place(graph, op) or _of_stacked(graph, op)
+                           or (_of_table(graph, op) if tables else {}) or taken_apart(graph, op))
     if not changed:
         return captured
     ops = tuple(new for op in graph.ops for new in changed.get(op.name, (op,)))
