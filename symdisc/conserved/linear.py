@@ -228,7 +228,8 @@ def _square(part: Part, shape: tuple[int, ...]) -> str:
     if not whole or len(values) != 1 or any(i != j for i, j, _ in part.entries):
         return ""
     half = sp.nsimplify(values.pop()) / 2
-    return rf"{'-' if half < 0 else '+'} {sp.latex(abs(half))} \lVert {_typed(part.parameter)} \rVert^{{2}}"
+    size = "" if abs(half) == 1 else sp.latex(abs(half))
+    return rf"{'-' if half < 0 else '+'} {size} \lVert {_typed(part.parameter)} \rVert^{{2}}"
 
 
 def _stack(values: list[Any]) -> Any:
