@@ -138,15 +138,16 @@ def count_laws(source: object, *, seed: int = 0) -> LawCount:
 
 def _of_catalog(cat: Any, seed: int) -> LawCount:
     """Exactly where that can be, else in float64; known laws without an exact form are counted in float64, too."""
-    from symdisc.torchside.brackets import count, independent_laws
+    from symdisc.torchside import brackets, transport
 
     try:
         exact = _exact(problem_of_catalog(cat), seed)
     except Undecided as error:
-        return _in_floats(cat, count(cat, seed), seed, str(error))
+        way = brackets if brackets.quick(cat) else transport
+        return _in_floats(cat, way.count(cat, seed), seed, str(error))
     if exact.complete:
         return exact
-    found, formulas = independent_laws(cat, seed)
+    found, formulas = brackets.independent_laws(cat, seed)
     if found <= exact.found:
         return exact
     note = f"{exact.evidence.note}; the gradients of known laws are compared in float64"
