@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["certificates", "twins_of"]
 
 COUNTED = 120  # parameters up to which independent laws are counted; of larger miniatures at the least one: brackets cost the cube of it
-WORK = 200_000  # parameters times operators up to which they are: brackets of deeper networks take longer than all the rest of an entry
+WORK = 2_000_000  # parameters times operators up to which they are: brackets of deeper networks take longer than all the rest of an entry
 UNNAMED = ("linear", "flow")  # families of symmetries that the complete system found and no name covers
 
 

@@ -19,7 +19,7 @@ from symdisc.errors import NotProved, Undecided
 from symdisc.exact import RankEvidence, rank
 from symdisc.torchside.network import Network, plain_kernels
 
-__all__ = ["Counted", "count", "independent_laws"]
+__all__ = ["Brackets", "Counted", "count", "independent_laws", "quick"]
 
 DEEPEST = 4  # brackets of so many fields; their derivatives double in cost with each
 MIXED = 3  # inputs that one field sees, each with a covector of its own
@@ -29,6 +29,7 @@ POINTS = 8  # random weights of a network with units that switch, of which those
 CHUNK = 32  # brackets that run side by side
 ORTHOGONAL = 1e-7  # cosine of a law's gradient with a field that counts as none
 LIMIT = 800  # parameters; brackets cost their square and more
+WORK = 200_000  # parameters times operators beyond which brackets one by one take minutes
 
 # operators by which a unit can be without effect, or without a bend, at all inputs of one region of weights
 SWITCHING = frozenset(f"aten.{n}" for n in ("relu", "leaky_relu", "prelu", "hardtanh", "hardswish", "hardsigmoid", "clamp", "clamp_min",
@@ -37,9 +38,14 @@ SWITCHING = frozenset(f"aten.{n}" for n in ("relu", "leaky_relu", "prelu", "hard
 Field = Callable[[Tensor], Tensor]
 
 
+def quick(cat: Any) -> bool:
+    """Whether brackets may be taken one by one, in all directions; else ``transport`` looks at the open ones alone."""
+    return bool(cat.parameter_count <= LIMIT and cat.parameter_count * len(cat.captured.graph.live) <= WORK)
+
+
 @dataclass(frozen=True)
 class Counted:
-    """Dimension of what the brackets span, independent laws known, and how both were found."""
+    """Dimension of what the brackets span, independent laws known, and how both were found; ``decided``: whether a gap ends the span."""
 
     span: int
     found: int
@@ -47,6 +53,7 @@ class Counted:
     fields: int
     formulas: tuple[str, ...]
     evidence: RankEvidence
+    decided: bool = True
 
 
 def count(cat: Any, seed: int) -> Counted:
@@ -75,12 +82,12 @@ def count(cat: Any, seed: int) -> Counted:
     return Counted(spanned, found, depth, len(rows), formulas, evidence)
 
 
-def _widest(cat: Any, seed: int) -> tuple[_Brackets, np.ndarray, np.ndarray, tuple[str, ...], int]:
+def _widest(cat: Any, seed: int) -> tuple[Brackets, np.ndarray, np.ndarray, tuple[str, ...], int]:
     """Of some random points the one whose fields span most, the fields there, and the laws known: gradients, formulas, rank."""
-    best: tuple[_Brackets, np.ndarray, np.ndarray, tuple[str, ...], int] | None = None
+    best: tuple[Brackets, np.ndarray, np.ndarray, tuple[str, ...], int] | None = None
     widest = -1
     for k in range(POINTS):
-        lie = _Brackets(cat, seed + k)
+        lie = Brackets(cat, seed + k)
         known, formulas = lie.laws(cat)
         found = rank(known, what="gradients of laws").rank if len(known) else 0
         rows = lie.rows(1, lie.network.size - found + MORE)
@@ -96,7 +103,7 @@ def _widest(cat: Any, seed: int) -> tuple[_Brackets, np.ndarray, np.ndarray, tup
 
 def independent_laws(cat: Any, seed: int) -> tuple[int, tuple[str, ...]]:
     """The rank of the gradients of all conserved quantities of a catalog, and their formulas."""
-    known, formulas = _Brackets(cat, seed).laws(cat)
+    known, formulas = Brackets(cat, seed).laws(cat)
     return rank(known, what="gradients of laws").rank if len(known) else 0, formulas
 
 
@@ -118,16 +125,16 @@ def _orthogonal(known: np.ndarray, rows: np.ndarray) -> None:
         raise NotProved(f"a conserved quantity of the catalog changes along a bracket of fields (cosine {cosines.max():.1e})")
 
 
-class _Brackets:
+class Brackets:
     """Random fields of one network and their brackets at one random point."""
 
-    def __init__(self, cat: Any, seed: int) -> None:
+    def __init__(self, cat: Any, seed: int, around: float = SPREAD) -> None:
         source = cat.captured
         self.state = {**{n: source.tensors[v] for v, n in source.graph.buffers.items() if v in source.tensors}, **source.parameters}
         self.network = Network(source, self.state, seed)
         self.function = self.network.function(self.network.graph.outputs)
         draw = torch.Generator().manual_seed(seed)
-        spread = {n: SPREAD * max(1.0, float(t.std()) if t.numel() > 1 else 1.0) for n, t in self.network.parameters.items()}
+        spread = {n: around * max(1.0, float(t.std()) if t.numel() > 1 else 1.0) for n, t in self.network.parameters.items()}
         self.point = {n: t + spread[n] * torch.randn(t.shape, dtype=torch.float64, generator=draw)
                       for n, t in self.network.parameters.items()}
         self.theta = torch.from_numpy(self.network.flatten(self.point))
