@@ -99,6 +99,13 @@ def vector_norm(x, order=2, dim=None, keepdim=False, *, dtype=None):  # type: ig
     return (x * x).sum(dim, keepdim=keepdim).sqrt()
 
 
+def embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):  # type: ignore[no-untyped-def]
+    """Training leaves the padding row alone and may divide gradients by counts; the function reads every row as it stands."""
+    if padding_idx < 0 and not scale_grad_by_freq and not sparse:
+        return NotImplemented
+    return aten.embedding.default(weight, indices)
+
+
 def cdist(a, b, p=2.0, compute_mode=None):  # type: ignore[no-untyped-def]
     """Distances of all pairs of rows; torch's own derivative is wrong where many are taken in one go."""
     if not 1.0 <= p < float("inf"):
@@ -232,6 +239,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.addcmul.default: addcmul,
     aten.addcdiv.default: addcdiv,
     aten.linalg_vector_norm.default: vector_norm,
+    aten.embedding.default: embedding,
     aten.cdist.default: cdist,
     aten._cdist_forward.default: cdist,
     aten.lstm.input: lstm,

@@ -212,7 +212,8 @@ def real_entries(t: Tensor) -> Tensor:
 
 class Wide(TorchFunctionMode):
     """float64 wherever a model asks for float32 by name, as language models do in their norms: its rounding would be rank. And
-    derivatives also where a model cuts them off: its function depends on its parameters there as well."""
+    derivatives also where a model cuts them off, as embeddings do at their padding row: its function depends on its parameters there
+    as well."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is Tensor.detach:
@@ -221,6 +222,8 @@ class Wide(TorchFunctionMode):
             return None
         if function is Tensor.float:
             return args[0].double()
+        if function is torch.nn.functional.embedding and not (kwargs or {}).get("max_norm") and not (len(args) > 3 and args[3]):
+            return function(*args[:2], **{k: v for k, v in (kwargs or {}).items() if k in ("input", "weight")})
         if function is torch.full and isinstance(args[-1], float) and not (kwargs or {}).get("dtype"):
             return function(*args, **{**(kwargs or {}), "dtype": torch.float64})
         wide = [torch.float64 if a is torch.float32 else a for a in args]
