@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable
@@ -118,6 +119,39 @@ def test_units_dropped_at_random_keep_their_scales_only(act: nn.Module, train: b
     assert not group or catalog.symmetries[0].family == group
     witness = catalog.verify(model, catalog.sample(seed=1, scale=0.3))
     assert witness.passed and (witness.weights_changed > 0.01 or not group)
+
+
+@pytest.mark.parametrize("options", [{"padding_idx": 0}, {"scale_grad_by_freq": True}, {"sparse": True}], ids=str)
+def test_what_an_embedding_keeps_from_training_is_read_all_the_same(options: dict[str, Any]) -> None:
+    """The padding row gets no gradient, so autograd takes it for a row that nothing reads."""
+    torch.manual_seed(0)
+    model = Of(lambda m, t: m.b(nn.functional.gelu(m.a(t).sum(1))), a=nn.Embedding(5, 3, **options), b=nn.Linear(3, 2)).double()
+    with torch.no_grad():
+        model.a.weight.normal_()
+    catalog = symdisc.discover(model, (torch.randint(0, 5, (8, 3)),))
+    certificate = symdisc.certify(catalog)
+    assert catalog.orbit_dimension == certificate.found == certificate.fibre == 0 and not catalog.notes
+
+
+def test_a_path_from_float32_weights_keeps_a_float64_function() -> None:
+    """The end of a path is not rounded to the dtype it was followed for, and its inverse leads back in both."""
+    def turned(m: Of, x: Tensor) -> Tensor:
+        re, im = (x[:, :2] @ m.r - x[:, 2:] @ m.i), (x[:, :2] @ m.i + x[:, 2:] @ m.r)
+        size = (re * re + im * im + 0.1).sqrt()
+        return torch.cat((re, im), -1) * ((size + m.c).tanh() / size).repeat(1, 2) @ m.b
+
+    model = Of(turned, r=weight(2, 3), i=nn.Parameter(normal(3, 2).T.contiguous()), c=weight(3), b=weight(6, 2))
+    catalog = symdisc.discover(model, (normal(4, 4),))
+    assert [(s.family, s.dimension) for s in catalog.symmetries] == [("flow", 3)]  # a phase for each unit
+    g, x = catalog.sample(seed=1, scale=0.3), normal(8, 4, dtype=torch.float64)
+    narrow = dict(model.state_dict())
+    wide = {n: t.double() for n, t in narrow.items()}
+    before, after = (torch.func.functional_call(copy.deepcopy(model).double(), s, (x,)) for s in (wide, catalog.apply(wide, g)))
+    assert (after - before).abs().max() < 1e-13
+    for state in (wide, narrow):
+        there = catalog.apply(state, g)
+        back = catalog.apply(there, catalog.inverse(g))
+        assert not torch.equal(there["r"], state["r"]) and all(torch.equal(back[n], t) for n, t in state.items())
 
 
 def test_no_path_is_followed_where_two_runs_differ() -> None:

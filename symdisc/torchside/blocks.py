@@ -10,9 +10,9 @@ import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from torch.func import jacrev
 
 from symdisc.archgraph import ArchGraph, Node
+from symdisc.torchside.derivatives import jacobian_at
 from symdisc.torchside.interpret import ancestors, evaluate
 from symdisc.torchside.network import Network, plain_kernels, real_entries
 
@@ -63,8 +63,7 @@ def _pattern(node: Node, arch: ArchGraph, values: dict[str, Any]) -> np.ndarray 
                 count = run(inputs).numel()
             if count * sum(z.numel() for z in inputs.values()) > LARGEST:
                 return None
-            parts = jacrev(run)(inputs)
-            return torch.cat([p.reshape(count, -1) for p in parts.values()], 1).ne(0).numpy()
+            return jacobian_at(run, inputs).ne(0).numpy()
     except RuntimeError:
         return None  # no derivative rule: nothing is known of the blocks, so each feature stands alone
 

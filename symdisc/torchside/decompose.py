@@ -99,6 +99,23 @@ def vector_norm(x, order=2, dim=None, keepdim=False, *, dtype=None):  # type: ig
     return (x * x).sum(dim, keepdim=keepdim).sqrt()
 
 
+def embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):  # type: ignore[no-untyped-def]
+    """Training leaves the padding row alone and may divide gradients by counts; the function reads every row as it stands."""
+    if padding_idx < 0 and not scale_grad_by_freq and not sparse:
+        return NotImplemented
+    return aten.embedding.default(weight, indices)
+
+
+def cdist(a, b, p=2.0, compute_mode=None):  # type: ignore[no-untyped-def]
+    """Distances of all pairs of rows; torch's own derivative is wrong where many are taken in one go."""
+    if not 1.0 <= p < float("inf"):
+        return NotImplemented
+    apart = a.unsqueeze(-2) - b.unsqueeze(-3)
+    if p == 2.0:
+        return (apart * apart).sum(-1).sqrt()
+    return apart.abs().sum(-1) if p == 1.0 else (apart.abs() ** p).sum(-1) ** (1.0 / p)
+
+
 def addcmul(x, a, b, *, value=1):  # type: ignore[no-untyped-def]
     return x + (a * b if value == 1 else value * (a * b))
 
@@ -222,6 +239,9 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.addcmul.default: addcmul,
     aten.addcdiv.default: addcdiv,
     aten.linalg_vector_norm.default: vector_norm,
+    aten.embedding.default: embedding,
+    aten.cdist.default: cdist,
+    aten._cdist_forward.default: cdist,
     aten.lstm.input: lstm,
     aten.gru.input: _single(_gru_cell),
     aten.rnn_tanh.input: _single(_rnn_cell(torch.tanh)),

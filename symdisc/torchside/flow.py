@@ -173,7 +173,7 @@ def run_flow(cat: Catalog, factor: Factor, state: Mapping[str, Tensor]) -> dict[
         raise BadInput("this catalog was read from a file, and its remainder without a name acts by a flow that needs the model: "
                        "run discover on the model again")
     start = _stored(captured, state)
-    if factor.path is not None and np.array_equal(start, factor.path[0]):
+    if factor.path is not None and np.array_equal(start, _stored(captured, _named(captured, factor.path[0], state))):
         return _named(captured, factor.path[1], state)
     if not factor.array.any():
         return {}
@@ -217,7 +217,7 @@ def _clear(captured: Capture, factor: Factor, symmetry: Symmetry, state: Mapping
     except Undecided:
         best, end = 0.0, start
     moved = _named(captured, end, state)
-    return replace(factor, array=best * v, path=(start, _stored(captured, {**state, **moved}))), moved
+    return replace(factor, array=best * v, path=(start, end)), moved  # the end unrounded: it may be asked for in a wider dtype
 
 
 def _field(captured: Capture, state: Mapping[str, Tensor]) -> _Field:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, jacrev, jvp, vmap
+from torch.func import functional_call, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from symdisc.torchside.capture import Capture
+from symdisc.torchside.derivatives import Function, Parameters, is_right, jacobian_at, jacobians
 from symdisc.torchside.draws import draws
 from symdisc.torchside.interpret import ancestors, evaluate, wide
 
@@ -24,8 +25,6 @@ __all__ = ["Function", "ModelFunction", "Network", "Wide", "jacobian_rows", "pla
 STEPS, DEPTH = 256, 3  # of the search for jumps: steps of a way, and looks at a step that seems to hold one
 AT_ONCE = 20_000  # entries of values that are followed together there: two numbers at each step
 LARGEST = 8_000_000  # entries of all values at all inputs that are differentiated together: 64 MB, and what the derivative adds
-Parameters = dict[str, Tensor]
-Function = Callable[..., Tensor]
 
 
 @contextlib.contextmanager
@@ -43,34 +42,9 @@ def plain_kernels() -> Iterator[None]:
 
 def jacobian_rows(function: Function, parameters: Parameters, draws: Sequence[tuple[Tensor, ...]]) -> np.ndarray:
     """d function / d parameters at all ``draws``, [outputs of all draws, D]; rows that are not finite are left out."""
-    jac = jacrev(function)
-
-    def alone(x: tuple[Tensor, ...]) -> Tensor:
-        return torch.cat([p.reshape(p.shape[0], -1) for p in jac(parameters, *x).values()], 1).detach()
-
     with plain_kernels():
-        rows = _together(jac, parameters, draws)
-        ends = (0, len(draws) - 1)  # where every unit of the first is on, what is wrong may not show there
-        if rows is None or not all(torch.allclose(rows[k], alone(draws[k]), rtol=1e-6, atol=1e-9, equal_nan=True) for k in ends):
-            rows = torch.stack([alone(x) for x in draws])
-    rows = rows.flatten(0, 1)
+        rows = jacobians(function, parameters, draws).flatten(0, 1)
     return rows[torch.isfinite(rows).all(1)].numpy()
-
-
-def _together(jac: Callable[..., Parameters], parameters: Parameters, draws: Sequence[tuple[Tensor, ...]]) -> Tensor | None:
-    """The Jacobian at all draws in one go, [draws, outputs, D]; None where an operator has no rule under vmap.
-
-    Not to be trusted unseen: the derivative of torch's prelu comes out wrong, and nothing is said, where the number of draws
-    that go together and the number of outputs are equal.
-    """
-    stacked = [torch.stack(t) for t in zip(*draws, strict=True)]
-    if not stacked:
-        return None  # a network without inputs: one draw is all there is
-    try:
-        parts = vmap(jac, in_dims=(None, *(0,) * len(stacked)), randomness="same")(parameters, *stacked)
-    except RuntimeError:
-        return None
-    return torch.cat([p.reshape(len(draws), p.shape[1], -1) for p in parts.values()], 2).detach()
 
 
 class Network:
@@ -125,8 +99,8 @@ class Network:
     def motion(self, wanted: Sequence[str], parameters: Parameters, directions: np.ndarray,
                draws: Sequence[tuple[Tensor, ...]]) -> tuple[np.ndarray, np.ndarray]:
         """Values ``wanted`` at all draws, [S, n], and their derivatives along the columns of ``directions`` [D, k], [S, n, k]."""
-        f = self.function(wanted)
-        tangents = self.unflatten(torch.from_numpy(np.ascontiguousarray(directions.T)), batched=True)
+        f, columns = self.function(wanted), torch.from_numpy(np.ascontiguousarray(directions))
+        tangents = self.unflatten(columns.T, batched=True)
         stacked = [torch.stack(t) for t in zip(*draws, strict=True)]
 
         def along(tangent: Parameters, *x: Tensor) -> Tensor:
@@ -137,16 +111,13 @@ class Network:
                 if not stacked:
                     raise NotImplementedError("nothing to map over")
                 values = vmap(lambda *one: f(parameters, *one), randomness="same")(*stacked)
-                moves = vmap(lambda t: along(t, *stacked), randomness="same", chunk_size=16)(tangents).permute(1, 2, 0)
+                moves = vmap(lambda t: along(t, *stacked), randomness="same", chunk_size=16)(tangents).permute(1, 2, 0).detach()
+                if not all(is_right(moves[k], f, parameters, draws[k], columns) for k in (0, -1)):
+                    raise NotImplementedError("a rule that is wrong")
             except (RuntimeError, NotImplementedError):  # an operator without such rules: reverse mode, one draw at a time
                 values = torch.stack([f(parameters, *x) for x in draws])
-                moves = torch.stack([self._backward_motion(f, parameters, directions, x) for x in draws])
-        return values.detach().numpy(), moves.detach().numpy()
-
-    def _backward_motion(self, f: Function, parameters: Parameters, directions: np.ndarray, x: tuple[Tensor, ...]) -> Tensor:
-        rows = jacrev(f)(parameters, *x)
-        jac = torch.cat([r.reshape(r.shape[0], -1) for r in rows.values()], 1).detach()
-        return jac @ torch.from_numpy(directions)
+                moves = torch.stack([jacobian_at(f, parameters, x) @ columns for x in draws])
+        return values.detach().numpy(), moves.numpy()
 
     def entries(self, name: str) -> int:
         """Real entries of a value."""
@@ -241,7 +212,8 @@ def real_entries(t: Tensor) -> Tensor:
 
 class Wide(TorchFunctionMode):
     """float64 wherever a model asks for float32 by name, as language models do in their norms: its rounding would be rank. And
-    derivatives also where a model cuts them off: its function depends on its parameters there as well."""
+    derivatives also where a model cuts them off, as embeddings do at their padding row: its function depends on its parameters there
+    as well."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is Tensor.detach:
@@ -250,6 +222,8 @@ class Wide(TorchFunctionMode):
             return None
         if function is Tensor.float:
             return args[0].double()
+        if function is torch.nn.functional.embedding and not (kwargs or {}).get("max_norm") and not (len(args) > 3 and args[3]):
+            return function(*args[:2], **{k: v for k, v in (kwargs or {}).items() if k in ("input", "weight")})
         if function is torch.full and isinstance(args[-1], float) and not (kwargs or {}).get("dtype"):
             return function(*args, **{**(kwargs or {}), "dtype": torch.float64})
         wide = [torch.float64 if a is torch.float32 else a for a in args]

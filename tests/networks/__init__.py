@@ -21,6 +21,7 @@ from . import (  # noqa: F401  (importing fills the registry)
     attentions,
     convs,
     decoders,
+    hunted,
     mlps,
     recurrents,
     strangers,
