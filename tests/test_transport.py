@@ -13,6 +13,7 @@ from torch import nn
 import symdisc
 from symdisc.errors import NotProved, Undecided
 from symdisc.laws import count_laws
+from symdisc.laws.count import _in_floats
 from symdisc.torchside import brackets, transport
 
 
@@ -79,3 +80,13 @@ def test_a_network_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(transport, "LIMIT", 10)
     with pytest.raises(Undecided, match="too many for brackets"):
         transport.count(made("tanh"), 0)
+
+
+def test_a_number_that_rounding_may_move_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cat = made("attention")
+    assert transport.count(cat, 0).decided
+    monkeypatch.setattr(transport, "MIN_GAP", 1e14)  # nothing stands out of the rounding
+    counted = transport.count(cat, 0)
+    told = _in_floats(cat, counted, 0, "")
+    assert not counted.decided and told.laws > told.found == 12 and told.evidence.proof == "float64 without a gap"
+    assert told.summary == "at least 12, these in closed form; whether there are more, float64 leaves open"

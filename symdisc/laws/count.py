@@ -28,7 +28,7 @@ __all__ = ["Evidence", "LawCount", "count_laws", "problem_of"]
 
 # Eliminations cost N^3; beyond this size they take minutes, and the count of a family is seen at small sizes anyway.
 MAX_STATES = 3000
-PROOFS, FLOATS = ("bounds meet", "single field"), "float64"
+PROOFS, FLOATS, VAGUE = ("bounds meet", "single field"), "float64", "float64 without a gap"
 ATTEMPTS = 20  # at points where no quotient has a zero below; with a prime of 25 bits the first will mostly do
 
 
@@ -39,7 +39,8 @@ class Evidence:
     ``lie_rank`` vectors of the Lie algebra, independent modulo ``primes[-1]``, were found from ``fields`` fields,
     brackets of up to ``depth`` fields and ``transports`` transports; ``upper_bound`` = states - rank of the laws'
     gradients. ``proof`` is "bounds meet", "single field" (its Lie algebra is itself), "none" (the rank stopped growing: a
-    lower bound of dim Lie) or "float64" (a rank by singular values: no proof). ``note`` says which inputs a network was
+    lower bound of dim Lie), "float64" (a rank by singular values: no proof) or "float64 without a gap" (a number that rounding
+    may move). ``note`` says which inputs a network was
     counted for, and how they were found.
     """
 
@@ -86,7 +87,9 @@ class LawCount:
     @property
     def summary(self) -> str:
         """How many laws, and whether the closed forms are all of them, in words."""
-        floats = " (ranks in float64, no proof)" if self.evidence.proof == FLOATS else ""
+        floats = " (ranks in float64, no proof)" if self.evidence.proof in (FLOATS, VAGUE) else ""
+        if self.evidence.proof == VAGUE:  # how many more depends on the rounding of a machine
+            return f"at least {self.found}, these in closed form; whether there are more, float64 leaves open"
         if self.laws == self.found:
             return f"{self.laws}, all in closed form{floats}"
         return f"at most {self.laws}, {self.found} in closed form{floats}"
@@ -159,7 +162,8 @@ def _in_floats(cat: Any, counted: Counted, seed: int, reason: str) -> LawCount:
     size = cat.parameter_count
     above, below = (f"{v[0]:.0e}" if v else "none" for v in (counted.evidence.above[:1], counted.evidence.below[:1]))
     note = f"inputs as in the catalog; {reason}; ranks in float64, relative singular values {above} | {below}"
-    evidence = Evidence(cat.architecture, size, (), seed, counted.fields, counted.depth, 0, counted.span, size - counted.found, FLOATS,
+    proof = FLOATS if counted.decided else VAGUE
+    evidence = Evidence(cat.architecture, size, (), seed, counted.fields, counted.depth, 0, counted.span, size - counted.found, proof,
                         counted.formulas, note)
     return LawCount(size - counted.span, counted.found, False, size, evidence)
 

@@ -45,7 +45,7 @@ def quick(cat: Any) -> bool:
 
 @dataclass(frozen=True)
 class Counted:
-    """Dimension of what the brackets span, independent laws known, and how both were found."""
+    """Dimension of what the brackets span, independent laws known, and how both were found; ``decided``: whether a gap ends the span."""
 
     span: int
     found: int
@@ -53,6 +53,7 @@ class Counted:
     fields: int
     formulas: tuple[str, ...]
     evidence: RankEvidence
+    decided: bool = True
 
 
 def count(cat: Any, seed: int) -> Counted:

@@ -37,6 +37,7 @@ STRONG = 1e-4  # directions reached by that much of what is reached best need no
 LIMIT = 1600  # parameters; Jacobians cost the cube of it
 SELDOM = 6  # times as many rows where units switch: some do at few inputs
 BALANCES = 4  # rounds of scaling rows and parameters
+FAINT = 30  # times the rounding, up to which what does not stand out is rounding itself: between that and MIN_GAP nothing is told
 UNSEEN = 1e-10  # what fields make of a parameter that they do not read
 ROUNDING = 1e-13  # of the largest singular value, at least, where no law tells the rounding
 CHUNK = 64  # directions transported side by side
@@ -60,7 +61,7 @@ def count(cat: Any, seed: int) -> Counted:
             depth = view.deepen()
     except (RuntimeError, NotImplementedError) as error:
         raise Undecided(f"this network has no derivatives of such order side by side: {str(error).splitlines()[0]}") from error
-    return Counted(view.fields + view.reached, found, depth, view.drawn, formulas, view.evidence)
+    return Counted(view.fields + view.reached, found, depth, view.drawn, formulas, view.evidence, view.decided)
 
 
 class _View:
@@ -82,7 +83,7 @@ class _View:
         self.laws = scale[:, None] * (kernel @ inside[:, :found] @ mixed)
         self.open = scale[:, None] * (kernel @ inside[:, found:])
         self.weak = np.zeros((0, self.open.shape[1]))  # what was seen of the open directions so far
-        self.strong, self.reached, self.noise = 0, 0, 0.0
+        self.strong, self.reached, self.noise, self.decided = 0, 0, 0.0, True
         self.evidence = RankEvidence(0, self.open.shape, False, "singular values", float("inf"))
 
     def _kernel(self, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +123,8 @@ class _View:
         self.noise = max(self.noise, ROUNDING * float(s[0]))
         at = int((s > MIN_GAP * self.noise).sum())
         before, self.reached = self.reached, max(self.strong + at, self.reached)
+        if self.strong + at == self.reached:
+            self.decided = at == number or bool(s[at] <= FAINT * self.noise)
         self.evidence = RankEvidence(self.reached, rows.shape, False, "singular values", float(s[at - 1] / self.noise) if at else 0.0,
                                      tuple(float(v / s[0]) for v in s[:at][::-1][:3]), (self.noise / float(s[0] or 1.0),))
         strong = int((s > max(STRONG * s[0], MIN_GAP * self.noise)).sum())
