@@ -177,3 +177,10 @@ def test_recurrences_written_as_a_loop(name: str, groups: list[str]) -> None:
     lacking = {"ssm_dense_start": 3}.get(name, 0)  # translations of a learned start
     assert (cat.group_dimension, cat.broken, [d.group for d in cat.discrete]) == (row["fibre"] - lacking, (), groups)
     far(model, cat)
+
+
+def test_a_mask_is_no_factor_that_an_edit_may_keep() -> None:
+    """x (x > 1): what stands in place of the product is x; the mask alone would be no input of a linear map."""
+    model, maker, _ = ready("mlp_step_gate")
+    told = symdisc.discover(model, maker(0), solve=False).why_not
+    assert {b.remedy for b in told if b.breaker == "aten.mul"} == {""}

@@ -93,6 +93,8 @@ def swapped(graph: OpGraph, swaps: Swaps, side: int = 0) -> OpGraph:
 
 def _is_product(graph: OpGraph, op: Op) -> bool:
     shapes = [graph.shape(n) for n in op.inputs if graph.is_activation(n)]
+    if any(n in graph.by_name and not (graph.by_name[n].dtype or "float").startswith("float") for n in op.inputs):
+        return False  # a mask is no factor that could stand alone
     return op.packet == "aten.mul" and len(set(op.inputs)) == 2 and len(shapes) == 2 and shapes[0] == shapes[1]
 
 
