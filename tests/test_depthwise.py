@@ -27,6 +27,7 @@ def _plain(depth: nn.Module, *after: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv1d(2, 4, 2), nn.LeakyReLU(0.3), depth, nn.LeakyReLU(0.3), *after)
 
 
+torch.manual_seed(0)  # the random weights below have the size of the initial ones
 # no change of basis passes a weight for each channel
 LINEAR = nn.Sequential(nn.Conv1d(2, 4, 1, bias=False), nn.Conv1d(4, 4, 2, groups=4, bias=False),
                        nn.Conv1d(4, 4, 2, groups=4, padding=1, bias=False), nn.Conv1d(4, 5, 1), nn.Tanh(), nn.Conv1d(5, 2, 1))

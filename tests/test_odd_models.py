@@ -159,4 +159,4 @@ def test_no_path_is_followed_where_two_runs_differ() -> None:
     catalog = symdisc.discover(noisy, (X,))
     start = time.perf_counter()
     assert catalog.verify(noisy, catalog.sample(seed=1, scale=0.3)).passed
-    assert time.perf_counter() - start < 10.0
+    assert time.perf_counter() - start < 60.0  # following it takes minutes
