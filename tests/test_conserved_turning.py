@@ -168,6 +168,14 @@ def test_the_formula_is_what_is_evaluated(name: str) -> None:
     assert by_torch.numpy() == pytest.approx(q.evaluate({"w": values}), abs=1e-14)
 
 
+@pytest.mark.parametrize("flow", FLOWS)
+def test_what_stretches_as_well_is_no_turn(flow: str) -> None:
+    """A shear, or a turn that grows: no subspace through 0 is kept, and decay along theta is not orthogonal to them."""
+    for entries in (((0, 1, 1.0),), ((0, 1, 1.0), (1, 0, -1.0), (0, 0, 1.0), (1, 1, 1.0))):
+        (q,) = conserved_quantities([symmetry([Generator((Part("w", 0, entries),))])], {"w": (3,)}, FLOWS[flow])
+        assert (q.status, q.form) == ("none", "") and "stretch" in q.reason and q.constraint
+
+
 def test_too_many_entries_are_told() -> None:
     (q,) = conserved_quantities([symmetry(all_turns(3))], {"w": (3, 60)})
     assert q.status == "none" and "180 entries" in q.reason and q.constraint

@@ -18,6 +18,10 @@ ANTISYMMETRIC_MANY = (
     "the generators are antisymmetric in the stored-parameter inner product, so <theta, A theta> = 0 for each of them; whether together "
     "they keep a subspace is not looked for at this size: the differential constraints hold"
 )
+MIXED = (
+    "no combination of the generators is symmetric in the stored-parameter inner product, and they stretch as well as turn: whether their "
+    "forms have an integrating factor is not derived, only the differential constraint holds"
+)
 SECTION = (
     "antisymmetric, so no charge 1/2 <theta, A theta>; but what is orthogonal to the turned directions, at theta and at all that it leads "
     "to, is a subspace smaller than the whole, and the flow stays in it"

@@ -38,6 +38,8 @@ GENERIC = "generic weights: as many of the turned directions are independent as 
 def rigid_answer(deriver: Deriver, left: str) -> ConservedQuantity:
     """The answer for generators of which no combination is a gradient field; ``left`` is the differential constraint."""
     local, generators = deriver.local, deriver.symmetry.generators
+    if not all(map(_turns, generators)):
+        return deriver.none(reasons.MIXED, left)
     linear = all(part.axis >= 0 for g in generators for part in g.parts)
     if any(w.inertia or not w.radial or (w.rho != 0 and not linear) for w in local.values()):
         return deriver.none(reasons.ANTISYMMETRIC_DECAY, left)
@@ -57,6 +59,16 @@ def rigid_answer(deriver: Deriver, left: str) -> ConservedQuantity:
     found = deriver.make("conserved", "entries", "section", (), dimension=kept, law=r"\dot Q = 0", generators=chosen, shapes=shapes,
                          reason=reasons.SECTION, constraint=left)
     return replace(found, assumptions=(*found.assumptions, GENERIC))
+
+
+def _turns(generator: Generator) -> bool:
+    """Its matrices are antisymmetric; constants move the centre."""
+    total: dict[tuple[str, int, int, int], float] = {}
+    for part in generator.parts:
+        for i, j, v in part.entries if part.axis >= 0 else ():
+            for place, value in (((part.parameter, part.axis, i, j), v), ((part.parameter, part.axis, j, i), v)):
+                total[place] = total.get(place, 0.0) + value
+    return not any(total.values())
 
 
 def _single_plane(generators: Sequence[Generator], shapes: Shapes) -> Term | None:
