@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+import numpy as np
 import sympy as sp
 from sympy.codegen.rewriting import expm1_opt, log1p_opt, optimize
 
@@ -29,12 +30,14 @@ _INVERSE: dict[type[sp.Function], Callable[[sp.Expr], sp.Expr]] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """sigma and its inverse, formulas in ``x``; ``side``: 0 where all c > 0 keep the range, -1 where c <= 1 do, 1 where c >= 1 do."""
+    """sigma and its inverse, formulas in ``x``, and the open ``range`` of sigma; ``side``: 0 where all c > 0 keep the range, -1 where
+    c <= 1 do, 1 where c >= 1 do."""
 
     sigma: sp.Expr
     back: sp.Expr
     side: int
     odd: bool
+    range: tuple[float, float]
 
     @cached_property
     def slope(self) -> sp.Expr:
@@ -43,7 +46,10 @@ class Curve:
 
     def scaled(self, values: Array, factors: Array) -> Array:
         """sigma^-1(c sigma(theta)), not a number where that is out of range; numpy or torch."""
-        return self._run(self.back, self._run(self.sigma, values) * factors)
+        y = self._run(self.sigma, values) * factors
+        library = sys.modules["torch"] if hasattr(values, "new_tensor") else np
+        with np.errstate(all="ignore"):  # the inverse may go on beyond the range, as the tangent does
+            return library.where((y > self.range[0]) & (y < self.range[1]), self._run(self.back, y), np.nan)
 
     def pushed(self, values: Array) -> Array:
         """sigma/sigma' of the values."""
@@ -76,7 +82,7 @@ def curve(formula: str) -> Curve | None:
         side = 1
     else:
         return None
-    return Curve(sigma, back.subs(_Y, X), side, sp.simplify(sigma.subs(X, -X) + sigma) == 0)
+    return Curve(sigma, back.subs(_Y, X), side, sp.simplify(sigma.subs(X, -X) + sigma) == 0, (float(low), float(high)))
 
 
 def _peeled(outer: sp.Expr, back: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:

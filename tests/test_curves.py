@@ -54,6 +54,14 @@ def test_what_is_not_one_to_one_or_has_no_multiples_is_no_curve(formula: str) ->
     assert curve(formula) is None
 
 
+@pytest.mark.parametrize("formula, c", [("atan(x)", 9.0), ("tanh(x)", 9.0), ("sigmoid(x)", 9.0), ("1 + exp(x)", 0.1), ("erf(x)", 9.0)])
+def test_out_of_range_is_no_number(formula: str, c: float) -> None:
+    """Also where the inverse goes on beyond the range, as the tangent does."""
+    found = curve(formula)
+    assert found is not None
+    assert np.isnan(found.scaled(np.array([0.7]), c)).all() and bool(torch.isnan(found.scaled(torch.tensor([0.7]), c)).all())
+
+
 class Gated(nn.Module):
     """W2 (f(a) tanh(W1 x)): a gate for each hidden unit; with ``twice`` another, f(b), in front of the tanh's own weights."""
 
