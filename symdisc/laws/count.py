@@ -28,7 +28,7 @@ __all__ = ["Evidence", "LawCount", "count_laws", "problem_of"]
 
 # Eliminations cost N^3; beyond this size they take minutes, and the count of a family is seen at small sizes anyway.
 MAX_STATES = 3000
-PROOFS, FLOATS, VAGUE = ("bounds meet", "single field"), "float64", "float64 without a gap"
+PROOFS, FLOATS, DERIVED = ("bounds meet", "single field"), "float64", "float64, derived systems"
 ATTEMPTS = 20  # at points where no quotient has a zero below; with a prime of 25 bits the first will mostly do
 
 
@@ -39,8 +39,8 @@ class Evidence:
     ``lie_rank`` vectors of the Lie algebra, independent modulo ``primes[-1]``, were found from ``fields`` fields,
     brackets of up to ``depth`` fields and ``transports`` transports; ``upper_bound`` = states - rank of the laws'
     gradients. ``proof`` is "bounds meet", "single field" (its Lie algebra is itself), "none" (the rank stopped growing: a
-    lower bound of dim Lie), "float64" (a rank by singular values: no proof) or "float64 without a gap" (a number that rounding
-    may move). ``note`` says which inputs a network was
+    lower bound of dim Lie), "float64" (a rank by singular values: no proof) or "float64, derived systems" (all laws, as far
+    as such ranks tell). ``note`` says which inputs a network was
     counted for, and how they were found.
     """
 
@@ -87,12 +87,10 @@ class LawCount:
     @property
     def summary(self) -> str:
         """How many laws, and whether the closed forms are all of them, in words."""
-        floats = " (ranks in float64, no proof)" if self.evidence.proof in (FLOATS, VAGUE) else ""
-        if self.evidence.proof == VAGUE:  # how many more depends on the rounding of a machine
-            return f"at least {self.found}, these in closed form; whether there are more, float64 leaves open"
+        floats = " (ranks in float64, no proof)" if self.evidence.proof in (FLOATS, DERIVED) else ""
         if self.laws == self.found:
             return f"{self.laws}, all in closed form{floats}"
-        return f"at most {self.laws}, {self.found} in closed form{floats}"
+        return f"{'' if self.evidence.proof == DERIVED else 'at most '}{self.laws}, {self.found} in closed form{floats}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``from_dict`` gives the equal record back."""
@@ -129,7 +127,8 @@ def count_laws(source: object, *, seed: int = 0) -> LawCount:
 
     A module comes without inputs: they are inferred where the model takes one only width (``evidence.note`` says so), else refused.
     Exact on residues; a run whose bounds do not meet is repeated modulo a second prime and the larger rank is kept. A network with
-    operators that have no exact form (roots, in norms) is counted in float64: evidence, not called complete.
+    operators that have no exact form (roots, in norms) is counted in float64, by the one-forms of its symmetries where these are
+    complete: evidence, not called complete.
     Raises BadInput for a wrong shape, NotProved if a claimed law is not one, Undecided beyond MAX_STATES or where float64 cannot tell.
     """
     if looks_like_model(source):
@@ -141,13 +140,12 @@ def count_laws(source: object, *, seed: int = 0) -> LawCount:
 
 def _of_catalog(cat: Any, seed: int) -> LawCount:
     """Exactly where that can be, else in float64; known laws without an exact form are counted in float64, too."""
-    from symdisc.torchside import brackets, transport
+    from symdisc.torchside import brackets
 
     try:
         exact = _exact(problem_of_catalog(cat), seed)
     except Undecided as error:
-        way = brackets if brackets.quick(cat) else transport
-        return _in_floats(cat, way.count(cat, seed), seed, str(error))
+        return _in_floats(cat, _counted(cat, seed), seed, str(error))
     if exact.complete:
         return exact
     found, formulas = brackets.independent_laws(cat, seed)
@@ -158,11 +156,24 @@ def _of_catalog(cat: Any, seed: int) -> LawCount:
         exact.evidence, upper_bound=exact.parameters - found, proof=FLOATS, formulas=formulas, note=note))
 
 
+def _counted(cat: Any, seed: int) -> Counted:
+    """By the forms of all symmetries; where these are not complete, by brackets of the network's own fields."""
+    from symdisc.torchside import brackets, derived
+
+    try:
+        return derived.count(cat, seed)
+    except Undecided as error:
+        try:
+            return brackets.count(cat, seed)
+        except Undecided as other:
+            raise Undecided(f"{error}; {other}") from error
+
+
 def _in_floats(cat: Any, counted: Counted, seed: int, reason: str) -> LawCount:
     size = cat.parameter_count
     above, below = (f"{v[0]:.0e}" if v else "none" for v in (counted.evidence.above[:1], counted.evidence.below[:1]))
     note = f"inputs as in the catalog; {reason}; ranks in float64, relative singular values {above} | {below}"
-    proof = FLOATS if counted.decided else VAGUE
+    proof = DERIVED if counted.closed else FLOATS
     evidence = Evidence(cat.architecture, size, (), seed, counted.fields, counted.depth, 0, counted.span, size - counted.found, proof,
                         counted.formulas, note)
     return LawCount(size - counted.span, counted.found, False, size, evidence)

@@ -19,7 +19,7 @@ from symdisc.errors import NotProved, Undecided
 from symdisc.exact import RankEvidence, rank
 from symdisc.torchside.network import Network, plain_kernels
 
-__all__ = ["Brackets", "Counted", "count", "independent_laws", "quick"]
+__all__ = ["Brackets", "Counted", "count", "independent_laws"]
 
 DEEPEST = 4  # brackets of so many fields; their derivatives double in cost with each
 MIXED = 3  # inputs that one field sees, each with a covector of its own
@@ -29,7 +29,7 @@ POINTS = 8  # random weights of a network with units that switch, of which those
 CHUNK = 32  # brackets that run side by side
 ORTHOGONAL = 1e-7  # cosine of a law's gradient with a field that counts as none
 LIMIT = 800  # parameters; brackets cost their square and more
-WORK = 200_000  # parameters times operators beyond which brackets one by one take minutes
+WORK = 200_000  # parameters times operators beyond which brackets take minutes
 
 # operators by which a unit can be without effect, or without a bend, at all inputs of one region of weights
 SWITCHING = frozenset(f"aten.{n}" for n in ("relu", "leaky_relu", "prelu", "hardtanh", "hardswish", "hardsigmoid", "clamp", "clamp_min",
@@ -38,14 +38,10 @@ SWITCHING = frozenset(f"aten.{n}" for n in ("relu", "leaky_relu", "prelu", "hard
 Field = Callable[[Tensor], Tensor]
 
 
-def quick(cat: Any) -> bool:
-    """Whether brackets may be taken one by one, in all directions; else ``transport`` looks at the open ones alone."""
-    return bool(cat.parameter_count <= LIMIT and cat.parameter_count * len(cat.captured.graph.live) <= WORK)
-
-
 @dataclass(frozen=True)
 class Counted:
-    """Dimension of what the brackets span, independent laws known, and how both were found; ``decided``: whether a gap ends the span."""
+    """Dimension of what the brackets span, independent laws known, and how both were found; ``closed``: whether it is the whole Lie
+    algebra as far as ranks tell, not what a search has reached."""
 
     span: int
     found: int
@@ -53,7 +49,7 @@ class Counted:
     fields: int
     formulas: tuple[str, ...]
     evidence: RankEvidence
-    decided: bool = True
+    closed: bool = False
 
 
 def count(cat: Any, seed: int) -> Counted:
