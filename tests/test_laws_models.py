@@ -126,7 +126,7 @@ class Related(nn.Module):
 
 def test_exponentials_with_a_relation_are_not_free() -> None:
     count = count_laws(symdisc.discover(Related(), (torch.randn(3, 2),)))
-    assert "integer relation" in count.evidence.note and count.evidence.proof == "float64" and not count.complete
+    assert "integer relation" in count.evidence.note and count.evidence.proof.startswith("float64") and not count.complete
     with pytest.raises(Undecided, match="integer relation"):
         problem_of_catalog(symdisc.discover(Related(), (torch.randn(3, 2),))).generic(np.random.default_rng(0), P)  # type: ignore[misc]
 
