@@ -73,7 +73,7 @@ class Factor:
 class Checked:
     """A certificate at miniature sizes: parameters, dimension of the polynomial, of the found group and orbit, of the fibre (None where
     no draw of weights decided its rank), and a lower bound of the spectral gap. ``unnamed`` of the found dimensions are in no family,
-    ``laws`` is told where it was counted."""
+    ``laws`` is told where it was counted, ``closed`` how many of them stand in closed form."""
 
     sizes: Mapping[str, int]
     parameters: int
@@ -87,11 +87,13 @@ class Checked:
     refused: tuple[str, ...]
     note: str
     laws: str = ""
+    closed: int | None = None
 
 
 @dataclass(frozen=True)
 class At:
-    """The dimension at the sizes of a published model; ``direct`` is what the pipeline finds there, None where it was not run."""
+    """The dimension at the sizes of a published model; ``direct`` is what the pipeline finds there, None where it was not run; ``laws``
+    how many numbers gradient flow keeps."""
 
     name: str
     sizes: Mapping[str, int]
@@ -99,6 +101,7 @@ class At:
     dimension: int | None
     direct: int | None
     direct_note: str = ""
+    laws: int | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,8 @@ class Citation:
 class Entry:
     """One architecture. ``parameters`` and ``dimension`` are polynomials in ``symbols``; ``points`` counts the members of the family
     from which they were read, at least ``held_out`` for each coefficient. ``region`` tells order relations of the published model
-    that these members do not all keep, ``restored`` (where, family, what broke it, edit) what edits would bring."""
+    that these members do not all keep, ``restored`` (where, family, what broke it, edit) what edits would bring. ``laws``: the numbers
+    that gradient flow keeps because of the factors, where they are as many as were counted at miniatures."""
 
     name: str
     title: str
@@ -156,6 +160,7 @@ class Entry:
     assumptions: tuple[str, ...]
     sources: tuple[Citation, ...]
     notes: tuple[str, ...]
+    laws: Poly | None = None
 
     def to_json(self) -> str:
         """One document, sorted keys, the same bytes for equal entries."""

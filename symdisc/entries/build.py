@@ -19,7 +19,8 @@ from symdisc.entries.nodes import nodes
 from symdisc.entries.polynomials import HELD_OUT, Sizes, interpolate
 from symdisc.entries.shown import Family, at, shown
 from symdisc.entries.slots import Slots
-from symdisc.entry import At, Checked, Citation, Entry, Poly
+from symdisc.entries.training import kept
+from symdisc.entry import At, Checked, Citation, Entry, Factor, Poly
 from symdisc.session import Tried, discover, discover_captured
 from symdisc.session import _Clock as Clock
 
@@ -131,16 +132,16 @@ def build_entry(architecture: Architecture, direct: bool = True) -> tuple[Entry,
     spans = derived.family.spans()
     records = tuple(shown(f, derived.family, spans) for f in derived.factors)
     checks = certificates(architecture, derived.dimension)
-    centre = derived.family.centre
+    centre, trained = derived.family.centre, _trained(records, checks)
     entry = Entry(
         name=architecture.name, title=architecture.title, symbols=dict(architecture.symbols),
         parameters=_total(derived.parameters, derived.layers), dimension=_total(derived.dimension, derived.layers),
         points=len(derived.family.points), held_out=derived.held_out, region=derived.region, factors=records,
-        published=_published(architecture, derived, direct), certificates=checks, nodes=nodes(centre.graph),  # type: ignore[arg-type]
+        published=_published(architecture, derived, trained, direct), certificates=checks, nodes=nodes(centre.graph),  # type: ignore[arg-type]
         restored=_restored(centre, derived.family.slots),
         twins=twins_of(centre, derived.family.slots),
         assumptions=architecture.assumptions, sources=tuple(Citation(s.text, s.where, s.known) for s in architecture.sources),
-        notes=_notes(derived, checks))
+        notes=_notes(derived, checks), laws=_total(trained, derived.layers))
     assert centre.graph is not None
     return entry, centre.graph.to_json()
 
@@ -155,7 +156,15 @@ def _total(p: sp.Expr | None, layers: Sequence[str]) -> Poly | None:
     return None if p is None else notation.total(p, layers)
 
 
-def _published(architecture: Architecture, derived: Derived, direct: bool) -> At | None:
+def _trained(factors: Sequence[Factor], checks: Sequence[Checked]) -> sp.Expr | None:
+    """What gradient flow keeps, in symbolic sizes: no factor's laws are among those of others where the sum is what was counted."""
+    numbers = kept(factors)
+    counted = [c for c in checks if c.closed is not None]
+    agree = numbers is not None and all(at(numbers, c.sizes) == c.closed and c.laws.startswith(f"{c.closed}, all") for c in counted)
+    return numbers if agree and counted else None
+
+
+def _published(architecture: Architecture, derived: Derived, trained: sp.Expr | None, direct: bool) -> At | None:
     if architecture.published is None:
         return None
     from symdisc.torchside.family import shapes
@@ -163,12 +172,12 @@ def _published(architecture: Architecture, derived: Derived, direct: bool) -> At
     name, sizes = architecture.published
     found = shapes(architecture.build, sizes)
     count = sum(int(sp.prod(s)) for s in found.values())
-    value = at(derived.dimension, sizes)
+    value, conserved = at(derived.dimension, sizes), at(trained, sizes)
     work = sum(sum(s) for s in found.values())
     if not direct or work > DIRECT:
-        return At(name, dict(sizes), count, value, None, "not traced at this size")
+        return At(name, dict(sizes), count, value, None, "not traced at this size", conserved)
     cat = structure_at(architecture, sizes)
-    return At(name, dict(sizes), count, value, cat.group_dimension)
+    return At(name, dict(sizes), count, value, cat.group_dimension, laws=conserved)
 
 
 def _notes(derived: Derived, checks: Sequence[Checked]) -> tuple[str, ...]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["certificates", "twins_of"]
 
-COUNTED = 120  # parameters up to which independent laws are counted; of larger miniatures at the least one: brackets cost the cube of it
-WORK = 2_000_000  # parameters times operators up to which they are: brackets of deeper networks take longer than all the rest of an entry
+COUNTED = 120  # parameters up to which independent laws are counted; of larger miniatures at the least one: it costs the cube of them
+WORK = 2_000_000  # parameters times operators up to which they are: deeper networks take longer than all the rest of an entry
 UNNAMED = ("linear", "flow")  # families of symmetries that the complete system found and no name covers
 
 
@@ -34,7 +34,7 @@ def certificates(architecture: Architecture, dimension: sp.Expr | None) -> tuple
     """Found orbit beside the fibre at each of the architecture's miniatures; a rank without a clear gap is not recorded."""
     made = [_checked(architecture, sizes, dimension) for sizes in architecture.miniatures]
     least = min(range(len(made)), key=lambda k: made[k][0].parameters)
-    return tuple(replace(c, laws=_laws(cat)) if k == least or c.parameters <= COUNTED else c for k, (c, cat) in enumerate(made))
+    return tuple(_counted(c, cat) if k == least or c.parameters <= COUNTED else c for k, (c, cat) in enumerate(made))
 
 
 def _checked(architecture: Architecture, sizes: Sizes, dimension: sp.Expr | None) -> tuple[Checked, Catalog]:
@@ -55,17 +55,18 @@ def _note(cat: Catalog) -> str:
     return "; ".join([*rest, *told])
 
 
-def _laws(cat: Catalog) -> str:
-    """The number of independent conservation laws, or why they were not counted, measured numbers left out."""
+def _counted(checked: Checked, cat: Catalog) -> Checked:
+    """With the number of independent conservation laws, or why they were not counted, measured numbers left out."""
     from symdisc.laws import count_laws
 
     operators = len(cat.graph.live) if cat.graph is not None else 0
     if cat.parameter_count * operators > WORK:
-        return f"not counted: brackets of {operators} operators in {cat.parameter_count} parameters take too long"
+        return replace(checked, laws=f"not counted: {operators} operators in {cat.parameter_count} parameters take too long")
     try:
-        return count_laws(cat).summary
+        count = count_laws(cat)
     except SymdiscError as error:
-        return re.sub(r" \([^)]*\)", "", f"not counted: {error}".split(";")[0])
+        return replace(checked, laws=re.sub(r" \([^)]*\)", "", f"not counted: {error}".split(";")[0]))
+    return replace(checked, laws=count.summary, closed=count.found)
 
 
 def twins_of(cat: Catalog, slots: Slots) -> tuple[Twin, ...]:

@@ -13,7 +13,7 @@ from symdisc.entries import notation
 from symdisc.entries.factors import Key, Places, Range, Symbolic, ends
 from symdisc.entries.polynomials import Sizes, evaluate, interpolate
 from symdisc.entries.slots import Slots
-from symdisc.entries.training import laws
+from symdisc.entries.training import Members, laws
 from symdisc.entry import Acting, Factor, Law
 from symdisc.report.action import steps
 from symdisc.report.content import place, relabel, row_of
@@ -65,7 +65,8 @@ def shown(factor: Symbolic, family: Family, spans_: Mapping[str, str]) -> Factor
 
     trained: tuple[Law, ...] = ()
     if isinstance(s, Symmetry) and (s.counts or s.note == WITHIN) and at_centre:
-        trained = laws(s, family.centre.parameters, family.points, places, lambda text: written(short(text)))
+        members = Members(family.points, family.shapes, places, factor.dimension)
+        trained = laws(s, family.centre.parameters, members, lambda text: written(short(text)))
     parts = _parts(family, places)
 
     def part(parameter: str) -> str:

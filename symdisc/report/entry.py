@@ -94,6 +94,11 @@ def _headline(entry: Entry, continuous: Sequence[Factor], discrete: Sequence[Fac
         p = entry.published
         value = "unknown" if p.dimension is None else number(p.dimension)
         rows.append((p.name, (Text(f"{value} of {number(p.parameters)} parameters are redundant ({share(p)})" + _direct(p)),)))
+    if entry.laws is not None:
+        held = entry.published.laws if entry.published is not None else None
+        told = Text("numbers in closed form, as many as were counted at the miniatures"
+                    + ("" if held is None or entry.published is None else f"; {number(held)} in {entry.published.name}"))
+        rows.append(("Conserved by gradient flow", (*_math(entry.laws), told)))
     unnamed = max((c.unnamed for c in entry.certificates), default=0)
     if unnamed:
         said = f"up to {unnamed} further dimensions at the miniatures, in no family and not in the polynomial (see Certificates)"
