@@ -15,6 +15,7 @@ from symdisc.conserved.flow import load_flows
 from symdisc.conserved.flow import tex as flow_tex
 from symdisc.conserved.section import section_expression, section_latex
 from symdisc.moves import ADDITIVE
+from symdisc.normed import ALL
 
 if TYPE_CHECKING:
     from symdisc.conserved.quantity import ConservedQuantity, Term
@@ -76,11 +77,25 @@ def _count(term: Term) -> int:
     return (term.shape[move.axis] if move.kind == "outer" else move.index.copies * rest)
 
 
+def _normed(term: Term) -> sp.Expr:
+    """sum over the rows of |c|^2/2 + |c|^4/(4 d eps), c a row, or if the norm centres a row less its mean, and then the mean."""
+    (rows, d), eps = term.shape, sp.nsimplify(term.move.offset, rational=True)
+    base = sp.IndexedBase(sp.Symbol(term.move.parameter, real=True))
+    t, i = sp.symbols("t i", integer=True, positive=True)
+    square, mean = sp.Sum(base[t, i] ** 2, (i, 1, d)), sp.Sum(base[t, i], (i, 1, d)) ** 2 / d
+    fourth = square**2 if term.move.rep == ALL else (square - mean) ** 2 + mean**2
+    return sp.Sum(square / 2 + fourth / (4 * d * eps), (t, 1, rows))
+
+
 def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]:
     k, x = sp.Symbol("k", integer=True, positive=True), sp.Symbol("x", real=True)
     total, names = sp.Integer(0), {}
     for term in q.terms:
         move = term.move
+        if move.kind == "normed_scale" and not term.potential:
+            names[sp.Symbol(move.parameter, real=True)] = tex_name(move.parameter)
+            total += sp.nsimplify(move.power * term.weight) * _normed(term)
+            continue
         base = sp.IndexedBase(sp.Symbol(move.parameter + ("" if move.axis <= 0 else f"[{move.axis}]"), real=True))
         unit = () if prod(q.symmetry.shape) == 1 else (sp.Symbol("u", integer=True, positive=True),)
         names[base.label] = tex_name(move.parameter) + ("" if move.axis <= 0 else f"^{{({move.axis})}}")

@@ -15,6 +15,7 @@ import sympy as sp
 from symdisc.formula import parse
 from symdisc.generators import Generator, Part
 from symdisc.moves import Chart, Move, Through
+from symdisc.normed import ALL, CENTRED, MODULO
 from symdisc.symmetry import Discrete, Symmetry
 
 __all__ = ["Step", "element", "steps"]
@@ -112,10 +113,21 @@ def element(symmetry: Symmetry | Discrete) -> str:
             return rf"g \in {one}"
         dots = "" if s[0] == 2 else r"\dots, "
         return rf"g = \operatorname{{diag}}(g_1, {dots}g_{{{s[0]}}}),\; g_b \in {one}"
+    table = next((m for m in symmetry.moves if m.kind == "normed_table"), None)
+    if table is not None:
+        return _of_table(table)
     zero = r",\; \textstyle\sum t = 0" if family.endswith("0") else ""
     letter = "a" if any(m.kind.startswith("outer") for m in symmetry.moves) else "t"
     power = " \\times ".join(str(k) for k in s if k > 1) or "1"
     return rf"{letter} \in \mathbb{{R}}^{{{power}}}{zero}"
+
+
+def _of_table(move: Move) -> str:
+    """s and u of ``symdisc.normed``."""
+    d = move.index.size
+    scales = r"s \in \mathbb{R}\, \mathbf{1}" if move.rep == CENTRED else rf"s \in \mathbb{{R}}^{{{d}}}"
+    sums = {ALL: "", MODULO: r",\; \textstyle\sum u = 0", CENTRED: r",\; \textstyle\sum u/\gamma = 0"}[move.rep]
+    return scales + (rf",\; u \in \mathbb{{R}}^{{{d}}}{sums}" if move.extra else "")
 
 
 _MATRIX = {
@@ -169,6 +181,8 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
         return rf"\theta {sign} {size}\log {'c' if single else 'c_u'}"
     if move.kind == "curved_scale":
         return rf"\sigma^{{-1}}({scale}\, \sigma(\theta)),\; \sigma(x) = {sp.latex(parse(move.rep))}"
+    if move.kind.startswith("normed_"):
+        return _normed(move, single, shapes)
     if move.kind == "affine_scale":
         return rf"{scale}\, (\theta + {_number(move.offset)}) - {_number(move.offset)}"
     if move.kind == "recentre":
@@ -185,6 +199,21 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
         return (rf"D_d^{{-1}} {rep}\, D_d \cdot_{{{move.axis}}} \theta,\; {d}" if move.kind == "bn_matmul"
                 else rf"g\,(\theta + c) - c,\; c = {constant},\; {d}")
     return _shifted(move, shapes)
+
+
+def _normed(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """A table behind a norm N with eps, row by row, and the gain and the shift that it makes up for."""
+    if move.kind == "normed_gain":
+        return r"e^{s} \odot \theta"
+    if move.kind == "normed_shift":
+        return r"\theta + u"
+    c, mean = (r"\theta", "") if move.rep == ALL else (r"\bar\theta", r",\; \bar\theta = \theta - \text{mean, which moves alike}")
+    norm = rf"N(\theta) = {c} / \sqrt{{|{c}|^2/{move.index.positions().size} + {_number(move.offset)}}}{mean}"
+    if move.kind == "normed_scale":
+        return rf"N^{{-1}}({_power('c', move.power)}\, N(\theta)),\; {norm}"
+    shift = r"(N(\theta) - u/\gamma)" if move.extra else r"N(\theta)"
+    lean = r" + \kappa\, e^{-s}/\gamma" if move.rep == MODULO else ""
+    return rf"N^{{-1}}(e^{{-s}} \odot {shift}{lean}),\; {norm}" + (r",\; \mathbf{1}^\top N(\theta') = 0" if lean else "")
 
 
 def _chart_letters(move: Move, chart: Chart) -> list[str]:
