@@ -87,14 +87,25 @@ def _normed(term: Term) -> sp.Expr:
     return sp.Sum(square / 2 + fourth / (4 * d * eps), (t, 1, rows))
 
 
-def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]:
+def _normed_latex(term: Term) -> str:
+    """The same by lengths of rows, a bar for the part along 1."""
+    digits, _, power = f"{term.move.offset:g}".partition("e")
+    eps = digits if not power else ("" if digits == "1" else rf"{digits} \cdot ") + rf"10^{{{int(power)}}}"
+    row = rf"{tex_name(term.move.parameter)}_{{t}}"
+    mean = rf"\overline{{{tex_name(term.move.parameter)}}}_{{t}}"
+    fourth = rf"|{row}|^{{4}}" if term.move.rep == ALL else rf"|{row} - {mean}|^{{4}} + |{mean}|^{{4}}"
+    return rf"\sum_{{t}} \left(\frac{{|{row}|^{{2}}}}{{2}} + \frac{{{fourth}}}{{4 d \cdot {eps}}}\right)"
+
+
+def _terms_of_units(q: ConservedQuantity, printed: bool = False) -> tuple[sp.Expr, dict[sp.Basic, str]]:
     k, x = sp.Symbol("k", integer=True, positive=True), sp.Symbol("x", real=True)
     total, names = sp.Integer(0), {}
     for term in q.terms:
         move = term.move
         if move.kind == "normed_scale" and not term.potential:
-            names[sp.Symbol(move.parameter, real=True)] = tex_name(move.parameter)
-            total += sp.nsimplify(move.power * term.weight) * _normed(term)
+            whole = sp.Symbol(f"potential({move.parameter})", real=True)
+            names[whole] = _normed_latex(term)
+            total += sp.nsimplify(move.power * term.weight) * (whole if printed else _normed(term))
             continue
         base = sp.IndexedBase(sp.Symbol(move.parameter + ("" if move.axis <= 0 else f"[{move.axis}]"), real=True))
         unit = () if prod(q.symmetry.shape) == 1 else (sp.Symbol("u", integer=True, positive=True),)
@@ -123,7 +134,7 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
     return total, names
 
 
-def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
+def _expression(q: ConservedQuantity, printed: bool = False) -> tuple[sp.Basic, dict[sp.Basic, str]]:
     if q.form == "section":
         return section_expression(q), {}
     if q.generators:
@@ -140,7 +151,7 @@ def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
         return _momentum(q)
     matrix = len(q.symmetry.shape) == 3 and all(t.move.kind == "matmul" for t in q.terms)
     if not matrix or any(t.potential for t in q.terms):
-        return _terms_of_units(q)
+        return _terms_of_units(q, printed)
     total, names = _terms_of_matrices(q)
     return (sp.Trace(total) if q.part == "scalar" else total), names
 
@@ -195,7 +206,7 @@ def latex(q: ConservedQuantity) -> str:
         momentum = flow_tex(_factor(q)) if q.form == "momentum" else ""
         lines.append(f"{linear.tex(q.generators, dict(q.shapes), q.potentials, momentum)},\\quad {q.law}")
     elif q.form:
-        value, names = _expression(q)
+        value, names = _expression(q, printed=True)
         blocks = q.symmetry.shape[0] if q.symmetry.shape else 1
         head = "Q" if blocks == 1 else ("Q_{b}" if len(q.symmetry.shape) == 3 else "Q_{u}")
         lines.append(f"{head} = {_tex(value, names)}" + (f",\\quad {q.law}" if q.law else ""))

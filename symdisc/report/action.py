@@ -71,8 +71,8 @@ def _field(part: Part) -> str:
 def _letters(move: Move) -> str:
     """Which parameters the letters gamma, beta, mu and v stand for."""
     found = []
-    if move.gain is not None:
-        offset = f"{_number(move.offset)} + " if move.offset and not move.kind.startswith("bn_") else ""
+    if move.gain is not None and (not move.kind.startswith("normed_") or move.extra or move.rep == MODULO):
+        offset = f"{_number(move.offset)} + " if move.offset and not move.kind.startswith(("bn_", "normed_")) else ""
         found.append(rf"\gamma = {offset}{_name(move.gain)}")
         if move.kind.startswith("outer"):
             found.append(r"m = \min |\gamma|")
@@ -207,13 +207,14 @@ def _normed(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> 
         return r"e^{s} \odot \theta"
     if move.kind == "normed_shift":
         return r"\theta + u"
-    c, mean = (r"\theta", "") if move.rep == ALL else (r"\bar\theta", r",\; \bar\theta = \theta - \text{mean, which moves alike}")
-    norm = rf"N(\theta) = {c} / \sqrt{{|{c}|^2/{move.index.positions().size} + {_number(move.offset)}}}{mean}"
+    scale, mean = (_power("c", move.power),) * 2 if move.kind == "normed_scale" else ("e^{-s}", r"e^{-\bar s}")
+    row, apart = (r"\theta", "") if move.rep == ALL else (r"\theta - m", rf" + N^{{-1}}({mean}\, N(m))")
+    known = rf",\; N(x) = x / \sqrt{{|x|^2/d + {_number(move.offset)}}}" + (r",\; m = \text{mean of } \theta" if apart else "")
     if move.kind == "normed_scale":
-        return rf"N^{{-1}}({_power('c', move.power)}\, N(\theta)),\; {norm}"
-    shift = r"(N(\theta) - u/\gamma)" if move.extra else r"N(\theta)"
-    lean = r" + \kappa\, e^{-s}/\gamma" if move.rep == MODULO else ""
-    return rf"N^{{-1}}(e^{{-s}} \odot {shift}{lean}),\; {norm}" + (r",\; \mathbf{1}^\top N(\theta') = 0" if lean else "")
+        return rf"N^{{-1}}({scale}\, N({row})){apart}{known}"
+    normed = rf"(N({row}) - u/\gamma)" if move.extra else f"N({row})"
+    lean, sums = (r" + \kappa\, e^{-s}/\gamma", r",\; \mathbf{1}^\top (\theta' - m') = 0") if move.rep == MODULO else ("", "")
+    return rf"N^{{-1}}({scale} \odot {normed}{lean}){apart}{known}{sums}"
 
 
 def _chart_letters(move: Move, chart: Chart) -> list[str]:

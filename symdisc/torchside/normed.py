@@ -156,7 +156,7 @@ def _symmetries(captured: Capture, unseen: Unseen, found: _Found) -> Iterator[Sy
     count = size(kind, d, found.shift is not None)
     status = "proved" if found.known else "witnessed"
     note = "" if found.known else "the norm was recognised by running it"
-    inside = f"the element keeps the norm of every row of {found.table} in the ball |n|^2 < {d} that a norm with eps reaches"
+    inside = "the element keeps every row of the table, normed, in the ball |n|^2 < d, d its size, that a norm with eps reaches"
     asked = ["the gain has no zero entry"] if found.shift is not None or kind == MODULO else []
     asked += ["the sum of 1/gain is not zero"] if kind == MODULO else []
     condition = r"\gamma' \odot n' + \beta' = \gamma \odot n + \beta" + (r" + c \mathbf{1}" if kind == MODULO else "")
