@@ -13,13 +13,14 @@ beta there is no u. An action is local: rows that leave the ball are no number.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["ALL", "CENTRED", "MODULO", "Ball", "basis", "coordinates", "inward", "moved", "pulled", "size", "slopes", "split"]
+__all__ = ["ALL", "CENTRED", "MODULO", "Ball", "coordinates", "inward", "lifted", "lowered", "moved", "pulled", "size", "slopes", "split"]
 
 Array = Any  # of numpy or torch
 ALL, MODULO, CENTRED = "all", "modulo 1", "centred"  # no mean is taken; it is, and not seen behind the norm; it is, and seen
@@ -93,12 +94,21 @@ class Ball:
 
 
 # --- elements ---------------------------------------------------------------------------------------------------------
-def basis(d: int) -> np.ndarray:
-    """[d, d - 1], orthonormal, orthogonal to 1 (Helmert)."""
-    b = np.zeros((d, d - 1))
-    for j in range(1, d):
-        b[:j, j - 1], b[j, j - 1] = 1.0, -j
-    return b / np.linalg.norm(b, axis=0)
+def lifted(w: Array) -> Array:
+    """B w, [d - 1] to [d]: B's columns are orthonormal and orthogonal to 1 (Helmert), column j (1, .., 1, -j, 0, ..) / sqrt(j (j + 1))."""
+    j = np.arange(1.0, len(w) + 1)
+    z, places = w * _alike(1.0 / np.sqrt(j * (j + 1)), w), _alike(j, w)
+    return joined([z.sum().reshape(1), z.sum() - z.cumsum(0) - places * z])
+
+
+def lowered(u: Array) -> Array:
+    """B^T u, [d] to [d - 1]"""
+    j = np.arange(1.0, len(u))
+    return (u.cumsum(0)[:-1] - _alike(j, u) * u[1:]) * _alike(1.0 / np.sqrt(j * (j + 1)), u)
+
+
+def joined(parts: list[Array]) -> Array:
+    return sys.modules["torch"].cat(parts) if hasattr(parts[0], "new_tensor") else np.concatenate(parts)
 
 
 def size(kind: str, d: int, shift: bool) -> int:
@@ -114,17 +124,17 @@ def split(kind: str, t: Array, d: int, gain: Callable[[], Array]) -> tuple[Array
     s = s * _alike(np.ones(d), t) if kind == CENTRED else s
     if not len(w):
         return s, None
-    u = w if kind == ALL else _alike(basis(d), t) @ w
+    u = w if kind == ALL else lifted(w)
     return s, u * _even(gain()) if kind == CENTRED else u
 
 
-def coordinates(kind: str, s: Array, u: Array | None, gain: Callable[[], Array]) -> list[Array]:
-    """The transpose of ``split``: parts whose concatenation is the covector of t, from those of s and u."""
+def coordinates(kind: str, s: Array, u: Array | None, gain: Callable[[], Array]) -> Array:
+    """The transpose of ``split``: the covector of t from those of s and u."""
     found = [s.sum().reshape(1) if kind == CENTRED else s]
     if u is not None:
         u = u * _even(gain()) if kind == CENTRED else u
-        found.append(u if kind == ALL else _alike(basis(len(u)).T, u) @ u)
-    return found
+        found.append(u if kind == ALL else lowered(u))
+    return joined(found)
 
 
 def inward(kind: str, t: np.ndarray, d: int, scale: float) -> np.ndarray:

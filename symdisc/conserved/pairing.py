@@ -9,7 +9,6 @@ Arrays may be numpy (also of sympy objects) or torch tensors: only methods that 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -179,12 +178,7 @@ def _normed(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: t
         s, u = normed.slopes(move.rep, normed.Ball(move.offset, move.rep != normed.ALL), y, state[move.gain or ""], x)
     else:
         s, u = (x * y, x * 0) if move.kind == "normed_gain" else (x * 0, x)
-    parts = normed.coordinates(move.rep, s, u if shift else None, lambda: state[move.gain] if move.gain else x * 0 + 1)
-    return parts[0] if len(parts) == 1 else _joined(parts)
-
-
-def _joined(parts: list[Array]) -> Array:
-    return sys.modules["torch"].cat(parts) if hasattr(parts[0], "new_tensor") else np.concatenate(parts)
+    return normed.coordinates(move.rep, s, u if shift else None, lambda: state[move.gain] if move.gain else x * 0 + 1)
 
 
 def _affine_scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:

@@ -66,7 +66,7 @@ def _in_range(family: Symmetry | Discrete, new: Mapping[str, Tensor]) -> None:
     for move in family.moves:
         if move.kind.startswith("normed_") and not bool(torch.isfinite(new[move.parameter]).all()):
             raise BadInput(f"{family.name}: this element takes the norm of rows of {move.parameter} out of the ball that a norm with eps "
-                           "reaches; take one that makes gains larger, or draw it by Catalog.sample, which stays inside")
+                           "reaches; take one that makes gains larger, draw it by Catalog.sample, or keep the weights in a wider dtype")
         if move.kind == "curved_scale" and not bool(torch.isfinite(new[move.parameter]).all()):
             raise BadInput(f"{family.name}: this element takes {move.rep} of {move.parameter} out of its range; take one nearer to 1, or "
                            "draw it by random_element, which stays inside")
