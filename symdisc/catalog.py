@@ -111,11 +111,16 @@ class Catalog:
     def sample(self, seed: int = 0, scale: float = 0.1, discrete: bool = True) -> Element:
         """A random group element: one factor per symmetry, condition numbers at most exp(2 scale).
 
-        A remainder without a name is followed from the weights of the model to before the first kink of the network.
+        A remainder without a name is followed from the weights of the model to before the first kink of the network; rows of a table
+        stay in the range of the norm that reads them.
         """
         if not 0 <= scale < float("inf"):
             raise BadInput(f"scale must be a finite number, not negative, got {scale}")
         g = sample_element(self.symmetries, self.discrete, seed, scale, discrete, flows=self.captured is not None)
+        if self.captured is not None and any(m.kind == "normed_table" for s in self.symmetries for m in s.moves):
+            from symdisc.torchside.apply import within_range
+
+            g = within_range(self, g)
         if not any(f.kind == "flow" for f in g.factors):
             return g
         from symdisc.torchside.flow import clear_paths

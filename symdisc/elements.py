@@ -6,6 +6,7 @@ import numpy as np
 from scipy.linalg import expm
 
 from symdisc.curves import curve
+from symdisc.normed import inward
 from symdisc.symmetry import Discrete, Element, Factor, Symmetry
 
 __all__ = ["basis", "identity_array", "identity_discrete", "inverse_array", "inverse_discrete", "sample_array", "sample_discrete",
@@ -45,12 +46,17 @@ def sample_array(s: Symmetry, rng: np.random.Generator, scale: float) -> np.ndar
     if s.family.startswith("outer") and s.moves:
         # added to a weight along a whole axis: of the size that weights of that fan-in have, or float32 drowns in it
         t = t / s.moves[0].index.size ** 0.5
+    for m in s.moves:
+        if m.kind == "normed_table":
+            return inward(m.rep, t, m.index.size, scale)
     return np.asarray(_centred(s, t) if s.family.endswith("0") else t)
 
 
 def _side(s: Symmetry) -> int:
     """1 or -1 where elements c >= 1 or c <= 1 keep functions of parameters in their ranges, else 0."""
     for m in s.moves:
+        if m.kind == "normed_scale":
+            return -1 if m.power > 0 else 1
         found = curve(m.rep) if m.kind == "curved_scale" else None
         if found is not None and found.side:
             return found.side if m.power > 0 else -found.side

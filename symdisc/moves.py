@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ADDITIVE", "Chart", "Index", "Move", "Through", "parameters_of"]
+__all__ = ["ADDITIVE", "BENT", "Chart", "Index", "Move", "Through", "parameters_of"]
 
 
 ADDITIVE = ("add", "outer", "outer_bias", "log_scale")  # kinds of moves whose generator does not depend on what they move
+BENT = ("curved_scale", "normed_scale")  # kinds of scales whose charge is no quadratic form
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,10 @@ class Move:
     kind "scale": entries at ``index`` are multiplied by ``s**power`` of their unit.
     kind "log_scale": ``power * log(s)`` of their unit is added to the entries at ``index``.
     kind "curved_scale": sigma of the entries is multiplied by ``s**power`` of their unit, sigma the formula in x that ``rep`` is.
+    kind "normed_scale": the rows of a table, along the last axis, move so that a norm of them is multiplied by ``s**power``; ``offset``
+    is its eps, ``rep`` as below.
+    kind "normed_gain", "normed_shift", "normed_table": the gain behind such a norm, its shift and the table (``symdisc.normed``, ``rep``
+    is the kind there); a table reads the ``gain`` and knows its eps as ``offset``.
     kind "affine_scale": as scale, but acts on ``value + offset`` (a running variance scales together with eps).
     kind "add": ``power * t`` is added at ``index``, broadcast over the other axes, after passing ``through``.
     kind "outer": ``t``, shaped as the parameter with ``axis`` cut to 1, is added at every position of ``index``; with

@@ -104,6 +104,7 @@ def _derived(captured: Capture, clock: _Clock) -> tuple[list[Symmetry], list[Dis
     from symdisc.torchside.charts import unfolded
     from symdisc.torchside.factored import scales_between_factors
     from symdisc.torchside.fold import fold
+    from symdisc.torchside.normed import normed_tables
     from symdisc.torchside.phases import phases_of_states
 
     with clock("fold"):
@@ -118,7 +119,7 @@ def _derived(captured: Capture, clock: _Clock) -> tuple[list[Symmetry], list[Dis
         judge, shapes = Judge(classes), {n: tuple(t.shape) for n, t in captured.parameters.items()}
         proposed = [*lift(judge(proposed), charts), *silent]
         made = {c.weight for c in charts}
-        proposed += [s for s in phases_of_states(plain, facts) if not made & set(s.parameters)]
+        proposed += [s for s in (*phases_of_states(plain, facts), *normed_tables(plain, classes)) if not made & set(s.parameters)]
         proposed += scales_between_factors(captured, frozenset(n for s in proposed for n in s.parameters))
         discrete = [*lift(judge(discrete), charts), *reflections(charts, shapes)]
         if any(c.kind == "curve" for c in charts):

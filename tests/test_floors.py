@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "symdisc"
 FLOORS = (
     {"errors"},
     {"spaces", "formula", "exact", "moves", "residues"},
-    {"rulebook", "opgraph", "groups", "generators", "complement", "isospectral", "curves"},
+    {"rulebook", "opgraph", "groups", "generators", "complement", "isospectral", "curves", "normed"},
     {"archgraph", "sizes", "symmetry"},
     {"equivariance", "elements"},
     {"families", "solve"},

@@ -62,7 +62,5 @@ ENTRIES = (
     Architecture("rwkv", "RWKV-4", {**D, "f": "width of the channel mixing", **LAYERS, **WORDS}, _rwkv, RWKV_SMALL,
                  ("RWKV-4-Pile-169M", {"d": 768, "f": 3072, "L": 12, "v": 50277}),
                  (sources.defines("Peng et al., RWKV, EMNLP 2023, arXiv:2305.13048"),),
-                 (GENERIC, EPS, UNTIED, TOKENS,
-                  "2 d - 1 directions have no name: rows of the embeddings make up for the gain and the shift of the norm behind them, as "
-                  "long as each stays inside the ball of radius sqrt(d) onto which a norm with eps > 0 maps; that is a flow, not a group")),
+                 (GENERIC, EPS, UNTIED, TOKENS)),
 )

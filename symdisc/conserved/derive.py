@@ -105,7 +105,8 @@ class Deriver:
         if any(m.charts for m in self.symmetry.moves):
             return [charted_answer(self)]
         last = self.symmetry.moves[-1].kind.removesuffix("_bias") if self.symmetry.moves else ""
-        special = {"product": reasons.PRODUCT, "blind": reasons.BLIND, "isospectral": reasons.ISOSPECTRAL}.get(last, "")
+        special = {"product": reasons.PRODUCT, "blind": reasons.BLIND, "isospectral": reasons.ISOSPECTRAL,
+                   "normed_table": reasons.NORMED}.get(last, "")
         if special and self.nonlinear:
             return [self.none(special, orthogonality(self.local))]
         if len({(w.inertia, w.friction) for w in self.local.values()}) > 1 or len(kinds) > 1:

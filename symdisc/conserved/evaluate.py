@@ -17,6 +17,7 @@ from symdisc.conserved.pairing import block_rows, pairing, unit_rows
 from symdisc.conserved.section import projector
 from symdisc.errors import BadInput
 from symdisc.moves import ADDITIVE
+from symdisc.normed import ALL, Ball
 
 if TYPE_CHECKING:
     from symdisc.conserved.quantity import ConservedQuantity, Term
@@ -62,6 +63,9 @@ def moment(q: ConservedQuantity, term: Term, params: Mapping[str, Array]) -> Arr
     For fields that are affine in the parameter this is the mean of the values at both ends of the ray.
     """
     move, y = term.move, params[term.move.parameter]
+    if move.kind == "normed_scale" and not term.potential:
+        total = Ball(move.offset, move.rep != ALL).potential(y).sum()
+        return total.reshape(q.symmetry.shape) * (move.power * term.weight)
     if term.potential or move.kind == "curved_scale":
         return _potential(q, term, y)
     here = pairing(move, y, y, params, q.symmetry.shape)

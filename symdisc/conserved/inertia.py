@@ -15,6 +15,7 @@ from symdisc.conserved import reasons
 from symdisc.conserved.algebra import restrict
 from symdisc.conserved.flow import THETA, TIME, tex
 from symdisc.conserved.orthogonal import damped, orthogonality
+from symdisc.moves import BENT
 
 if TYPE_CHECKING:
     from symdisc.conserved.derive import Deriver
@@ -31,7 +32,7 @@ def second_order(deriver: Deriver) -> list[ConservedQuantity]:
     if deriver.nonlinear:
         why = reasons.nonlinear(deriver.nonlinear, deriver.trained)
         return [deriver.none(f"{why}: not a rigid motion, so momentum keeps nothing", orthogonality(deriver.local))]
-    if any(m.kind == "curved_scale" for m in deriver.symmetry.moves):
+    if any(m.kind in BENT for m in deriver.symmetry.moves):
         return [deriver.none(reasons.CURVED, orthogonality(deriver.local))]
     found = _antisymmetric(deriver) + _symmetric(deriver)
     return found or [deriver.none(reasons.CONJUGATED if deriver.conjugated else reasons.ANTISYMMETRIC, orthogonality(deriver.local))]

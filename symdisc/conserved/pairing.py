@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from symdisc import normed
 from symdisc.complement import complement
 from symdisc.curves import curve
 from symdisc.errors import BadInput
@@ -45,6 +46,8 @@ def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: t
         x, y = (move.viewed({move.parameter: a})[move.parameter] for a in (x, y))
     if move.kind.startswith("blind"):
         return _blind(move, x, y, state, shape)
+    if move.kind in ("normed_gain", "normed_shift", "normed_table"):
+        return _normed(move, x, y, state, shape)
     rule = _RULES.get(move.kind)
     if rule is None:
         raise BadInput(f"a move of kind {move.kind!r} has no infinitesimal generator; known kinds: {', '.join(_RULES)}")
@@ -160,6 +163,22 @@ def _curved_scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) ->
     found = curve(move.rep)
     assert found is not None
     return _scale(move, x, found.pushed(y), state)
+
+
+def _normed_scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """X = power * c (1 + |c|^2/(d eps)), row by row."""
+    return (x * normed.Ball(move.offset, move.rep != normed.ALL).pushed(y)).sum().reshape(1) * _number(move.power)
+
+
+def _normed(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+    """Covectors of s and u, in the coordinates of an element; zeros for the part that does not move this parameter."""
+    d = y.shape[-1]
+    shift = shape[0] > normed.size(move.rep, d, False)
+    if move.kind == "normed_table":
+        s, u = normed.slopes(move.rep, normed.Ball(move.offset, move.rep != normed.ALL), y, state[move.gain or ""], x)
+    else:
+        s, u = (x * y, x * 0) if move.kind == "normed_gain" else (x * 0, x)
+    return normed.coordinates(move.rep, s, u if shift else None, lambda: state[move.gain] if move.gain else x * 0 + 1)
 
 
 def _affine_scale(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
@@ -341,6 +360,7 @@ def _number(value: float) -> float | int:
 
 _RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = {
     "matmul": _matmul, "plane": _plane, "scale": _scale, "log_scale": _log_scale, "curved_scale": _curved_scale,
+    "normed_scale": _normed_scale,
     "affine_scale": _affine_scale,
     "recentre": _recentre, "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer,
     "outer_bias": _outer_bias, "centred": _centred, "product": _product, "isospectral": _isospectral, "branch": _branch,

@@ -69,8 +69,12 @@ FLOW = (
     "laws tells whether one is missing"
 )
 CURVED = (
-    "inertia: the generator moves a parameter by sigma/sigma', so that its charge is no quadratic form and obeys no equation of its own: "
-    "only the differential constraint holds"
+    "inertia: the generator does not move every parameter in proportion to itself, so that its charge is no quadratic form and obeys no "
+    "equation of its own: only the differential constraint holds"
+)
+NORMED = (
+    "the generator depends on the gain and on the rows of the table, and its one-form is closed for the common scale alone, whose charge "
+    "is listed beside it: for all others no integrating factor is known, and the differential constraint holds"
 )
 SPAN = "antisymmetric, but it turns fewer columns than dimensions: the flow stays in their span"
 FACTOR = "not a gradient field, but an integrating factor exists in two variables"

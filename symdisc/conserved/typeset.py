@@ -15,6 +15,7 @@ from symdisc.conserved.flow import load_flows
 from symdisc.conserved.flow import tex as flow_tex
 from symdisc.conserved.section import section_expression, section_latex
 from symdisc.moves import ADDITIVE
+from symdisc.normed import ALL
 
 if TYPE_CHECKING:
     from symdisc.conserved.quantity import ConservedQuantity, Term
@@ -76,11 +77,36 @@ def _count(term: Term) -> int:
     return (term.shape[move.axis] if move.kind == "outer" else move.index.copies * rest)
 
 
-def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]:
+def _normed(term: Term) -> sp.Expr:
+    """sum over the rows of |c|^2/2 + |c|^4/(4 d eps), c a row, or if the norm centres a row less its mean, and then the mean."""
+    (rows, d), eps = term.shape, sp.nsimplify(term.move.offset, rational=True)
+    base = sp.IndexedBase(sp.Symbol(term.move.parameter, real=True))
+    t, i = sp.symbols("t i", integer=True, positive=True)
+    square, mean = sp.Sum(base[t, i] ** 2, (i, 1, d)), sp.Sum(base[t, i], (i, 1, d)) ** 2 / d
+    fourth = square**2 if term.move.rep == ALL else (square - mean) ** 2 + mean**2
+    return sp.Sum(square / 2 + fourth / (4 * d * eps), (t, 1, rows))
+
+
+def _normed_latex(term: Term) -> str:
+    """The same by lengths of rows, a bar for the part along 1."""
+    digits, _, power = f"{term.move.offset:g}".partition("e")
+    eps = digits if not power else ("" if digits == "1" else rf"{digits} \cdot ") + rf"10^{{{int(power)}}}"
+    row = rf"{tex_name(term.move.parameter)}_{{t}}"
+    mean = rf"\overline{{{tex_name(term.move.parameter)}}}_{{t}}"
+    fourth = rf"|{row}|^{{4}}" if term.move.rep == ALL else rf"|{row} - {mean}|^{{4}} + |{mean}|^{{4}}"
+    return rf"\sum_{{t}} \left(\frac{{|{row}|^{{2}}}}{{2}} + \frac{{{fourth}}}{{4 d \cdot {eps}}}\right)"
+
+
+def _terms_of_units(q: ConservedQuantity, printed: bool = False) -> tuple[sp.Expr, dict[sp.Basic, str]]:
     k, x = sp.Symbol("k", integer=True, positive=True), sp.Symbol("x", real=True)
     total, names = sp.Integer(0), {}
     for term in q.terms:
         move = term.move
+        if move.kind == "normed_scale" and not term.potential:
+            whole = sp.Symbol(f"potential({move.parameter})", real=True)
+            names[whole] = _normed_latex(term)
+            total += sp.nsimplify(move.power * term.weight) * (whole if printed else _normed(term))
+            continue
         base = sp.IndexedBase(sp.Symbol(move.parameter + ("" if move.axis <= 0 else f"[{move.axis}]"), real=True))
         unit = () if prod(q.symmetry.shape) == 1 else (sp.Symbol("u", integer=True, positive=True),)
         names[base.label] = tex_name(move.parameter) + ("" if move.axis <= 0 else f"^{{({move.axis})}}")
@@ -108,7 +134,7 @@ def _terms_of_units(q: ConservedQuantity) -> tuple[sp.Expr, dict[sp.Basic, str]]
     return total, names
 
 
-def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
+def _expression(q: ConservedQuantity, printed: bool = False) -> tuple[sp.Basic, dict[sp.Basic, str]]:
     if q.form == "section":
         return section_expression(q), {}
     if q.generators:
@@ -125,7 +151,7 @@ def _expression(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
         return _momentum(q)
     matrix = len(q.symmetry.shape) == 3 and all(t.move.kind == "matmul" for t in q.terms)
     if not matrix or any(t.potential for t in q.terms):
-        return _terms_of_units(q)
+        return _terms_of_units(q, printed)
     total, names = _terms_of_matrices(q)
     return (sp.Trace(total) if q.part == "scalar" else total), names
 
@@ -180,7 +206,7 @@ def latex(q: ConservedQuantity) -> str:
         momentum = flow_tex(_factor(q)) if q.form == "momentum" else ""
         lines.append(f"{linear.tex(q.generators, dict(q.shapes), q.potentials, momentum)},\\quad {q.law}")
     elif q.form:
-        value, names = _expression(q)
+        value, names = _expression(q, printed=True)
         blocks = q.symmetry.shape[0] if q.symmetry.shape else 1
         head = "Q" if blocks == 1 else ("Q_{b}" if len(q.symmetry.shape) == 3 else "Q_{u}")
         lines.append(f"{head} = {_tex(value, names)}" + (f",\\quad {q.law}" if q.law else ""))

@@ -15,6 +15,7 @@ import sympy as sp
 from symdisc.formula import parse
 from symdisc.generators import Generator, Part
 from symdisc.moves import Chart, Move, Through
+from symdisc.normed import ALL, CENTRED, MODULO
 from symdisc.symmetry import Discrete, Symmetry
 
 __all__ = ["Step", "element", "steps"]
@@ -70,8 +71,8 @@ def _field(part: Part) -> str:
 def _letters(move: Move) -> str:
     """Which parameters the letters gamma, beta, mu and v stand for."""
     found = []
-    if move.gain is not None:
-        offset = f"{_number(move.offset)} + " if move.offset and not move.kind.startswith("bn_") else ""
+    if move.gain is not None and (not move.kind.startswith("normed_") or move.extra or move.rep == MODULO):
+        offset = f"{_number(move.offset)} + " if move.offset and not move.kind.startswith(("bn_", "normed_")) else ""
         found.append(rf"\gamma = {offset}{_name(move.gain)}")
         if move.kind.startswith("outer"):
             found.append(r"m = \min |\gamma|")
@@ -112,10 +113,21 @@ def element(symmetry: Symmetry | Discrete) -> str:
             return rf"g \in {one}"
         dots = "" if s[0] == 2 else r"\dots, "
         return rf"g = \operatorname{{diag}}(g_1, {dots}g_{{{s[0]}}}),\; g_b \in {one}"
+    table = next((m for m in symmetry.moves if m.kind == "normed_table"), None)
+    if table is not None:
+        return _of_table(table)
     zero = r",\; \textstyle\sum t = 0" if family.endswith("0") else ""
     letter = "a" if any(m.kind.startswith("outer") for m in symmetry.moves) else "t"
     power = " \\times ".join(str(k) for k in s if k > 1) or "1"
     return rf"{letter} \in \mathbb{{R}}^{{{power}}}{zero}"
+
+
+def _of_table(move: Move) -> str:
+    """s and u of ``symdisc.normed``."""
+    d = move.index.size
+    scales = r"s \in \mathbb{R}\, \mathbf{1}" if move.rep == CENTRED else rf"s \in \mathbb{{R}}^{{{d}}}"
+    sums = {ALL: "", MODULO: r",\; \textstyle\sum u = 0", CENTRED: r",\; \textstyle\sum u/\gamma = 0"}[move.rep]
+    return scales + (rf",\; u \in \mathbb{{R}}^{{{d}}}{sums}" if move.extra else "")
 
 
 _MATRIX = {
@@ -169,6 +181,8 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
         return rf"\theta {sign} {size}\log {'c' if single else 'c_u'}"
     if move.kind == "curved_scale":
         return rf"\sigma^{{-1}}({scale}\, \sigma(\theta)),\; \sigma(x) = {sp.latex(parse(move.rep))}"
+    if move.kind.startswith("normed_"):
+        return _normed(move, single, shapes)
     if move.kind == "affine_scale":
         return rf"{scale}\, (\theta + {_number(move.offset)}) - {_number(move.offset)}"
     if move.kind == "recentre":
@@ -185,6 +199,22 @@ def _image(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> s
         return (rf"D_d^{{-1}} {rep}\, D_d \cdot_{{{move.axis}}} \theta,\; {d}" if move.kind == "bn_matmul"
                 else rf"g\,(\theta + c) - c,\; c = {constant},\; {d}")
     return _shifted(move, shapes)
+
+
+def _normed(move: Move, single: bool, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """A table behind a norm N with eps, row by row, and the gain and the shift that it makes up for."""
+    if move.kind == "normed_gain":
+        return r"e^{s} \odot \theta"
+    if move.kind == "normed_shift":
+        return r"\theta + u"
+    scale, mean = (_power("c", move.power),) * 2 if move.kind == "normed_scale" else ("e^{-s}", r"e^{-\bar s}")
+    row, apart = (r"\theta", "") if move.rep == ALL else (r"\theta - m", rf" + N^{{-1}}({mean}\, N(m))")
+    known = rf",\; N(x) = x / \sqrt{{|x|^2/d + {_number(move.offset)}}}" + (r",\; m = \text{mean of } \theta" if apart else "")
+    if move.kind == "normed_scale":
+        return rf"N^{{-1}}({scale}\, N({row})){apart}{known}"
+    normed = rf"(N({row}) - u/\gamma)" if move.extra else f"N({row})"
+    lean, sums = (r" + \kappa\, e^{-s}/\gamma", r",\; \mathbf{1}^\top (\theta' - m') = 0") if move.rep == MODULO else ("", "")
+    return rf"N^{{-1}}({scale} \odot {normed}{lean}){apart}{known}{sums}"
 
 
 def _chart_letters(move: Move, chart: Chart) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +12,16 @@ from torch import Tensor
 
 from symdisc.errors import BadInput, StateMismatch
 from symdisc.generators import exponentiate
+from symdisc.normed import pulled
 from symdisc.symmetry import Discrete, Element, Symmetry
 from symdisc.torchside.kernels import run_moves
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
 
-__all__ = ["act", "apply_element", "check_state"]
+__all__ = ["act", "apply_element", "check_state", "within_range"]
+
+PULLS = 12  # steps of log scale 1 into the ball: enough for gains of 1e-5
 
 
 def check_state(cat: Catalog, state: Mapping[str, Tensor]) -> None:
@@ -60,9 +64,36 @@ def _lookup(cat: Catalog, state: Mapping[str, Tensor], name: str) -> Tensor | No
 def _in_range(family: Symmetry | Discrete, new: Mapping[str, Tensor]) -> None:
     """Raises BadInput where an element takes a function of a parameter out of its range."""
     for move in family.moves:
+        if move.kind.startswith("normed_") and not bool(torch.isfinite(new[move.parameter]).all()):
+            raise BadInput(f"{family.name}: this element takes the norm of rows of {move.parameter} out of the ball that a norm with eps "
+                           "reaches; take one that makes gains larger, draw it by Catalog.sample, or keep the weights in a wider dtype")
         if move.kind == "curved_scale" and not bool(torch.isfinite(new[move.parameter]).all()):
             raise BadInput(f"{family.name}: this element takes {move.rep} of {move.parameter} out of its range; take one nearer to 1, or "
                            "draw it by random_element, which stays inside")
+
+
+def within_range(cat: Catalog, g: Element) -> Element:
+    """``g`` with larger scales where it takes rows of a table out of the ball of a norm, at the weights of the captured model."""
+    assert cat.captured is not None
+    work: dict[str, Tensor] = dict(cat.captured.parameters)
+    work.update({n: cat.captured.tensors[v] for v, n in cat.captured.graph.buffers.items() if v in cat.captured.tensors})
+    if any(t.is_meta for t in work.values()):
+        return g
+    factors = []
+    for factor in g.factors:
+        if factor.kind != "flow":
+            family = (cat.discrete if factor.kind == "discrete" else cat.symmetries)[factor.which]
+            table = next((m for m in family.moves if m.kind == "normed_table"), None)
+            new = act(family, factor.array, work)
+            for _ in range(PULLS if table is not None else 0):
+                assert table is not None
+                if bool(torch.isfinite(new[table.parameter]).all()):
+                    break
+                factor = replace(factor, array=pulled(table.rep, factor.array, table.index.size))
+                new = act(family, factor.array, work)
+            work.update(new)
+        factors.append(factor)
+    return replace(g, factors=tuple(factors))
 
 
 def apply_element(cat: Catalog, state: Mapping[str, Tensor], g: Element) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from symdisc import normed
 from symdisc.complement import complement, unseen
 from symdisc.curves import curve
 from symdisc.isospectral import matrix, moved
@@ -126,6 +127,30 @@ def _curved_scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping
     found = curve(move.rep)
     assert found is not None
     return found.scaled(x, _factors(move, array, x, axis))  # type: ignore[no-any-return]
+
+
+def _normed_scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    factor = _double(array, x) ** move.power
+    return normed.Ball(move.offset, move.rep != normed.ALL).scaled(x.double(), factor)  # type: ignore[no-any-return]
+
+
+def _double(array: Array, like: Tensor) -> Tensor:
+    """Near the sphere, where trained rows lie, single precision would leave nothing of 1 - |n|^2/d."""
+    return torch.as_tensor(array, device=like.device).double()
+
+
+def _normed(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    def gain() -> Tensor:
+        return x.double() if move.gain is None else state[move.gain].double()
+
+    s, u = normed.split(move.rep, _double(array, x), x.shape[-1], gain)
+    if move.kind == "normed_gain":
+        return x.double() * torch.exp(s)
+    if move.kind == "normed_shift":
+        assert u is not None
+        return x.double() + u
+    ball = normed.Ball(move.offset, move.rep != normed.ALL)
+    return normed.moved(move.rep, ball, x.double(), gain(), s, u, torch.expm1)  # type: ignore[no-any-return]
 
 
 def _affine_scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
@@ -336,6 +361,7 @@ def _charted(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
 
 
 _KERNELS = {"matmul": _matmul, "plane": _plane, "scale": _scale, "log_scale": _log_scale, "curved_scale": _curved_scale,
+            "normed_scale": _normed_scale, "normed_gain": _normed, "normed_shift": _normed, "normed_table": _normed,
             "affine_scale": _affine_scale,
             "recentre": _recentre, "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product, "blind": _blind,

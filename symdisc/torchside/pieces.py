@@ -21,7 +21,7 @@ from symdisc.conserved.algebra import project
 from symdisc.conserved.linear import pairings
 from symdisc.conserved.pairing import matrix_rows, pairing, unit_rows
 from symdisc.generators import Generator
-from symdisc.moves import ADDITIVE, Index, Move
+from symdisc.moves import ADDITIVE, BENT, Index, Move
 
 __all__ = ["PROBES", "UNITS", "WIDE", "Law", "Piece", "law_of", "moved_by", "norm"]
 
@@ -114,7 +114,7 @@ def law_of(q: ConservedQuantity, label: str, full: bool) -> Law:
     """The forms of ``q``; without pieces where Q is not of at most second degree."""
     if q.form == "linear":
         return Law(q, label, _of_generators(q.generators))
-    if q.form != "moment" or any(t.potential or t.move.kind == "curved_scale" for t in q.terms):
+    if q.form != "moment" or any(t.potential or t.move.kind in BENT for t in q.terms):
         return Law(q, label, ())
     if full:
         return Law(q, label, tuple(_of_term(q, t, False) for t in q.terms))

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.func import jvp
 
 from symdisc.certificate import Certificate
-from symdisc.elements import basis, tangent_arrays
+from symdisc.elements import basis, identity_array, tangent_arrays
 from symdisc.errors import BadInput, Undecided
 from symdisc.exact import NullSpace
+from symdisc.moves import BENT
 from symdisc.solve import independent_part
 from symdisc.symmetry import Symmetry
 from symdisc.torchside.algebra import Algebra, fibre
@@ -32,20 +33,21 @@ if TYPE_CHECKING:
 __all__ = ["certify_model", "certify_named", "complete", "linear_remainder", "module_fibre", "row_span", "surplus", "tangents"]
 
 MOST_CARRIERS = 4  # parameters named in a note
+EXACT = 1e-11  # rows near the sphere of a norm with eps go 1/eps times as far as gains: generators in place are exact enough for that
 STEP = 1e-4  # of the central difference; its error is below 1e-8 relative, far under the rank cut of 1e-6
 
 
 def tangents(symmetries: Sequence[Symmetry], state: Mapping[str, Tensor], layout: Sequence[str]) -> np.ndarray:
     """Generators of the named families at ``state``, [count, D], by central differences of the moves themselves.
 
-    A step may leave the range of a function that parameters are read through, so curved scales are differentiated in place.
+    A step may leave the range of a function that parameters are read through, so such moves are differentiated in place.
     """
-    rows = []
+    rows: list[np.ndarray] = []
     for s in symmetries:
-        curved = any(m.kind == "curved_scale" for m in s.moves)
-        for change in _in_place(s, state) if curved else _differences(s, state):
-            rows.append(np.concatenate([change[n].double().reshape(-1).numpy() if n in change else np.zeros(state[n].numel())
-                                        for n in layout]))
+        curved = any(m.kind in BENT or m.kind == "normed_table" for m in s.moves)
+        mine = [np.concatenate([change[n].double().reshape(-1).numpy() if n in change else np.zeros(state[n].numel()) for n in layout])
+                for change in (_in_place(s, state) if curved else _differences(s, state))]
+        rows += list(row_span(np.stack(mine), EXACT).T) if any(m.kind == "normed_table" for m in s.moves) else mine
     total = sum(state[n].numel() for n in layout)
     return np.stack(rows) if rows else np.zeros((0, total))
 
@@ -57,7 +59,7 @@ def _differences(s: Symmetry, state: Mapping[str, Tensor]) -> Iterator[dict[str,
 
 
 def _in_place(s: Symmetry, state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    one = torch.ones(s.shape, dtype=torch.float64)
+    one = torch.from_numpy(identity_array(s))
     for a in basis(s):
         with plain_kernels():
             yield jvp(lambda g: run_moves(s.moves, g, state), (one,), (torch.from_numpy(a),))[1]

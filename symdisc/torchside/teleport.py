@@ -64,7 +64,8 @@ class Orbit(Protocol):
 class LinearOrbit:
     """The continuous symmetries of a catalog that act by moves on parameters; ``which`` are their numbers.
 
-    Families whose kernels are not differentiable (remainders that act by a flow or by generators on whole tensors) are left out.
+    Families whose kernels are not differentiable (remainders that act by a flow or by generators on whole tensors) are left out, and so are
+    tables behind a norm, whose elements reach no further than eps one way.
     """
 
     cat: Catalog
@@ -73,7 +74,8 @@ class LinearOrbit:
     @classmethod
     def of(cls, cat: Catalog) -> LinearOrbit:
         """All that a catalog offers; raises BadInput when that is nothing."""
-        which = tuple(i for i, s in enumerate(cat.symmetries) if s.moves and s.counts and s.family in _EXPONENTIALS)
+        which = tuple(i for i, s in enumerate(cat.symmetries) if s.moves and s.counts and s.family in _EXPONENTIALS
+                      and not any(m.kind.startswith("normed_") for m in s.moves))
         if not which:
             raise BadInput(f"{cat.architecture} has no continuous symmetry that acts by moves on its parameters")
         return cls(cat, which)

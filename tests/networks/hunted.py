@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -204,3 +206,48 @@ def _() -> Built:
         return m.o((m.p[0] + m.p[1] * h + m.p[2] * h * h) / (1 + (m.q[0] * h + m.q[1] * h * h).abs()))
 
     return Of(forward, a=nn.Linear(2, 3), p=parameter(3), q=parameter(2), o=nn.Linear(3, 2)), floats(2)
+
+
+def _table(norm: nn.Module, between: Callable[[Of, Tensor], Tensor] | None = None, words: int = 5, **more: nn.Module) -> Built:
+    """Words through a table and a norm, then a function that sees every number of the result."""
+
+    def forward(m: Of, i: Tensor) -> Tensor:
+        x = m.n(m.e(i)) if between is None else between(m, i)
+        return m.o(torch.tanh(x.cumsum(1) + torch.sin(x)))
+
+    return Of(forward, e=nn.Embedding(words, 3), n=norm, o=nn.Linear(3, 4), **more), tokens(words, 4)
+
+
+@network("hunted_table_behind_layer_norm", 8, "means of rows 5; gain's scale 1 and shifts 2 that the rows make up for")
+def _() -> Built:
+    return _table(nn.LayerNorm(3))
+
+
+@network("hunted_table_behind_rms_norm", 3, "gains that the rows make up for 3")
+def _() -> Built:
+    return _table(nn.RMSNorm(3, eps=1e-5))
+
+
+@network("hunted_table_behind_rms_norm_without_eps", 5, "lengths of rows 5, and nothing else: they lie on a sphere")
+def _() -> Built:
+    return _table(nn.RMSNorm(3, eps=0.0))
+
+
+@network("hunted_table_and_places_behind_layer_norm", 11, "means of words 5 and places 4, words against places 2; the gain stays")
+def _() -> Built:
+    return _table(nn.LayerNorm(3), lambda m, i: m.n(m.e(i) + m.p(torch.arange(4))), p=nn.Embedding(4, 3))
+
+
+@network("hunted_table_beside_its_norm", 6, "gain and shift 6: rows e with any norm(e) + e make up for them, in no closed form")
+def _() -> Built:
+    return _table(nn.LayerNorm(3), lambda m, i: m.n(m.e(i)) + m.e(i))
+
+
+@network("hunted_table_behind_layer_norm_and_stream", 36, "2 d - 1 of the table; means and readers as in any stream of centring norms")
+def _() -> Built:
+    def forward(m: Of, i: Tensor) -> Tensor:
+        x = m.n(m.e(i))
+        return m.o(m.m(x + m.b(torch.tanh(m.a(m.l(x)).cumsum(1)))))
+
+    norms = {k: nn.LayerNorm(3) for k in "nlm"}
+    return Of(forward, e=nn.Embedding(5, 3), **norms, a=nn.Linear(3, 4), b=nn.Linear(4, 3), o=nn.Linear(3, 3)), tokens(5, 4)
