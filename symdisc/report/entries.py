@@ -40,8 +40,8 @@ Made by `symdisc catalog build`; `symdisc catalog build --check` compares. In ea
 `catalog.tex` are set from it alone, and `graph.json` is the operator graph at small sizes. The dimension is that of the continuous
 symmetry group of the parameters, as a polynomial in the sizes that each page explains; it is read off many small members of
 the family, held to agree at sizes that were not used, and certified at miniatures against D - rank J, the dimension of all
-continuous symmetry. Conserved: numbers that gradient flow keeps, in closed form. [operators.md](operators.md) and [coverage.md](coverage.md) are made by `symdisc derive --all` and
-`symdisc coverage`.
+continuous symmetry. Conserved are numbers that gradient flow keeps, in closed form. [operators.md](operators.md) and
+[coverage.md](coverage.md) are made by `symdisc derive --all` and `symdisc coverage`.
 
 {table}
 """
