@@ -64,7 +64,7 @@ def shown(factor: Symbolic, family: Family, spans_: Mapping[str, str]) -> Factor
         return floors(text)
 
     trained: tuple[Law, ...] = ()
-    if isinstance(s, Symmetry) and (s.counts or s.note == WITHIN) and at_centre:
+    if isinstance(s, Symmetry) and (s.counts or s.note.startswith(WITHIN)) and at_centre:
         members = Members(family.points, family.shapes, places, factor.dimension)
         trained = laws(s, family.centre.parameters, members, lambda text: written(short(text)))
     parts = _parts(family, places)

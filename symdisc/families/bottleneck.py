@@ -2,6 +2,9 @@
 
 The stream is D (W x + b - m) + beta with D = diag(gamma / sqrt(v + eps)) constant, so g acts on what is stored as
 W -> D^-1 g D W and beta -> g (beta + D (b - m)) - D (b - m); b, m, v and gamma stay. Readers take g^-1.
+
+A diagonal g can as well be left to gamma and beta. That is the sum of this change of basis, of the scale between W and gamma and of the
+translation between b and beta: none of the three is a gradient field (each moves beta by gamma), and the sum is one.
 """
 
 from __future__ import annotations
@@ -13,16 +16,20 @@ import numpy as np
 from symdisc.families.batchnorm import ChannelNorm, channel_norms
 from symdisc.families.classes import Classes
 from symdisc.families.dense import Finder, Space
-from symdisc.families.emit import emit_dense
+from symdisc.families.emit import emit_dense, emit_torus
 from symdisc.families.links import Link, Links
+from symdisc.families.torus import solve_torus
 from symdisc.moves import Index, Move, parameters_of
 from symdisc.spaces import DenseUse
-from symdisc.symmetry import Symmetry
+from symdisc.symmetry import WITHIN, Symmetry
 
 __all__ = ["find_bottlenecks"]
 
 FORMULA = (r"W \mapsto D^{-1} g D W,\; \beta \mapsto g(\beta + c) - c,\; V \mapsto V g^{-1},\; D = \operatorname{diag}(\gamma / "
            r"\sqrt{v + \epsilon}),\; c = D (b - \mu)")
+
+SCALES = (r"V c^{-1} \bigl(c \gamma\, \tfrac{x - \mu}{\sqrt{v + \epsilon}} + c \beta\bigr) = "
+          r"V \bigl(\gamma\, \tfrac{x - \mu}{\sqrt{v + \epsilon}} + \beta\bigr)")
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,25 @@ class _Bottlenecks(Finder):
 
 
 def find_bottlenecks(classes: Classes, links: Links) -> tuple[list[Space], list[Symmetry]]:
-    """Spaces of linear streams behind BatchNorm, and their changes of basis."""
+    """Spaces of linear streams behind BatchNorm, their changes of basis, and the scales among these that leave the writers alone."""
     finder = _Bottlenecks(classes, links)
     spaces = finder.run()
-    made = (_symmetry(classes, space, norms) for space, norms in finder.found if any(space is s for s in spaces))
-    return spaces, [s for s in made if s is not None]
+    made = [(space, _symmetry(classes, space, norms)) for space, norms in finder.found if any(space is s for s in spaces)]
+    kept = [(space, s) for space, s in made if s is not None]
+    return spaces, [s for _, s in kept] + _scales(classes, [space for space, _ in kept])
+
+
+def _scales(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
+    """One positive number for each unit of the streams, every other unit as it is: gains and shifts in front of a unit against its
+    readers. They are listed for their charges, as all other factors together hold them."""
+    if not spaces:
+        return []
+    units = np.concatenate([s.classes[s.gain == 0] for s in spaces])  # gains behind the stream scale besides
+    torus = solve_torus(classes, np.setdiff1d(np.arange(classes.count), units))
+    buffers = set(classes.graph.buffers.values())
+    return [replace(s, name="scale of the stream behind BatchNorm", condition=SCALES, counts=False,
+                    note=f"{WITHIN}: changes of basis of the stream, scales and translations traded in front of it")
+            for s in emit_torus(classes, torus) if not buffers & set(s.parameters)]
 
 
 def _symmetry(classes: Classes, space: Space, norms: list[_Norm]) -> Symmetry | None:

@@ -195,7 +195,7 @@ def row_of(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int,
 
 def uncounted(counts: bool, note: str) -> str:
     """Why the dimension of a factor is not counted."""
-    return "" if counts else ", within others, not counted" if note == WITHIN else ", moves buffers, not counted"
+    return "" if counts else ", within others, not counted" if note.startswith(WITHIN) else ", moves buffers, not counted"
 
 
 def _names(s: Symmetry | Discrete) -> list[str]:
