@@ -9,6 +9,7 @@ from symdisc.families.bottleneck import find_bottlenecks
 from symdisc.families.classes import Classes
 from symdisc.families.constant_queries import keys_of_constant_queries
 from symdisc.families.dense import Space, find_spaces
+from symdisc.families.differences import differences
 from symdisc.families.duplicates import duplicate_biases
 from symdisc.families.emit import emit_dense, emit_torus
 from symdisc.families.groups import group_biases, group_constants, group_readers
@@ -70,4 +71,5 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     factors = low_rank_trades(classes)
     found += unread_writers(classes, mixed, found + factors)
     standing = without_factors(found, factors) + factors
+    standing += differences(standing)
     return [s for s in standing if s.dimension], classes, spaces  # rotations that fix 1 have none in two dimensions
