@@ -24,17 +24,17 @@ from symdisc.torchside.remainder import float64_state, tangents
 STEP, CUT = 1e-3, 1e-5
 
 
-def projector(symmetry: Symmetry, state: dict[str, Tensor], layout: Sequence[str]) -> np.ndarray:
+def projector(symmetries: Sequence[Symmetry], state: dict[str, Tensor], layout: Sequence[str]) -> np.ndarray:
     """Onto the span of the generators at these weights."""
-    _, sizes, basis = np.linalg.svd(tangents([symmetry], state, layout), full_matrices=False)
+    _, sizes, basis = np.linalg.svd(tangents(symmetries, state, layout), full_matrices=False)
     kept = basis[sizes > 1e-6 * sizes[0]]
     return np.asarray(kept.T @ kept)
 
 
-def left(symmetry: Symmetry, state: dict[str, Tensor], layout: Sequence[str]) -> int:
+def left(symmetries: Sequence[Symmetry], state: dict[str, Tensor], layout: Sequence[str]) -> int:
     """r - rank F."""
     flat = torch.cat([state[n].reshape(-1) for n in layout]).numpy()
-    here, rng = projector(symmetry, state, layout), np.random.default_rng(0)
+    here, rng = projector(symmetries, state, layout), np.random.default_rng(0)
     r = round(float(np.trace(here)))
 
     def at(point: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def left(symmetry: Symmetry, state: dict[str, Tensor], layout: Sequence[str]) ->
         for n in layout:
             moved[n] = torch.tensor(point[start:start + state[n].numel()].reshape(state[n].shape))
             start += state[n].numel()
-        return projector(symmetry, moved, layout)
+        return projector(symmetries, moved, layout)
 
     def along(w: np.ndarray) -> np.ndarray:
         return (at(flat + STEP * w) - at(flat - STEP * w)) / (2 * STEP)
@@ -59,7 +59,7 @@ def answers(model: nn.Module, inputs: Callable[[int], tuple[Tensor, ...]]) -> li
     cat = symdisc.discover(model, inputs(0), solve=False)
     state, layout = float64_state(cat.captured), list(cat.captured.parameters)
     mine = [q for q in cat.conserved if q.symmetry.counts and {m.parameter for m in q.symmetry.moves} <= set(layout)]
-    return [(q.name, q.dimension, left(q.symmetry, state, layout)) for q in mine]
+    return [(q.name, q.dimension, left([q.symmetry], state, layout)) for q in mine]
 
 
 @pytest.mark.parametrize("name", [
