@@ -53,16 +53,16 @@ def count(cat: Any, seed: int) -> Counted:
     """
     if cat.parameter_count > LIMIT:
         raise Undecided(f"{cat.parameter_count} parameters are too many for a rank: count a smaller copy of the network")
-    lie, blocks = _complete(cat, [s for s in cat.symmetries if s.counts and s.family != "flow"], seed)
-    known, formulas = lie.laws(cat)
+    try:
+        with plain_kernels():
+            lie, blocks = _complete(cat, [s for s in cat.symmetries if s.counts and s.family != "flow"], seed)
+            known, formulas = lie.laws(cat)
+            ended = [b.end(known[:, b.columns], seed) for b in blocks]
+    except (RuntimeError, NotImplementedError) as error:  # a basis that is found by numbers, such as that of directions never read
+        raise Undecided(f"an action of this network has no derivatives side by side: {str(error).splitlines()[0]}") from error
     outside = np.delete(known, np.concatenate([np.zeros(0, np.int64), *(b.columns for b in blocks)]), axis=1)
     if np.abs(outside).max(initial=0.0) > ORTHOGONAL * np.abs(known).max(initial=0.0):
         raise NotProved("a conserved quantity of the catalog depends on parameters that no symmetry moves")
-    try:
-        with plain_kernels():
-            ended = [b.end(known[:, b.columns], seed) for b in blocks]
-    except (RuntimeError, NotImplementedError) as error:
-        raise Undecided(f"an action of this network has no derivatives side by side: {str(error).splitlines()[0]}") from error
     evidence = min((e.evidence for e in ended), key=lambda e: e.gap, default=RankEvidence(0, (0, 0), False, "singular values", math.inf))
     left, found = sum(e.dimension for e in ended), sum(e.found for e in ended)
     return Counted(lie.network.size - left, found, max((e.depth for e in ended), default=1), sum(b.forms for b in blocks), formulas,
