@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from brute import randomise
+from claims import generic
 from test_laws_models import FLOATS, MODELS, Residual, S, made
+from test_narrow_streams import Narrow
 from torch import nn
 
 import symdisc
 from symdisc.errors import NotProved, Undecided
 from symdisc.laws import count_laws
+from symdisc.laws.count import _counted
 from symdisc.torchside import brackets, derived
 
 
@@ -117,6 +120,17 @@ def _nameless(cat: symdisc.Catalog) -> symdisc.Catalog:
     more, _ = linear_remainder(cat.captured, algebra, rows)
     assert more and all(s.family == "linear" for s in more)
     return cat.replace(symmetries=(*kept, *(replace(s, site="again") for s in more)))
+
+
+def test_where_an_action_has_no_derivative_brackets_count() -> None:
+    """Directions that a reader never meets have a basis found by numbers."""
+    torch.manual_seed(0)
+    cat = symdisc.discover(generic(Narrow("no bias")), (torch.randn(9, 8, dtype=torch.float64),), solve=False)
+    assert any(m.kind == "blind" for s in cat.symmetries for m in s.moves)
+    with pytest.raises(Undecided, match="no derivatives side by side"):
+        derived.count(cat, 0)
+    exact, counted = count_laws(cat), _counted(cat, 0)
+    assert not counted.closed and cat.parameter_count - counted.span == exact.laws >= counted.found
 
 
 def test_a_network_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
