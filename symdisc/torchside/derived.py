@@ -40,6 +40,7 @@ DEEPEST = 6  # derived systems; each costs the directions of the one before once
 MORE = 6  # pairs of directions beyond the number of forms
 DENSE = 2**25  # entries of the derivative of fields that is taken as a matrix
 CHUNK = 16  # directions side by side
+OUTSIDE = 1e-6  # of the square of a generator, beyond which it is no direction that leaves the outputs alone
 
 Field = Callable[[Tensor], Tensor]  # theta [n] -> generators [m, n]
 Curvature = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -76,7 +77,10 @@ def _complete(cat: Any, symmetries: Sequence[Symmetry], seed: int) -> tuple[Brac
         lie = Brackets(cat, seed + k, around)
         blocks = list(_blocks(symmetries, {**lie.state, **lie.point}, list(lie.network.layout)))
         network = Network(cat.captured, {**lie.state, **lie.point}, seed + k)
-        surplus = fibre(network)[0].dimension - sum(b.forms for b in blocks)
+        space = fibre(network)[0]
+        if any(b.leaves(space.basis) for b in blocks):
+            raise NotProved("a symmetry of the catalog changes the outputs at weights near those of the catalog")
+        surplus = space.dimension - sum(b.forms for b in blocks)
         if not surplus:
             return lie, blocks
         least = min(least, surplus)
@@ -142,7 +146,7 @@ class _Block:
     def _field(self) -> Field:
         """The generators, [m, n], each of length 1 at the point."""
         with plain_kernels():
-            parts = [_affine(_field_of(s, self.names, self.state), self.theta, s) for s in self.symmetries]
+            parts = [_affine(_field_of(s, self.names, self.state), self.theta) for s in self.symmetries]
             lengths = torch.cat([part(self.theta) for part in parts]).norm(dim=1, keepdim=True).clamp_min(1e-300)
         return lambda theta: torch.cat([part(theta) for part in parts]) / lengths
 
@@ -156,6 +160,11 @@ class _Block:
     @property
     def forms(self) -> int:
         return len(self._rows)
+
+    def leaves(self, fibre: np.ndarray) -> bool:
+        """Whether a generator, of length 1, has a part outside the directions ``fibre`` [D, k] that leave the outputs alone."""
+        rows, inside = self._field(self.theta).numpy(), fibre[self.columns]
+        return bool((np.abs(1.0 - np.square(rows @ inside).sum(1))[np.square(rows).sum(1) > 0] > OUTSIDE).any())
 
     def end(self, known: np.ndarray, seed: int) -> _End:
         """Derived systems until the laws ``known`` [laws, n] are all that is left, or nothing more falls away."""
@@ -291,7 +300,7 @@ def _linear(generator: Generator, values: Mapping[str, Tensor]) -> dict[str, Ten
     return change
 
 
-def _affine(at: Field, theta: Tensor, s: Symmetry) -> Field:
+def _affine(at: Field, theta: Tensor) -> Field:
     """The same field by its few coefficients where it is affine: most are, and derivatives of sums are quick."""
     count, n = at(theta).shape
     if count * n * n > DENSE:
