@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["CARRY", "SHEAR", "TURN", "generator", "matrix", "moved", "velocity"]
+__all__ = ["CARRY", "TURN", "generator", "matrix", "moved", "velocity"]
 
-TURN, CARRY, SHEAR = "turn", "carry", "shear"  # what a vector is multiplied by: O, what takes diag(gain) n to diag(new) O n, a shear
+TURN, CARRY = "turn", "carry"  # what a vector is multiplied by: O, or what takes diag(gain) n to diag(new) O n
 
 BISECTIONS = 200
 FLAT = 1e-290  # of the distance between minima and maxima: below, gains agree and nothing moves
@@ -44,20 +44,13 @@ def moved(gain: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def matrix(gain: np.ndarray, tau: float, kind: str) -> np.ndarray:
-    """[n, n]: O; or M with M diag(gain) = diag(new) O on vectors orthogonal to 1, and M 1 = 1; or exp(tau 1 l^T / l^T 1), l = 1 / gain,
-    which leaves diag(gain) n as it is for n orthogonal to 1."""
-    n = len(gain)
-    if kind == SHEAR:
-        return np.eye(n) + np.expm1(tau) / (1.0 / gain).sum() * np.outer(np.ones(n), 1.0 / gain)
+    """[n, n]: O; or M with M diag(gain) = diag(new) O on vectors orthogonal to 1, and M 1 = 1."""
     new, turn = moved(gain, tau)
     return turn if kind == TURN else _carried(new[:, None] * turn, gain)
 
 
 def velocity(gain: np.ndarray, kind: str) -> np.ndarray:
     """The derivative of ``matrix`` at tau = 0."""
-    n = len(gain)
-    if kind == SHEAR:
-        return np.outer(np.ones(n), 1.0 / gain) / (1.0 / gain).sum()
     speed, turning = generator(gain)
     return turning if kind == TURN else _carried(np.diag(speed) + gain[:, None] * turning, gain, 0.0)
 

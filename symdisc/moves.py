@@ -169,6 +169,9 @@ class Move:
     with ``gain_power`` -1 what stands behind the constants moves, ``d (g (value / d - mean) + mean)``.
     kind "isospectral": the gain itself, entries ``index`` plus ``offset``, moves to the roots of p(x) = t (``symdisc.isospectral``); with
     ``inner`` a matrix move is made by the matrix, of kind ``rep``, that the gain ``extra[0]`` then makes.
+    kind "shear": vectors at ``index`` along ``axis`` are multiplied by S = exp(t 1 l^T / sum(l)), l = 1/gain (ones without a gain), or
+    by S^-T; ``rep`` says which. ``extra = (centre,)``: S (x - centre) + centre.
+    kind "shear_bias": ``(W - W S^-1) centre`` is added, ``extra = (W, centre)``; the move of W is ``inner``.
     kind "recentre": ``s**power`` scales the distance from ``extra = (centre,)``.
     kind "branch": entries at ``index`` are multiplied by ``(1 - t gain extra[0])**power``, entry by entry, and lose
     ``t gain extra[1]`` where a second one is named: what writes a stream, once a branch has taken a part of its skip.

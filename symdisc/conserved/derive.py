@@ -105,7 +105,7 @@ class Deriver:
         if any(m.charts for m in self.symmetry.moves):
             return [charted_answer(self)]
         last = self.symmetry.moves[-1].kind.removesuffix("_bias") if self.symmetry.moves else ""
-        special = {"product": reasons.PRODUCT, "blind": reasons.BLIND, "isospectral": reasons.ISOSPECTRAL,
+        special = {"product": reasons.PRODUCT, "blind": reasons.BLIND, "isospectral": reasons.ISOSPECTRAL, "shear": reasons.SHEAR,
                    "normed_table": reasons.NORMED}.get(last, "")
         if special and self.nonlinear:
             return [self.none(special, orthogonality(self.local))]

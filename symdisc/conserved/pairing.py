@@ -330,6 +330,31 @@ def _isospectral(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> 
     return (x.reshape(-1)[places] * _alike(generator(gain)[0], x)).sum().reshape(1)
 
 
+def _leaning(move: Move, state: Mapping[str, Array]) -> tuple[Array | int, Array | int]:
+    """(l, sum of l) with l = 1/gamma, or ones."""
+    if move.gain is None:
+        return 1, move.index.size
+    l = 1 / (state[move.gain].reshape(-1) + _number(move.offset))
+    return l, l.sum()
+
+
+def _shear(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """X = 1 l^T (y - centre) / sum(l), or -l 1^T y / sum(l)."""
+    l, total = _leaning(move, state)
+    left, right = (unit_rows(move, a).reshape(move.index.size, -1) for a in (x, y))
+    l = l if isinstance(l, int) else l.reshape(-1, 1)
+    if move.rep != "g":
+        return ((l * left).sum(0) * right.sum(0)).sum().reshape(1) * -1 / total
+    centred = right - state[move.extra[0]].reshape(-1, 1) if move.extra else right
+    return (left.sum(0) * (l * centred).sum(0)).sum().reshape(1) / total
+
+
+def _shear_bias(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
+    """X = W 1 l^T centre / sum(l)."""
+    (l, total), (name, centre) = _leaning(move, state), move.extra
+    return (x.reshape(-1) * state[name].sum(move.inner[0].axis)).sum().reshape(1) * (l * state[centre].reshape(-1)).sum() / total
+
+
 def _product(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     """X = power * other @ t or power * t @ other, transposed where the outputs are on axis 1."""
     x, other = (x if move.axis == 0 else x.swapaxes(0, 1)) * _number(move.power), state[move.extra[0]]
@@ -364,5 +389,5 @@ _RULES: dict[str, Callable[[Move, Array, Array, Mapping[str, Array]], Array]] = 
     "affine_scale": _affine_scale,
     "recentre": _recentre, "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre, "add": _add, "outer": _outer,
     "outer_bias": _outer_bias, "centred": _centred, "product": _product, "isospectral": _isospectral, "branch": _branch,
-    "charted": _charted,
+    "shear": _shear, "shear_bias": _shear_bias, "charted": _charted,
 }

@@ -64,6 +64,10 @@ ISOSPECTRAL = (
     "the generator turns a stream by A, what the eigenvectors of its gains turn by: its form holds <dW, A W>, which is of contact type in "
     "two planes or more, and a form beside it in other variables does not change that: only the differential constraint holds"
 )
+SHEAR = (
+    "the generator shears a stream along 1 by l = 1/gamma of gains that are trained: its form holds (l.w) d(1.w) for each vector w of a "
+    "weight, which is of contact type in two or more: only the differential constraint holds"
+)
 FLOW = (
     "its directions are known at given weights only, by their flow, not recorded as moves: there is no formula to integrate; the count of "
     "laws tells whether one is missing"

@@ -15,6 +15,8 @@ from symdisc.spaces import DATA, DenseUse, Facts, GainUse, ShiftUse
 
 __all__ = ["Classes", "Depthwise", "components", "rows_of", "units_of"]
 
+OTHERWISE = " is used in another way"
+
 
 def components(n: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Component number of each of ``n`` vertices joined by ``pairs``; the component of vertex 0 is 0."""
@@ -197,7 +199,7 @@ class Classes:
                     for use in self.uses.get(name, []):
                         units = use.units if isinstance(use, ShiftUse) else np.concatenate(
                             [v for v in (use.outs, use.ins) if v is not None])
-                        why = f"{name} is used in another way"
+                        why = name + OTHERWISE
                         if isinstance(use, GainUse):
                             self.facts.powers.append((use.ins, use.outs, 1.0))
                             self.facts.rigid.append(units[units >= 0])
@@ -205,6 +207,11 @@ class Classes:
                             self.facts.fixed.append((units[units >= 0], why))
                         self.facts.killed.append((units[units >= 0], why))
         self.uses  # noqa: B018  (cached after the facts are complete)
+
+    @cached_property
+    def otherwise(self) -> frozenset[str]:
+        """Parameters that also act in a way that was not recorded."""
+        return frozenset(why.removesuffix(OTHERWISE) for _, why in self.facts.killed if why.endswith(OTHERWISE))
 
     def known(self, buffer: str) -> bool:
         """Everything that a buffer does is recorded."""

@@ -15,12 +15,14 @@ from symdisc.families.emit import emit_dense, emit_torus
 from symdisc.families.groups import group_biases, group_constants, group_readers
 from symdisc.families.identity_parts import identity_parts
 from symdisc.families.invisible import Invisible
+from symdisc.families.joint import joint_translations
 from symdisc.families.leaning import leaning_readers
 from symdisc.families.links import Links
 from symdisc.families.lowrank import low_rank_trades, without_factors
 from symdisc.families.narrow import narrow_readers
 from symdisc.families.parallel import bias_trades, parallel_trades
 from symdisc.families.preactivation import find_preactivated
+from symdisc.families.recurring import recurring_shears
 from symdisc.families.shear import find_shears
 from symdisc.families.spectra import isospectral_gains
 from symdisc.families.standardised import standardised_weights
@@ -47,7 +49,8 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     matrices = [s for s in (*spaces, *streams, *before) if s.family in ("gl", "complex")]
     mixed = np.concatenate([s.classes for s in matrices] or [none])
     torus = solve_torus(classes, np.concatenate([s.classes[s.gain == 0] for s in matrices] or [none]))  # gains scale besides
-    spectra = isospectral_gains(classes)
+    recurring = recurring_shears(classes)
+    spectra = isospectral_gains(classes, {m.gain for s in recurring for m in s.moves}) + recurring
     shears = emit_dense(classes, find_shears(classes, classes.links)) + sheared
     found = emit_dense(classes, spaces) + behind + turned + shears + spectra
     found += split_buffers(classes, emit_torus(classes, torus))
@@ -59,6 +62,7 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     search, scores, twins = Translations(classes), constants_of_scores(classes), duplicate_biases(classes)
     search.twins = frozenset(p for s in twins for p in s.parameters)
     found += trades + scores + search.find(along_one, {s.parameters[0] for s in (*trades, *scores, *biases)})
+    found += joint_translations(classes, found, along_one)
     found += leaning_readers(search, invisible, along_one) + tied_tables(search, invisible)
     found += twins
     found += writers + biases

@@ -9,6 +9,8 @@ along 1 by 1/gamma, which what comes off the norm does not feel.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +20,9 @@ from symdisc.families.dense import Space, find_spaces
 from symdisc.families.emit import emit_dense
 from symdisc.families.links import Links
 from symdisc.families.naming import describe_affine
+from symdisc.families.recurring import GENERIC, shear
 from symdisc.families.unseen import Unseen
-from symdisc.isospectral import CARRY, SHEAR, TURN
+from symdisc.isospectral import CARRY, TURN
 from symdisc.moves import Index, Move, parameters_of
 from symdisc.spaces import DenseUse, GainUse, Norm, ShiftUse
 from symdisc.symmetry import Symmetry
@@ -29,9 +32,11 @@ __all__ = ["isospectral_gains"]
 LEAST = 3  # units: two centred ones have one direction
 
 
-def isospectral_gains(classes: Classes) -> list[Symmetry]:
-    """One symmetry or two for each stream that would turn, fixing 1, if one gain at its source were not there."""
-    gains = _sources(classes)
+def isospectral_gains(classes: Classes, sheared: Collection[str | None] = ()) -> list[Symmetry]:
+    """One symmetry or two for each stream that would turn, fixing 1, if one gain at its source were not there; one where shears by
+    the inverse of that gain are found already (``sheared``)."""
+    sources = _sources(classes)
+    gains = [g for uses in sources for g in uses]
     if not gains:
         return []
     facts = replace(classes.facts, gains=[g for g in classes.facts.gains if not any(g is s for s in gains)],
@@ -41,47 +46,53 @@ def isospectral_gains(classes: Classes) -> list[Symmetry]:
     without.links = Links(without)
     found = []
     for space in find_spaces(without, without.links):
-        mine = [g for g in gains if np.isin(without(g.outs), space.classes).any()]
+        mine = [uses for uses in sources if any(np.isin(without(g.outs), space.classes).any() for g in uses)]
         if space.family == "o1" and len(mine) == 1:
-            found += _symmetries(classes, without, space, mine[0])
+            found += _symmetries(classes, without, space, mine[0])[:1 if mine[0][0].parameter in sheared else None]
     return found
 
 
-def _sources(classes: Classes) -> list[GainUse]:
-    """Gains behind a centring norm of what dense weights alone write, in front of a stream that others write, too."""
+def _sources(classes: Classes) -> list[list[GainUse]]:
+    """The uses of gains that stand, at each use, behind a centring norm of what dense weights alone write, in front of a stream that
+    others write, too."""
     normed = {int(c) for n in classes.facts.norms if n.centred for c in np.unique(classes(n.outs)).tolist()}
     read = {int(c) for n in classes.facts.norms if n.centred for c in np.unique(classes(n.ins)).tolist()}
     front = {int(o): int(i) for n in classes.facts.norms if n.centred
              for i, o in zip(classes(n.ins).ravel().tolist(), classes(n.outs).ravel().tolist(), strict=True)}
-    behind = {int(c) for g in classes.facts.gains for c in np.unique(classes(g.outs)).tolist()}
+    behind: dict[int, set[str]] = defaultdict(set)
+    for g in classes.facts.gains:
+        for c in np.unique(classes(g.outs)).tolist():
+            behind[c].add(g.parameter)
     written = {int(c) for d in classes.facts.dense if d.outs is not None for c in np.unique(classes(d.outs)).tolist()}
-    found = []
+    found: dict[str, list[GainUse]] = {}
     for g in classes.facts.gains:
         ins, outs = classes(g.ins).tolist(), classes(g.outs).tolist()
         whole = len(outs) == int(np.prod(classes.shape(g.parameter))) == len(set(outs)) == len(set(g.elements.tolist())) >= LEAST
-        if whole and not g.buffer and classes.single(g.parameter) and normed.issuperset(ins) and read.issuperset(outs):
-            if written.issuperset(outs) and not any(front[c] in behind for c in ins):
-                found.append(g)
-    return found
+        if whole and not g.buffer and g.parameter not in classes.otherwise and normed.issuperset(ins):
+            if all(behind[front[c]] <= {g.parameter} for c in ins):
+                found.setdefault(g.parameter, []).append(g)
+    return [uses for name, uses in found.items() if len(uses) == len(classes.uses[name])
+            and any((read & written).issuperset(classes(u.outs).tolist()) for u in uses)
+            and all(u.offset == uses[0].offset and np.array_equal(u.elements, uses[0].elements) for u in uses)]
 
 
-def _symmetries(classes: Classes, without: Classes, space: Space, gain: GainUse) -> list[Symmetry]:
+def _symmetries(classes: Classes, without: Classes, space: Space, uses: list[GainUse]) -> list[Symmetry]:
     """The moves of the rotation of the stream, by the matrix that the gain decides, and the gain's own; and the shear."""
-    element = {int(c): int(e) for c, e in zip(space.classes, space.element, strict=True)}
-    at = [element.get(int(c), -1) for c in without(gain.outs)]
+    element, gain = {int(c): int(e) for c, e in zip(space.classes, space.element, strict=True)}, uses[0]
+    orders = [[element.get(int(c), -1) for c in without(g.outs)] for g in uses]
     turned = emit_dense(without, [space])
-    if sorted(at) != list(range(space.size)) or space.blocks != 1 or len(turned) != 1:
+    if sorted(orders[0]) != list(range(space.size)) or any(o != orders[0] for o in orders) or space.blocks != 1 or len(turned) != 1:
         return []
-    places, inner = gain.elements[np.argsort(at)], turned[0].moves
+    places, inner = gain.elements[np.argsort(orders[0])], turned[0].moves
     index, read = Index.of(places[None, None, :]), (gain.parameter,)
     if any(m.kind != "matmul" for m in inner) or gain.parameter in turned[0].parameters:
         return []
-    unseen, stream = Unseen(classes), set(classes(gain.outs).tolist())
-    axis = unseen.along(gain.value, classes(gain.outs))
-    hidden = axis is not None and unseen(gain.value, axis)
+    stream = _stream(classes, uses)
+    hidden = all(_hidden(classes, g) for g in uses)
     if not hidden and any(_sees_along_one(n, stream, classes) for n in classes.facts.norms):
         return []
-    if not hidden and any(stream & set(classes(u).ravel().tolist()) for d in classes.facts.duals for u in (d.left, d.right)):
+    contracted = {int(c) for d in classes.facts.duals for u in (d.left, d.right) for c in classes(u).ravel().tolist()}
+    if not hidden and not contracted.isdisjoint(stream):
         return []
 
     def by(m: Move, kind: str) -> Move:
@@ -89,27 +100,48 @@ def _symmetries(classes: Classes, without: Classes, space: Space, gain: GainUse)
 
     held = [m for m in inner if not hidden and _holds(classes, m, stream)]
     moves = (*(by(m, CARRY if m in held else TURN) for m in inner), Move("isospectral", gain.parameter, -1, index, offset=gain.offset))
-    sites = [gain.module, turned[0].site]
+    sites = [*(g.module for g in uses), turned[0].site]
     found = [describe_affine(
         "gains that keep their spectrum", "translation", 1, (1,), moves, parameters_of(moves), sites,
         r"P \Gamma' P = O\, P \Gamma P\, O^\top,\; P = 1 - \tfrac{1}{n} \mathbf{1}\mathbf{1}^\top",
         r"\textstyle\prod_i (\gamma'_j - \gamma_i) = t,\; W \mapsto O W", ("the gains differ from each other",))]
-    if held:
-        sheared = tuple(by(m, SHEAR) for m in held)
+    sheared = tuple(s for m in held if (s := shear(m, places, gain)) is not None)
+    if held and len(sheared) == len(held):
         found.append(describe_affine(
             "shear along 1 by 1/gamma", "translation", 1, (1,), sheared, parameters_of(sheared), sites,
             r"l^\top \Gamma \hat x = 0,\; l = 1/\gamma", r"x \mapsto x + t\, \mathbf{1}\, l^\top x",
-            ("no gain is zero, nor is the sum of 1/gamma",)))
+            (GENERIC,)))
     return found
 
 
-def _sees_along_one(norm: Norm, stream: set[int], classes: Classes) -> bool:
+def _hidden(classes: Classes, gain: GainUse) -> bool:
+    """What the stream holds along 1 behind the gain is seen by nothing."""
+    unseen = Unseen(classes)
+    axis = unseen.along(gain.value, classes(gain.outs))
+    return axis is not None and unseen(gain.value, axis)
+
+
+def _stream(classes: Classes, uses: list[GainUse]) -> dict[int, int]:
+    """The classes of the stream, with the place of each in the gain: what the gain writes, and what a layer reads, or a stored vector is
+    added to, at another use in the same place."""
+    place = {int(c): int(e) for g in uses for c, e in zip(classes(g.outs), g.elements, strict=True)}
+    links = [(link.left.tolist(), link.right.tolist()) for link in classes.links.all if link.kind == "copy" and not link.group]
+    before = -1
+    while len(place) != before:
+        before = len(place)
+        for pair in links:
+            for here, there in (pair, pair[::-1]):
+                place.update({t: place[h] for h, t in zip(here, there, strict=True) if h in place and t not in place})
+    return place
+
+
+def _sees_along_one(norm: Norm, stream: dict[int, int], classes: Classes) -> bool:
     """What the norm makes of the stream depends on what that holds along 1: it does not centre, or centres more than the stream alone."""
-    units = classes(norm.ins).reshape(-1).tolist()
-    return not stream.isdisjoint(units) and not (norm.centred and len(units) == len(stream) and stream == set(units))
+    at = [stream.get(int(c), -1) for c in classes(norm.ins).reshape(-1)]
+    return max(at) >= 0 and not (norm.centred and sorted(at) == list(range(len(set(stream.values())))))
 
 
-def _holds(classes: Classes, move: Move, stream: set[int]) -> bool:
+def _holds(classes: Classes, move: Move, stream: dict[int, int]) -> bool:
     """The move acts where a parameter writes, reads or shifts the stream itself, not what a norm makes of it."""
     units: list[np.ndarray | None] = []
     for use in classes.uses.get(move.parameter, ()):
@@ -117,4 +149,4 @@ def _holds(classes: Classes, move: Move, stream: set[int]) -> bool:
             units.append(use.units)
         elif isinstance(use, DenseUse) and use.rows == move.rows:
             units += [v for v, axis in ((use.outs, use.out_axis), (use.ins, use.in_axis)) if axis == move.axis]
-    return any(v is not None and stream & set(classes(v).ravel().tolist()) for v in units)
+    return any(v is not None and not stream.keys().isdisjoint(classes(v).ravel().tolist()) for v in units)

@@ -55,7 +55,7 @@ class Unseen:
                 axis += len(users[0].shape or ()) - len(self.graph.shape(value) or ())
                 mine = np.array_equal(use.elements, np.arange(len(units))) and np.array_equal(self.classes(use.ins), self.classes(units))
                 return (use.value, axis, use) if mine and self.along(use.value, self.classes(use.outs)) == axis else None
-            step = self._after(users[0], value, axis)
+            step = self.after(users[0], value, axis)
             if step is None:
                 return None
             value, axis = users[0].name, step
@@ -71,9 +71,10 @@ class Unseen:
         return [op for op in self.graph.users.get(value, ()) if op.name in self.graph.live]
 
     def _unseen(self, value: str, axis: int) -> bool:
-        return value not in self.graph.outputs and all(self._blind(op, value, axis) for op in self._users(value))
+        return value not in self.graph.outputs and all(self.blind(op, value, axis) for op in self._users(value))
 
-    def _blind(self, op: Op, value: str, axis: int) -> bool:
+    def blind(self, op: Op, value: str, axis: int) -> bool:
+        """The operator, or all that reads its result, does not see multiples of 1 along ``axis`` of its operand ``value``."""
         shape = self.graph.shape(value) or ()
         last = axis == len(shape) - 1
         if op.packet == "aten.layer_norm":
@@ -86,13 +87,13 @@ class Unseen:
             names = [a.name for a in op.args[:2] if isinstance(a, Ref)]
             after = axis + len(op.shape or ()) - len(shape)
             return (op.shape or ())[after] == shape[axis] and names.count(value) == 1 and self(op.name, after)
-        if op.packet == "aten.mean" and self._after(op, value, axis) is None:
+        if op.packet == "aten.mean" and self.after(op, value, axis) is None:
             return bool(self._users(op.name)) and all(u.packet == "aten.sub" and self.centres(u, value, axis) for u in self._users(op.name))
         if op.packet == "aten.cat" and op.inputs.count(value) == 1 and len(op.args) > 1 and op.args[1] % len(shape) != axis:
             return self(op.name, axis)  # places beside other places
         if op.packet == "aten.topk" and (op.args[2] if len(op.args) > 2 else dict(op.kwargs).get("dim", -1)) % len(shape) == axis:
             return all(u.args[1] == 1 or self(u.name, axis) for u in self._users(op.name))  # the order stays, the values move alike
-        step = self._after(op, value, axis)
+        step = self.after(op, value, axis)
         return self._merged(op, unmerged(shape, axis)) if step is None else self(op.name, step)
 
     def _merged(self, op: Op, axes: Merged) -> bool:
@@ -103,7 +104,7 @@ class Unseen:
         axis = alone(after)
         return self(op.name, axis) if axis is not None else all(self._merged(u, after) for u in self._users(op.name))
 
-    def _after(self, op: Op, value: str, axis: int) -> int | None:
+    def after(self, op: Op, value: str, axis: int) -> int | None:
         """The axis of the result to which layout, or a mean over places, brings the whole vectors."""
         size = (self.graph.shape(value) or ())[axis]
         found = (a for a, n in enumerate(op.shape or ()) if n == size and before(self.graph, op, a) == (value, axis))

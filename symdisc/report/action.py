@@ -83,6 +83,9 @@ def _letters(move: Move) -> str:
         found.append(r"Z: \text{ numbers on the taps that make the same, } \zeta \text{, of a constant at every place}")
     if move.kind in ("outer_bias", "centred"):
         found.append(rf"\beta = {_name(move.extra[0])}")
+    if move.kind.startswith("shear"):
+        found.append(r"S = \exp(t\, \mathbf{1}\, l^{\top} / l^{\top} \mathbf{1}),\; l = " + ("1" if move.gain is None else r"1/\gamma"))
+        found += [rf"\beta = {_name(move.extra[-1])}"] if move.extra else []
     if move.kind == "bn_matmul":
         found.append(rf"v = {_name(move.extra[0])}")
     if move.kind == "bn_recentre":
@@ -143,7 +146,7 @@ def _part(move: Move, shape: tuple[int, ...] | None) -> str:
     """Which positions of the axis move: empty when all do (or the shape is not known)."""
     if move.rows is not None:
         return f"[{move.rows[0]}:{move.rows[1]}]"
-    if shape is None or move.kind in ("outer_bias", "centred", "bn_shift", "charted"):
+    if shape is None or move.kind in ("outer_bias", "shear_bias", "centred", "bn_shift", "charted"):
         return ""
     size = 1
     for s in shape:
@@ -295,8 +298,13 @@ def _shifted(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> str:
             return rf"\theta + B_{{{_name(move.through[0].parameter)}}}\, t\, {one}^{{\top}}"
         return rf"\theta + {one} a^{{\top}}" if move.axis == 0 else rf"\theta + a\, {one}^{{\top}}"
     if move.kind == "isospectral":
-        letter = {"turn": "O", "carry": "M", "shear": r"(1 + t\, \mathbf{1}\, l^{\top})"}.get(move.rep, "O")
+        letter = {"turn": "O", "carry": "M"}.get(move.rep, "O")
         return rf"{letter} \cdot_{{{move.axis}}} \theta" if move.inner else r"\{x : \textstyle\prod_i (x - \theta_i) = t\}"
+    if move.kind == "shear":
+        inverse = f"S{'' if move.rep == 'g' else '^{-' + chr(92) + 'top}'} " + rf"\cdot_{{{move.axis}}} "
+        return rf"{inverse}(\theta - \beta) + \beta" if move.extra else rf"{inverse}\theta"
+    if move.kind == "shear_bias":
+        return rf"\theta + ({_name(move.extra[0])} - {_name(move.extra[0])}\, S^{{-1}})\, \beta"
     if move.kind == "blind":
         return r"\theta + C A^{\top}" if move.axis == 1 else r"\theta + A C^{\top}"
     if move.kind == "blind_bias":

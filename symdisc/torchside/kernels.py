@@ -306,6 +306,36 @@ def _isospectral(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[
     return x.index_copy(0, at, torch.as_tensor(new - move.offset, device=x.device).to(x.dtype))
 
 
+def _leaning(move: Move, x: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """l / sum(l) with l = 1/gamma, [n]; of ones where no gain is named."""
+    n = move.index.size
+    l = torch.ones(n, dtype=torch.float64, device=x.device) if move.gain is None else _inverse_gain(move, state)
+    return (l / l.sum()).to(x.dtype)
+
+
+def _shear(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    """S = exp(t 1 l^T), l of sum 1, on vectors, about a centre where one is named; or S^-T."""
+    t, l = _tensor(_wide(array), x).reshape(()), _leaning(move, x, state)
+    moved = x.movedim(axis, 0)
+    for copy in _positions(move, x):
+        places = copy.reshape(-1)
+        part = moved[places].flatten(1) if x.dim() > 1 else moved[places][:, None]
+        if move.rep == "g":
+            centre = _compute(state[move.extra[0]]).to(x.dtype).reshape(-1, 1) if move.extra else 0.0
+            part = part + torch.expm1(t) * (l @ (part - centre))
+        else:
+            part = part + torch.expm1(-t) * l[:, None] * part.sum(0)
+        moved = moved.index_copy(0, places, part.reshape(len(places), *moved.shape[1:]))
+    return moved.movedim(0, axis)
+
+
+def _shear_bias(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
+    """What W - W S^-1 makes of the centre is added."""
+    t, l, (name, centre) = _tensor(_wide(array), x).reshape(()), _leaning(move, x, state), move.extra
+    sums = _compute(state[name]).to(x.dtype).sum(move.inner[0].axis)
+    return x - torch.expm1(-t) * (l @ _compute(state[centre]).to(x.dtype).reshape(-1)) * sums
+
+
 def _branch(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     t = _tensor(_wide(array), x).reshape(())
     places = _positions(move, x).reshape(-1)
@@ -366,6 +396,7 @@ _KERNELS = {"matmul": _matmul, "plane": _plane, "scale": _scale, "log_scale": _l
             "recentre": _recentre, "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product, "blind": _blind,
             "blind_bias": _blind_bias, "branch": _branch, "isospectral": _isospectral,
+            "shear": _shear, "shear_bias": _shear_bias,
             "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}
 
 
