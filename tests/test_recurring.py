@@ -86,7 +86,8 @@ def test_elements_compose_and_their_fields_are_orthogonal_to_gradients(mode: str
     assert laws and all(q.status == "none" and "shears a stream" in q.reason for q in laws)
     size = max(float(np.abs(g).max()) for g in gradient.values())
     assert max(float(np.abs(residual(q, values, gradient)).max()) for q in laws) < 1e-9 * size
-    assert NAME in cat.to_latex() and "S =" in cat.to_latex() and cat.to_html() and cat.to_markdown()
+    assert NAME in cat.to_latex() and "S =" in cat.to_latex() and "<dW, A W>" in cat.to_markdown()
+    assert "$<$dW, A W$>$" in cat.to_latex() and "textless" not in cat.to_latex() + cat.to_markdown() + cat.to_html()
 
 
 class Loop(nn.Module):

@@ -94,9 +94,7 @@ ENTRIES = (
                  ALBERT_SMALL,
                  ("ALBERT-base v2", {"h": 12, "k": 64, "L": 12, "f": 3072, "e": 128, "v": 30000, "n": 512}),
                  (sources.defines("Lan et al., ALBERT, ICLR 2020, arXiv:1909.11942"), sources.KEY_BIAS),
-                 (GENERIC, EPS, "without the head of masked language modelling; with the pooler",
-                  "one direction has no name: the shear of the map from embeddings along 1 by 1/gamma of the last norm, which queries, "
-                  "keys and values undo at every use of the layer")),
+                 (GENERIC, EPS, "without the head of masked language modelling; with the pooler")),
     Architecture("t5", "T5", {"d": "model width", **BLOCK, **WORDS, "r": "buckets of distances"}, _t5,
                  ({"d": 4, "h": 2, "k": 2, "L": 1, "f": 5, "v": 9, "r": 4}, {"d": 5, "h": 1, "k": 3, "L": 1, "f": 6, "v": 11, "r": 6},
                   {"d": 3, "h": 1, "k": 2, "L": 2, "f": 4, "v": 8, "r": 4}),

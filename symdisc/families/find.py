@@ -62,7 +62,6 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     search, scores, twins = Translations(classes), constants_of_scores(classes), duplicate_biases(classes)
     search.twins = frozenset(p for s in twins for p in s.parameters)
     found += trades + scores + search.find(along_one, {s.parameters[0] for s in (*trades, *scores, *biases)})
-    found += joint_translations(classes, found, along_one)
     found += leaning_readers(search, invisible, along_one) + tied_tables(search, invisible)
     found += twins
     found += writers + biases
@@ -71,6 +70,7 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     found += readers + parts + parallel_trades(classes, along_one, leaning) + group_constants(classes, leaning)
     found += identity_parts(classes) + unused(classes) + standardised_weights(classes) + narrow_readers(invisible, mixed, shears)
     found = bias_trades(classes, found)
+    found += joint_translations(classes, found, along_one)
     found += keys_of_constant_queries(classes, mixed, found)
     factors = low_rank_trades(classes)
     found += unread_writers(classes, mixed, found + factors)

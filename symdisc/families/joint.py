@@ -242,8 +242,8 @@ class _Loop:
 
     def _as_it_is(self, shift: ShiftUse) -> bool:
         """One operand of the sum is the parameter, laid out anew or looked up."""
-        op = self.graph.by_name[shift.op]
-        if op.packet != "aten.add" or op.kwargs:
+        op = self.graph.by_name.get(shift.op)
+        if op is None or op.packet != "aten.add" or op.kwargs:
             return False
         for name in op.inputs:
             axis, rank = len(self.graph.shape(name) or ()) - 1, len(self.classes.shape(shift.parameter))

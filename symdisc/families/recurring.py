@@ -130,9 +130,9 @@ class _Finder:
 
     def _entrywise(self, value: str, use: GainUse | ShiftUse, packet: str) -> bool:
         """The only operator that reads ``value`` puts entry k of the parameter to entry k of the vectors."""
-        op, size = self.graph.by_name[use.op], (self.graph.shape(value) or ())[-1]
-        return (op.packet == packet and not op.kwargs and self._alone(value, use.op) and np.array_equal(use.elements, np.arange(size))
-                and self.classes.shape(use.parameter)[-1:] == (size,))
+        op, size = self.graph.by_name.get(use.op), (self.graph.shape(value) or ())[-1]
+        return (op is not None and op.packet == packet and not op.kwargs and self._alone(value, use.op)
+                and np.array_equal(use.elements, np.arange(size)) and self.classes.shape(use.parameter)[-1:] == (size,))
 
     def _vectors(self, value: str) -> np.ndarray:
         """The distinct vectors of classes along the last axis, [rows, size]."""

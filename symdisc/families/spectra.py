@@ -55,7 +55,7 @@ def isospectral_gains(classes: Classes, sheared: Collection[str | None] = ()) ->
 def _sources(classes: Classes) -> list[list[GainUse]]:
     """The uses of gains that stand, at each use, behind a centring norm of what dense weights alone write, in front of a stream that
     others write, too."""
-    normed = {int(c) for n in classes.facts.norms if n.centred for c in np.unique(classes(n.outs)).tolist()}
+    normed = {int(c) for n in classes.facts.norms if n.centred and _each_vector(classes, n) for c in np.unique(classes(n.outs)).tolist()}
     read = {int(c) for n in classes.facts.norms if n.centred for c in np.unique(classes(n.ins)).tolist()}
     front = {int(o): int(i) for n in classes.facts.norms if n.centred
              for i, o in zip(classes(n.ins).ravel().tolist(), classes(n.outs).ravel().tolist(), strict=True)}
@@ -114,6 +114,12 @@ def _symmetries(classes: Classes, without: Classes, space: Space, uses: list[Gai
     return found
 
 
+def _each_vector(classes: Classes, norm: Norm) -> bool:
+    """The vectors are centred one by one, not all places of an image together."""
+    op = classes.graph.by_name[norm.op]
+    return "group_norm" not in op.packet or int(np.prod((op.shape or ())[2:])) == 1
+
+
 def _hidden(classes: Classes, gain: GainUse) -> bool:
     """What the stream holds along 1 behind the gain is seen by nothing."""
     unseen = Unseen(classes)
@@ -136,9 +142,10 @@ def _stream(classes: Classes, uses: list[GainUse]) -> dict[int, int]:
 
 
 def _sees_along_one(norm: Norm, stream: dict[int, int], classes: Classes) -> bool:
-    """What the norm makes of the stream depends on what that holds along 1: it does not centre, or centres more than the stream alone."""
+    """What the norm makes of the stream depends on what that holds along 1: it does not centre, or centres more than the stream alone,
+    as it stands at one place."""
     at = [stream.get(int(c), -1) for c in classes(norm.ins).reshape(-1)]
-    return max(at) >= 0 and not (norm.centred and sorted(at) == list(range(len(set(stream.values())))))
+    return max(at) >= 0 and not (norm.centred and _each_vector(classes, norm) and sorted(at) == list(range(len(set(stream.values())))))
 
 
 def _holds(classes: Classes, move: Move, stream: dict[int, int]) -> bool:

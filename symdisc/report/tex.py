@@ -261,7 +261,8 @@ class _Reader:
 
 def _plain(raw: str) -> str:
     """Text without its escapes."""
-    raw = raw.replace("\\textasciitilde{}", "~").replace("\\textasciicircum{}", "^").replace("\\textbackslash{}", "\\")
+    for escape, sign in (("asciitilde", "~"), ("asciicircum", "^"), ("less", "<"), ("greater", ">"), ("backslash", "\\")):
+        raw = raw.replace(rf"\text{escape}{{}}", sign)
     return re.sub(r"\\([_&%#$^{} ])(?:\{\})?", r"\1", raw)
 
 

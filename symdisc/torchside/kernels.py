@@ -18,11 +18,10 @@ from symdisc.complement import complement, unseen
 from symdisc.curves import curve
 from symdisc.isospectral import matrix, moved
 from symdisc.moves import Chart, Move, Through
+from symdisc.torchside.operands import Array, along, compute, inverse_gain, positions, tensor, wide
+from symdisc.torchside.shears import shear, shear_bias
 
 __all__ = ["inverse_array", "run_moves"]
-
-Array = np.ndarray | Tensor
-
 
 def run_moves(moves: tuple[Move, ...], array: Array, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """New tensors for the parameters that a factor changes; all moves read ``state`` as it is."""
@@ -33,12 +32,9 @@ def run_moves(moves: tuple[Move, ...], array: Array, state: Mapping[str, Tensor]
     return changed
 
 
-def _compute(t: Tensor) -> Tensor:
-    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
-
 
 def _run(move: Move, array: Array, before: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-    work = _compute(before).clone(memory_format=torch.contiguous_format)
+    work = compute(before).clone(memory_format=torch.contiguous_format)
     if move.views:
         state, work = move.viewed(state), move.viewed({move.parameter: work})[move.parameter]
     flat = work.reshape(-1) if move.axis == -1 else work
@@ -51,14 +47,6 @@ def _run(move: Move, array: Array, before: Tensor, state: Mapping[str, Tensor]) 
     return result.reshape(before.shape).to(before.dtype)
 
 
-def _tensor(array: Array, like: Tensor) -> Tensor:
-    if isinstance(array, Tensor):
-        return array.to(like)
-    return torch.as_tensor(array, device=like.device).to(like.dtype) if array.dtype.kind != "i" else torch.as_tensor(array)
-
-
-def _wide(array: Array) -> Array:
-    return array if isinstance(array, Tensor) else np.asarray(array, dtype=np.float64)
 
 
 def _dual(array: Array) -> Array:
@@ -66,18 +54,15 @@ def _dual(array: Array) -> Array:
     return torch.linalg.inv(array).mT if isinstance(array, Tensor) else np.swapaxes(np.linalg.inv(array), -1, -2)
 
 
-def _positions(move: Move, like: Tensor) -> Tensor:
-    return torch.as_tensor(move.index.positions(), device=like.device)
-
 
 def _matmul(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    g = _tensor(array if move.rep == "g" else _dual(array), x)
-    index = _positions(move, x)
+    g = tensor(array if move.rep == "g" else _dual(array), x)
+    index = positions(move, x)
     moved = x.movedim(axis, 0)
     for copy in index:
         part = moved[copy.reshape(-1)].reshape(*copy.shape, -1)
         if move.gain is not None:
-            d = (_compute(state[move.gain]).to(x.dtype).reshape(-1) + move.offset)[copy] ** move.gain_power
+            d = (compute(state[move.gain]).to(x.dtype).reshape(-1) + move.offset)[copy] ** move.gain_power
             part = d[..., None] * torch.einsum("bij,bjr->bir", g, part / d[..., None])
         else:
             part = torch.einsum("bij,bjr->bir", g, part)
@@ -86,29 +71,24 @@ def _matmul(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, 
 
 
 def _plane(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    g, side = _tensor(array, x), 0 if move.rep == "first" else 1
-    places = _positions(move, x).reshape(-1)
-    mine, other = x.movedim(axis, 0), _compute(state[move.extra[0]]).to(x.dtype).movedim(axis, 0)[places]
-    own, across = (_along(g[:, side, k], mine, 0) for k in (side, 1 - side))
+    g, side = tensor(array, x), 0 if move.rep == "first" else 1
+    places = positions(move, x).reshape(-1)
+    mine, other = x.movedim(axis, 0), compute(state[move.extra[0]]).to(x.dtype).movedim(axis, 0)[places]
+    own, across = (along(g[:, side, k], mine, 0) for k in (side, 1 - side))
     mine[places] = own * mine[places] + move.power * across * other
     return mine.movedim(0, axis)
 
 
-def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    shape = [1] * x.dim()
-    shape[axis] = -1
-    return values.reshape(shape)
-
 
 def _factors(move: Move, array: Array, x: Tensor, axis: int) -> Tensor:
     full = torch.ones(x.shape[axis], dtype=x.dtype, device=x.device)
-    index = _positions(move, x)
-    base = _wide(array)
+    index = positions(move, x)
+    base = wide(array)
     whole = move.power == int(move.power)
-    scale = _tensor((base if whole else base.abs() if isinstance(base, Tensor) else np.abs(base)) ** move.power, x)
+    scale = tensor((base if whole else base.abs() if isinstance(base, Tensor) else np.abs(base)) ** move.power, x)
     for copy in index:
         full[copy[:, 0]] = scale
-    return _along(full, x, axis)
+    return along(full, x, axis)
 
 
 def _scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
@@ -158,31 +138,31 @@ def _affine_scale(move: Move, array: Array, x: Tensor, axis: int, state: Mapping
 
 
 def _recentre(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    centre = _compute(state[move.extra[0]]).to(x.dtype)
+    centre = compute(state[move.extra[0]]).to(x.dtype)
     return (x - centre) * _factors(move, array, x, axis) + centre
 
 
 def _bn_shift(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     assert move.gain is not None
-    mean, var = (_compute(state[n]).to(x.dtype) for n in move.extra)
-    gain = _compute(state[move.gain]).to(x.dtype)
+    mean, var = (compute(state[n]).to(x.dtype) for n in move.extra)
+    gain = compute(state[move.gain]).to(x.dtype)
     return x + gain * mean * torch.rsqrt(var + move.offset) * (_factors(move, array, x, axis) - 1.0)
 
 
 def _constants(move: Move, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """gamma / sqrt(v + eps), the diagonal of a BatchNorm in eval mode."""
     assert move.gain is not None
-    gain, var = (_compute(state[n]).to(x.dtype) for n in (move.gain, move.extra[-1] if len(move.extra) == 1 else move.extra[1]))
+    gain, var = (compute(state[n]).to(x.dtype) for n in (move.gain, move.extra[-1] if len(move.extra) == 1 else move.extra[1]))
     return gain * torch.rsqrt(var + move.offset)
 
 
 def _bn_matmul(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    d = _along(_constants(move, state, x), x, axis)
+    d = along(_constants(move, state, x), x, axis)
     return _matmul(replace(move, gain=None), array, x * d, axis, state) / d
 
 
 def _bn_recentre(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    mean, _, *bias = (_compute(state[n]).to(x.dtype) for n in move.extra)
+    mean, _, *bias = (compute(state[n]).to(x.dtype) for n in move.extra)
     d = _constants(move, state, x)
     if move.gain_power < 0:
         return d * (_matmul(replace(move, gain=None), array, x / d - mean, axis, state) + mean)
@@ -197,10 +177,10 @@ def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         return (1.0 - t) * (0.5 * step.offset)
     if step.kind == "total":
         shift = state[step.parameter].double().reshape(-1)
-        return t.reshape(-1) * (shift if step.gain is None else shift * _inverse_gain(step, state)).sum().to(t.dtype)
+        return t.reshape(-1) * (shift if step.gain is None else shift * inverse_gain(step, state)).sum().to(t.dtype)
     if step.kind == "spread":
-        return t.reshape(-1) * _inverse_gain(replace(step, gain=step.parameter), state).to(t.dtype)
-    weight = _compute(state[step.parameter]).to(t.dtype)
+        return t.reshape(-1) * inverse_gain(replace(step, gain=step.parameter), state).to(t.dtype)
+    weight = compute(state[step.parameter]).to(t.dtype)
     assert step.index is not None
     index = torch.as_tensor(step.index.positions(), device=t.device).flatten(1)
     if step.kind == "unseen":
@@ -221,26 +201,26 @@ def _through(step: Through, t: Tensor, state: Mapping[str, Tensor]) -> Tensor:
 
 
 def _add(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    t = _tensor(_wide(array), x)
+    t = tensor(wide(array), x)
     for step in move.through:
         t = _through(step, t, state)
     full = torch.zeros(x.shape[axis], dtype=x.dtype, device=x.device)
-    for copy in _positions(move, x):
+    for copy in positions(move, x):
         full[copy.reshape(-1)] = t
-    return x + move.power * _along(full, x, axis)
+    return x + move.power * along(full, x, axis)
 
 
 def _outer(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    t = _tensor(_wide(array), x)
+    t = tensor(wide(array), x)
     for step in move.through:
         if step.kind == "taps":
             t = (t @ _taps(step, t)).reshape([1 if a == axis else n for a, n in enumerate(x.shape)])
         else:
-            t = _along(_through(step, t, state), x, 1 - axis)
+            t = along(_through(step, t, state), x, 1 - axis)
     if move.axis == -1:
         return x + t.reshape(x.shape)
     if move.gain is not None:
-        t = t * _along(_inverse_gain(move, state).to(x.dtype), x, axis)
+        t = t * along(inverse_gain(move, state).to(x.dtype), x, axis)
     return x + t
 
 
@@ -250,42 +230,36 @@ def _taps(step: Through, like: Tensor) -> Tensor:
     return torch.as_tensor(step.index.positions()[0], dtype=like.dtype, device=like.device)
 
 
-def _inverse_gain(move: Move | Through, state: Mapping[str, Tensor]) -> Tensor:
-    """min|gamma| / gamma in float64, largest entry 1: trained gains come as small as 1e-33, and 1 / gamma would drown the weight."""
-    assert move.gain is not None
-    gain = state[move.gain].double().reshape(-1) + move.offset
-    return gain.abs().min() / gain
-
 
 def _outer_bias(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    shift = _compute(state[move.extra[0]]).to(torch.float64).reshape(-1)
-    inverse = torch.ones_like(shift) if move.gain is None else _inverse_gain(move, state)
-    t = _tensor(_wide(array), x)
+    shift = compute(state[move.extra[0]]).to(torch.float64).reshape(-1)
+    inverse = torch.ones_like(shift) if move.gain is None else inverse_gain(move, state)
+    t = tensor(wide(array), x)
     t = (t @ _taps(move.through[0], t) if move.through else t).reshape(len(x), -1).sum(1)  # all taps of a kernel write into it
     return x + move.power * t * (shift * inverse).sum().to(x.dtype)
 
 
 def _centred(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     """W - (W t) (1/gamma)^T / sum((beta + t)/gamma): keeps W beta although beta moved by t, for a centred input."""
-    t = _tensor(_wide(array), x)
-    beta = _compute(state[move.extra[0]]).to(x.dtype).reshape(-1)
-    gain = torch.ones_like(beta) if move.gain is None else _compute(state[move.gain]).to(x.dtype).reshape(-1) + move.offset
+    t = tensor(wide(array), x)
+    beta = compute(state[move.extra[0]]).to(x.dtype).reshape(-1)
+    gain = torch.ones_like(beta) if move.gain is None else compute(state[move.gain]).to(x.dtype).reshape(-1) + move.offset
     total = ((beta + t) / gain).sum()
-    image = (x * _along(t, x, axis)).sum(axis, keepdim=True)
-    return x - image / total * _along(1.0 / gain, x, axis)
+    image = (x * along(t, x, axis)).sum(axis, keepdim=True)
+    return x - image / total * along(1.0 / gain, x, axis)
 
 
 def _product(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    t, other = _tensor(_wide(array), x), _compute(state[move.extra[0]]).to(x.dtype)
+    t, other = tensor(wide(array), x), compute(state[move.extra[0]]).to(x.dtype)
     change = other @ t if move.rep == "left" else t @ other
     return x + move.power * (change if move.axis == 0 else change.mT)
 
 
 def _blind(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     basis = torch.as_tensor(complement(move, array.shape[-1], state)[0], device=x.device).to(x.dtype)
-    change = (_tensor(_wide(array), x) @ basis.mT).movedim(-1, 0)
+    change = (tensor(wide(array), x) @ basis.mT).movedim(-1, 0)
     moved = x.movedim(axis, 0)
-    for copy in _positions(move, x):
+    for copy in positions(move, x):
         moved = moved.index_add(0, copy.reshape(-1), change)
     return moved.movedim(0, axis)
 
@@ -293,11 +267,11 @@ def _blind(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, T
 def _blind_bias(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     basis, constant = complement(move, array.shape[1], state)
     read = torch.as_tensor(basis.T @ constant, device=x.device).to(x.dtype)
-    return x.index_add(0, _positions(move, x).reshape(-1), move.power * (_tensor(_wide(array), x) @ read))
+    return x.index_add(0, positions(move, x).reshape(-1), move.power * (tensor(wide(array), x) @ read))
 
 
 def _isospectral(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    at = _positions(move, x).reshape(-1)
+    at = positions(move, x).reshape(-1)
     gain = state[move.extra[0] if move.inner else move.parameter].detach().double().reshape(-1).cpu().numpy()[at.cpu().numpy()]
     tau = array.detach().reshape(-1)[0] if isinstance(array, Tensor) else array.reshape(-1)[0]
     if move.inner:
@@ -306,48 +280,21 @@ def _isospectral(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[
     return x.index_copy(0, at, torch.as_tensor(new - move.offset, device=x.device).to(x.dtype))
 
 
-def _leaning(move: Move, x: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-    """l / sum(l) with l = 1/gamma, [n]; of ones where no gain is named."""
-    n = move.index.size
-    l = torch.ones(n, dtype=torch.float64, device=x.device) if move.gain is None else _inverse_gain(move, state)
-    return (l / l.sum()).to(x.dtype)
 
-
-def _shear(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    """S = exp(t 1 l^T), l of sum 1, on vectors, about a centre where one is named; or S^-T."""
-    t, l = _tensor(_wide(array), x).reshape(()), _leaning(move, x, state)
-    moved = x.movedim(axis, 0)
-    for copy in _positions(move, x):
-        places = copy.reshape(-1)
-        part = moved[places].flatten(1) if x.dim() > 1 else moved[places][:, None]
-        if move.rep == "g":
-            centre = _compute(state[move.extra[0]]).to(x.dtype).reshape(-1, 1) if move.extra else 0.0
-            part = part + torch.expm1(t) * (l @ (part - centre))
-        else:
-            part = part + torch.expm1(-t) * l[:, None] * part.sum(0)
-        moved = moved.index_copy(0, places, part.reshape(len(places), *moved.shape[1:]))
-    return moved.movedim(0, axis)
-
-
-def _shear_bias(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    """What W - W S^-1 makes of the centre is added."""
-    t, l, (name, centre) = _tensor(_wide(array), x).reshape(()), _leaning(move, x, state), move.extra
-    sums = _compute(state[name]).to(x.dtype).sum(move.inner[0].axis)
-    return x - torch.expm1(-t) * (l @ _compute(state[centre]).to(x.dtype).reshape(-1)) * sums
 
 
 def _branch(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    t = _tensor(_wide(array), x).reshape(())
-    places = _positions(move, x).reshape(-1)
-    scale, *others = (None if n is None else _compute(state[n]).to(x.dtype).reshape(-1) for n in (move.gain, *move.extra))
+    t = tensor(wide(array), x).reshape(())
+    places = positions(move, x).reshape(-1)
+    scale, *others = (None if n is None else compute(state[n]).to(x.dtype).reshape(-1) for n in (move.gain, *move.extra))
     parts = [t * p if scale is None else t * scale * p for p in others if p is not None]
     factor = torch.ones(x.shape[axis], dtype=x.dtype, device=x.device).index_put((places,), (1.0 - parts[0]) ** move.power)
-    scaled = x * _along(factor, x, axis)
-    return scaled if len(parts) < 2 else scaled - _along(torch.zeros_like(factor).index_put((places,), parts[1]), x, axis)
+    scaled = x * along(factor, x, axis)
+    return scaled if len(parts) < 2 else scaled - along(torch.zeros_like(factor).index_put((places,), parts[1]), x, axis)
 
 
 def _permute(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
-    index = _positions(move, x)
+    index = positions(move, x)
     moved = x.movedim(axis, 0)
     source = moved.clone()
     order = torch.as_tensor(np.asarray(array, dtype=np.int64), device=x.device)
@@ -358,7 +305,7 @@ def _permute(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
 
 def _exchange(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str, Tensor]) -> Tensor:
     source = move.extra[int(array[move.index.start])]
-    return _compute(state[source]).to(x.dtype).reshape(x.shape)
+    return compute(state[source]).to(x.dtype).reshape(x.shape)
 
 
 def _length(weight: Tensor, dim: int | None) -> Tensor:
@@ -369,7 +316,7 @@ def _length(weight: Tensor, dim: int | None) -> Tensor:
 
 def _weight(chart: Chart, state: Mapping[str, Tensor]) -> Tensor:
     """size * direction / |direction|"""
-    v, g = _compute(state[chart.direction]), _compute(state[chart.size])
+    v, g = compute(state[chart.direction]), compute(state[chart.size])
     length = _length(v, chart.dim)
     return v * (g.reshape(length.shape) / length)
 
@@ -380,7 +327,7 @@ def _charted(move: Move, array: Array, x: Tensor, axis: int, state: Mapping[str,
     chart = next((c for c in move.charts if move.parameter in c.stored), None)
     if chart is None:
         return new[move.parameter].to(x.dtype).reshape(x.shape)
-    weight, size = new[chart.weight].to(x.dtype), _compute(state[chart.size]).to(x.dtype)
+    weight, size = new[chart.weight].to(x.dtype), compute(state[chart.size]).to(x.dtype)
     length = _length(weight, chart.dim)
     sign = torch.where(size < 0, -1.0, 1.0).to(x.dtype)
     if move.parameter == chart.size:
@@ -396,7 +343,7 @@ _KERNELS = {"matmul": _matmul, "plane": _plane, "scale": _scale, "log_scale": _l
             "recentre": _recentre, "bn_shift": _bn_shift, "bn_matmul": _bn_matmul, "bn_recentre": _bn_recentre,
             "add": _add, "outer": _outer, "outer_bias": _outer_bias, "centred": _centred, "product": _product, "blind": _blind,
             "blind_bias": _blind_bias, "branch": _branch, "isospectral": _isospectral,
-            "shear": _shear, "shear_bias": _shear_bias,
+            "shear": shear, "shear_bias": shear_bias,
             "permute": _permute, "exchange": _exchange, "parity": _parity, "charted": _charted}
 
 
