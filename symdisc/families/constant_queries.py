@@ -13,7 +13,7 @@ import numpy as np
 
 from symdisc.families.axes import ROUTES
 from symdisc.families.classes import Classes, rows_of
-from symdisc.families.naming import describe_affine
+from symdisc.families.naming import LACKING, describe_affine
 from symdisc.moves import Index, Move, Through
 from symdisc.spaces import DenseUse, Dual
 from symdisc.symmetry import Symmetry
@@ -26,7 +26,7 @@ def keys_of_constant_queries(classes: Classes, mixed: np.ndarray, found: Sequenc
 
     What changes of basis (``mixed``) and the readers among ``found`` contain is not counted.
     """
-    leaning = {m.parameter for s in found for m in s.moves if m.kind == "outer" and s.name == "direction that a centred vector lacks"}
+    leaning = {m.parameter for s in found for m in s.moves if m.kind == "outer" and s.name == LACKING}
     owner = _owners(classes)
     made = []
     graph = classes.graph

@@ -24,7 +24,7 @@ from symdisc.families.parallel import bias_trades, parallel_trades
 from symdisc.families.preactivation import find_preactivated
 from symdisc.families.recurring import recurring_shears
 from symdisc.families.shear import find_shears
-from symdisc.families.spectra import isospectral_gains
+from symdisc.families.spectra import isospectral_gains, without_leaning
 from symdisc.families.standardised import standardised_weights
 from symdisc.families.tables import constants_of_scores, table_trades
 from symdisc.families.tied import tied_tables
@@ -74,6 +74,6 @@ def find_families(graph: OpGraph, facts: Facts) -> tuple[list[Symmetry], Classes
     found += keys_of_constant_queries(classes, mixed, found)
     factors = low_rank_trades(classes)
     found += unread_writers(classes, mixed, found + factors)
-    standing = without_factors(found, factors) + factors
+    standing = without_leaning(without_factors(found, factors) + factors)
     standing += differences(standing)
     return [s for s in standing if s.dimension], classes, spaces  # rotations that fix 1 have none in two dimensions

@@ -13,7 +13,7 @@ import numpy as np
 
 from symdisc.families.classes import Classes
 from symdisc.families.invisible import Centred, Invisible
-from symdisc.families.naming import describe_affine
+from symdisc.families.naming import LACKING, describe_affine
 from symdisc.moves import Index, Move, Through, parameters_of
 from symdisc.opgraph import Op, Ref
 from symdisc.spaces import DenseUse, ShiftUse
@@ -132,7 +132,7 @@ def _reader(invisible: Invisible, use: DenseUse, source: Centred, taken: bool) -
         moves.append(Move("blind_bias", bias.parameter, -1, index, power=-1.0, through=step, extra=(source.shift, "")))
     if taken and rows == 1:
         return []
-    return [describe_affine("direction that a centred vector lacks", "outer0" if taken else "outer", (rows - taken) * n, (rows, n),
+    return [describe_affine(LACKING, "outer0" if taken else "outer", (rows - taken) * n, (rows, n),
                             tuple(moves), parameters_of(moves), [use.module], r"\mathbf{1}_G^\top \hat x = 0 \;\text{for each group } G",
                             r"W \mapsto W + C A^\top,\; b \mapsto b - C A^\top \beta",
                             ("the norm's gain has no zero entry",) if source.gain else ())]

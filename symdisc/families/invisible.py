@@ -12,7 +12,7 @@ import numpy as np
 from symdisc.families.axes import before
 from symdisc.families.classes import Classes, rows_of
 from symdisc.families.hashing import unique_pairs
-from symdisc.families.naming import describe_affine
+from symdisc.families.naming import LACKING, describe_affine
 from symdisc.families.taps import constant_taps
 from symdisc.families.unseen import Unseen
 from symdisc.moves import Index, Move, Through, parameters_of
@@ -236,7 +236,7 @@ class Invisible:
                               power=-1.0, gain=gain, offset=offset, rows=rows, extra=(source.shift,), through=spread[1]))
         count = int(np.prod(cut)) - (int(np.prod(cut)) // len(use.outs) if taken else 0)
         family = "outer0" if taken else "outer"
-        return describe_affine("direction that a centred vector lacks", family, count, cut, tuple(moves), parameters_of(moves),
+        return describe_affine(LACKING, family, count, cut, tuple(moves), parameters_of(moves),
                                [use.module], r"\mathbf{1}^\top \hat x = 0",
                                r"W \mapsto W + a (1/\gamma)^\top,\; b \mapsto b - a \textstyle\sum \beta/\gamma",
                                ("the norm's gain has no zero entry",) if gain else ())

@@ -49,14 +49,20 @@ def joint_translations(classes: Classes, found: Sequence[Symmetry], invisible: C
             several[use.parameter].append(use)
     sizes = {uses[0].ins.shape[-1] for name, uses in several.items()  # type: ignore[union-attr]
              if len(uses) > 1 and classes.times(name) == len(uses)}
-    return [s for d in sorted(sizes) for s in _Loop(classes, int(d)).run(found, invisible)]
+    made: list[Symmetry] = []
+    for d in sorted(sizes):
+        for one in (False, True):
+            made += _Loop(classes, int(d), one).run([*found, *made], invisible)
+    return made
 
 
 class _Loop:
-    """Vectors of ``size`` units, wherever they stand."""
+    """Vectors of ``size`` units, wherever they stand; with ``one`` t is a multiple of 1, which centring norms do not see."""
 
-    def __init__(self, classes: Classes, size: int) -> None:
-        self.classes, self.graph, self.facts, self.size = classes, classes.graph, classes.facts, size
+    def __init__(self, classes: Classes, size: int, one: bool) -> None:
+        self.classes, self.graph, self.facts, self.size, self.one = classes, classes.graph, classes.facts, size, one
+        places = np.arange(size)
+        self.index = Index.of(places[:, None, None] if one else places[None, None, :])
         self.unseen, self.otherwise = Unseen(classes), classes.otherwise
         self.dense: dict[str, list[DenseUse]] = defaultdict(list)
         self.shift: dict[str, list[ShiftUse]] = defaultdict(list)
@@ -81,7 +87,7 @@ class _Loop:
         matrix = np.array([[Fraction(row.get(k, 0)) for k in range(len(self.moves))] for row in self.equations] or
                           [[Fraction(0)] * len(self.moves)], dtype=object)
         solutions = [np.array([Fraction(int(x)) for x in row], dtype=object) for row in null_space(matrix).basis.T]
-        known = self._known(solutions, matrix, found)
+        known = self._known(matrix, found, invisible)
         made = []
         for solution in sorted(solutions, key=lambda s: int((s != 0).sum())):
             if _rank([*known, solution]) > len(known):
@@ -108,6 +114,11 @@ class _Loop:
                 self.carried[op.name] = _Carried(axis, before.numbers)
                 return
         for name in moved:
+            self._seen(op, name)
+
+    def _seen(self, op: Op, name: str) -> None:
+        """An operator sees more of a value than centring norms do."""
+        if not (self.one and self.unseen.blind(op, name, self.carried[name].axis)):
             self._zero(name)
 
     def _zero(self, name: str) -> None:
@@ -141,7 +152,7 @@ class _Loop:
                 self.equations.append({taken: Fraction(1)})
             moved = [n for n in moved if n != use.source or not reads]
         for name in moved:
-            self._zero(name)
+            self._seen(op, name)
         origin = self._origin(op, use, own) if alone else None
         if origin is not None:
             self.carried[op.name] = _Carried(self._axis(op, op.name), {origin: Fraction(1)})
@@ -161,20 +172,19 @@ class _Loop:
         ops = {u.op for u in uses}
         if self.classes.times(use.parameter) != len(uses) or {u.op for u in self.classes.uses[bias.parameter]} != ops:
             return None
-        step = Through("dense", use.parameter, use.in_axis, use.out_axis, Index.of(np.arange(self.size)[None, None, :]))
+        step = Through("dense", use.parameter, use.in_axis, use.out_axis, self.index)
         index = Index.of(np.arange(len(bias.elements))[None, None, :])
         return self._variable(("taken", bias.parameter), Move("add", bias.parameter, 0, index, power=-1.0, through=(step,)), len(uses) > 1)
 
     def _origin(self, op: Op, use: DenseUse, bias: ShiftUse | None) -> int | None:
-        index = Index.of(np.arange(self.size)[None, None, :])
         if use.outs is None or len(use.outs) != self.size or (op.shape or ())[self._axis(op, op.name)] != self.size:
             return None
         if op.packet == "aten.embedding" and use.ins is None and self.classes.single(use.parameter) and use.parameter not in self.otherwise:
-            return self._variable(("added", use.parameter), Move("add", use.parameter, use.out_axis, index), False)
+            return self._variable(("added", use.parameter), Move("add", use.parameter, use.out_axis, self.index), False)
         if bias is None or op.packet == "aten.embedding":
             return None
         several = len(self.classes.uses[bias.parameter]) > 1
-        return self._variable(("added", bias.parameter), Move("add", bias.parameter, 0, index), several)
+        return self._variable(("added", bias.parameter), Move("add", bias.parameter, 0, self.index), several)
 
     def _free(self, bias: ShiftUse, op: str) -> bool:
         """A vector that is added, entry by entry, to all that the operator puts out, here and at its other uses."""
@@ -237,7 +247,7 @@ class _Loop:
                  and all(len(self.shift[u.op]) == 1 for u in uses) and shift.parameter not in self.otherwise)
         if not plain:
             return None
-        move = Move("add", shift.parameter, len(shape) - 1, Index.of(np.arange(self.size)[None, None, :]))
+        move = Move("add", shift.parameter, len(shape) - 1, self.index)
         return self._variable(("added", shift.parameter), move, len(uses) > 1)
 
     def _as_it_is(self, shift: ShiftUse) -> bool:
@@ -266,12 +276,15 @@ class _Loop:
                      if n == size and self.unseen.after(op, op.inputs[0], a) == axis), None)
 
     # --- the solutions ----------------------------------------------------------------------------------------------------
-    def _known(self, solutions: Sequence[np.ndarray], matrix: np.ndarray, found: Sequence[Symmetry]) -> list[np.ndarray]:
+    def _known(self, matrix: np.ndarray, found: Sequence[Symmetry], invisible: Collection[str]) -> list[np.ndarray]:
         """A basis of the solutions of which no layer used several times is part, and of those that are found."""
         names = [m.parameter for m in self.moves]
         allowed = [[not s for s in self.several]]
+        if self.one:
+            allowed += [[n == name and not m.through for n, m in zip(names, self.moves, strict=True)] for name in {*names} & {*invisible}]
+        shapes = [(self.size,), (1,)] if self.one else [(self.size,)]
         for s in found:
-            if s.family.startswith("translation") and s.shape == (self.size,) and all(m.kind == "add" for m in s.moves):
+            if s.family.startswith("translation") and s.shape in shapes and all(m.kind == "add" for m in s.moves):
                 allowed.append([n in s.parameters for n in names])
         known: list[np.ndarray] = []
         for mask in allowed:
@@ -290,12 +303,12 @@ class _Loop:
         whole = lcm(*(c.denominator for c in solution)) * (1 if first > 0 else -1)
         moves = tuple(_times(m, int(c * whole)) for m, c in zip(self.moves, solution, strict=True) if c)
         names = parameters_of(moves)
-        overlap = all(n in invisible for n in names)
-        count = self.size - overlap
+        overlap = all(n in invisible for n in names) and not self.one
+        count = 1 if self.one else self.size - overlap
         formula = r",\; ".join(rf"\texttt{{{p.replace('_', chr(92) + '_')}}} \mapsto \cdot + L_{{{k}}} t" for k, p in enumerate(names))
         sites = [next(u.module for u in self.classes.uses[n]) for n in names]
         family = "translation0" if overlap else "translation"
-        return describe_affine(NAME, family, count, (self.size,), moves, names, sites, CONDITION, formula)
+        return describe_affine(NAME, family, count, (1 if self.one else self.size,), moves, names, sites, CONDITION, formula)
 
 
 def _times(move: Move, number: int) -> Move:

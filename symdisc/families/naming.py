@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from symdisc.moves import Move
 from symdisc.symmetry import Symmetry
 
-__all__ = ["common_path", "describe_affine", "describe_dense", "describe_torus"]
+__all__ = ["LACKING", "common_path", "describe_affine", "describe_dense", "describe_torus"]
 
+LACKING = "direction that a centred vector lacks"  # the reader of gamma n, n orthogonal to 1, may lean along 1/gamma
 _GROUP = {"gl": ("GL({n})", r"\mathrm{{GL}}({n})"), "o": ("SO({n})", r"\mathrm{{SO}}({n})"),
           "o1": ("SO({m})", r"\mathrm{{SO}}({m})"), "complex": ("GL(1,C)", r"\mathrm{{GL}}(1,\mathbb{{C}})"),
           "shear": ("{{1 + 1 l^T}}({n})", r"\{{1 + \mathbf{{1}} l^\top\}}_{{{n}}}")}

@@ -107,9 +107,11 @@ class _Finder:
             parts = [p for p in self._parts(kept) if again & self._names(k for w in p for k in w.read)]
             found = [self._symmetry(source, part, self._names(k for w in part for k in w.read)) for part in parts]
             yield from (f for f in found if f is not None)
-            if None in found and pool.alone and source.shift is not None and len(self.classes.uses[source.shift]) == pool.norms:
-                together = [w for part in parts for w in part]
-                met = pool.read.union(*(w.read for w in together))
+            together = [w for part in parts for w in part]
+            met = pool.read.union(*(w.read for w in together))
+            biased = all(self._bias([d for d in self.facts.dense if d.parameter == n]) for n in self._names(met))
+            moved = source.shift is not None and len(self.classes.uses[source.shift]) == pool.norms
+            if together and pool.alone and moved and not (biased and None not in found):  # else the first and a translation make it
                 whole = self._symmetry(source, together, self._names(met), False) if all(self._undoes(k, met) for k in met) else None
                 if whole is not None:
                     yield whole

@@ -10,7 +10,7 @@ along 1 by 1/gamma, which what comes off the norm does not feel.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from symdisc.families.classes import Classes
 from symdisc.families.dense import Space, find_spaces
 from symdisc.families.emit import emit_dense
 from symdisc.families.links import Links
-from symdisc.families.naming import describe_affine
+from symdisc.families.naming import LACKING, describe_affine
 from symdisc.families.recurring import GENERIC, shear
 from symdisc.families.unseen import Unseen
 from symdisc.isospectral import CARRY, TURN
@@ -27,8 +27,9 @@ from symdisc.moves import Index, Move, parameters_of
 from symdisc.spaces import DenseUse, GainUse, Norm, ShiftUse
 from symdisc.symmetry import Symmetry
 
-__all__ = ["isospectral_gains"]
+__all__ = ["isospectral_gains", "without_leaning"]
 
+SHEARED = "shear along 1 by 1/gamma"
 LEAST = 3  # units: two centred ones have one direction
 
 
@@ -94,6 +95,8 @@ def _symmetries(classes: Classes, without: Classes, space: Space, uses: list[Gai
     contracted = {int(c) for d in classes.facts.duals for u in (d.left, d.right) for c in classes(u).ravel().tolist()}
     if not hidden and not contracted.isdisjoint(stream):
         return []
+    if not hidden and any(not stream.keys().isdisjoint(classes(n.outs).ravel().tolist()) for n in classes.facts.norms):
+        return []  # what comes off a norm has nothing along 1 to be carried
 
     def by(m: Move, kind: str) -> Move:
         return Move("isospectral", m.parameter, m.axis, index, rep=kind, rows=m.rows, offset=gain.offset, extra=read, inner=(m,))
@@ -108,10 +111,16 @@ def _symmetries(classes: Classes, without: Classes, space: Space, uses: list[Gai
     sheared = tuple(s for m in held if (s := shear(m, places, gain)) is not None)
     if held and len(sheared) == len(held):
         found.append(describe_affine(
-            "shear along 1 by 1/gamma", "translation", 1, (1,), sheared, parameters_of(sheared), sites,
+            SHEARED, "translation", 1, (1,), sheared, parameters_of(sheared), sites,
             r"l^\top \Gamma \hat x = 0,\; l = 1/\gamma", r"x \mapsto x + t\, \mathbf{1}\, l^\top x",
             (GENERIC,)))
     return found
+
+
+def without_leaning(found: Sequence[Symmetry]) -> list[Symmetry]:
+    """Less the shears of which every reader reads the gain alone: it may lean along 1/gamma by itself, or as the shift moves."""
+    leaning = {m.parameter for s in found for m in s.moves if m.kind == "centred" or s.name == LACKING}
+    return [s for s in found if s.name != SHEARED or not leaning.issuperset(m.parameter for m in s.moves if m.rep == "g^-T")]
 
 
 def _each_vector(classes: Classes, norm: Norm) -> bool:

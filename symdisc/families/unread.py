@@ -13,7 +13,7 @@ import numpy as np
 
 from symdisc.families.axes import ROUTES
 from symdisc.families.classes import Classes, rows_of
-from symdisc.families.naming import describe_affine
+from symdisc.families.naming import LACKING, describe_affine
 from symdisc.families.origins import Origins
 from symdisc.moves import Index, Move, Through
 from symdisc.opgraph import Op, Ref
@@ -72,7 +72,7 @@ def _counted(others: Sequence[Symmetry], name: str, free: int) -> int | None:
             continue
         if first.kind == "blind" and s.parameters[0] == name:
             lost += free * s.shape[-1]
-        elif s.name == "direction that a centred vector lacks" and s.family == "outer" and len(s.shape) == 2 and s.dimension == s.shape[0]:
+        elif s.name == LACKING and s.family == "outer" and len(s.shape) == 2 and s.dimension == s.shape[0]:
             lost += free
         else:
             return None
