@@ -11,6 +11,7 @@ from collections import defaultdict
 import numpy as np
 
 from symdisc.families.classes import Classes
+from symdisc.families.hashing import unique_pairs
 from symdisc.families.naming import describe_affine
 from symdisc.moves import Index, Move
 from symdisc.opgraph import Op, Ref
@@ -106,10 +107,19 @@ def _opposite(classes: Classes, use: ShiftUse, value: str, end: Op | None, reach
         return
     opposite = reached[other or ""]
     known = dict(zip(opposite.units.tolist(), opposite.elements.tolist(), strict=True))
-    a, b = np.broadcast_arrays(labels, theirs)
-    for u, v in np.unique(np.stack([a.ravel(), b.ravel()]), axis=1).T.tolist():
+    a, b = np.broadcast_arrays(*_compact(labels, theirs))
+    for u, v in zip(*(unique_pairs(a.ravel() + 1, b.ravel() + 1) - 1).tolist(), strict=True):  # padding is -1
         if u in mine:
             found[(use.parameter, mine[u])].add((opposite.parameter, known[v]) if v in known else None)
+
+
+def _compact(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both without repetition along axes on which neither changes."""
+    for axis in range(-1, -1 - min(a.ndim, b.ndim), -1):
+        first, second = a.take([0], axis), b.take([0], axis)
+        if all(x.strides[axis] == 0 or bool((x == cut).all()) for x, cut in ((a, first), (b, second))):
+            a, b = first, second
+    return a, b
 
 
 def _other_summand(end: Op | None, value: str) -> str | None:

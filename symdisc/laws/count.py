@@ -8,6 +8,7 @@ proved.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
@@ -139,17 +140,20 @@ def count_laws(source: object, *, seed: int = 0) -> LawCount:
 
 
 def _of_catalog(cat: Any, seed: int) -> LawCount:
-    """Exactly where that can be, else in float64; known laws without an exact form are counted in float64, too."""
-    from symdisc.torchside import brackets
+    """Exactly where that can be, else in float64; known laws without an exact form are counted in float64, too: by the forms of all
+    symmetries, or with an exact bound from brackets."""
+    from symdisc.torchside import brackets, derived
 
     try:
-        exact = _exact(problem_of_catalog(cat), seed)
+        problem = problem_of_catalog(cat)
+        found, formulas = brackets.independent_laws(cat, seed)
+        if found > _found(problem, seed):
+            with suppress(Undecided):
+                return _in_floats(cat, derived.count(cat, seed), seed, "known laws have no exact form")
+        exact = _exact(problem, seed)
     except Undecided as error:
         return _in_floats(cat, _counted(cat, seed), seed, str(error))
-    if exact.complete:
-        return exact
-    found, formulas = brackets.independent_laws(cat, seed)
-    if found <= exact.found:
+    if exact.complete or found <= exact.found:
         return exact
     note = f"{exact.evidence.note}; the gradients of known laws are compared in float64"
     return replace(exact, found=found, evidence=replace(
@@ -231,6 +235,13 @@ def _at(problem: CountProblem, rng: np.random.Generator, prime: int) -> tuple[Sp
             f"{problem.name}: the law {rows[0][bad[0]]} is not conserved; check its signs against the metric"
         )
     return span, found
+
+
+def _found(problem: CountProblem, seed: int) -> int:
+    """How many of the laws of the problem are independent at a random point."""
+    rng = np.random.default_rng(seed)
+    state, friction = random_state(problem, rng, PRIMES[0])
+    return rank(_law_rows(problem, state, friction, PRIMES[0])[1], PRIMES[0])
 
 
 def _law_rows(problem: CountProblem, state: np.ndarray, friction: int, prime: int) -> tuple[list[str], np.ndarray]:
