@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from brute import fibre, randomise
+from networks import ready
 from networks.base import floats
 from torch import Tensor, nn
 
@@ -77,6 +78,14 @@ def test_streams(mode: str, found: int) -> None:
         for law in (q for q in cat.conserved if q.symmetry in mine):
             assert law.status == "none" and float(np.abs(residual(law, values, gradient)).max()) < 1e-10
         assert NAME in cat.to_latex() and cat.to_html() and cat.to_markdown()
+
+
+def test_a_shear_that_every_reader_has_by_itself_is_not_counted() -> None:
+    """In front of a post-norm layer all that reads the gain leans along 1/gamma: the shear is made of that and of translations."""
+    model, inputs, record = ready("stream_post_layer_deep")
+    cat = symdisc.discover(model, inputs(0), solve=False)
+    assert NAME in {s.name for s in cat.symmetries} and "shear along 1 by 1/gamma" not in {s.name for s in cat.symmetries}
+    assert cat.group_dimension == record["fibre"] == 38
 
 
 class Merged(nn.Module):

@@ -58,7 +58,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "stream_batch_eval": ("change of basis in front of BatchNorm",),
     "mobilenet_block": ("change of basis behind BatchNorm",),
     "mlp_relu6": ("reflections of units",),
-    "stream_post_layer_deep": ("gains that keep their spectrum", "shear along 1 by 1/gamma"),
+    "stream_post_layer_deep": ("gains that keep their spectrum",),
     "siamese": ("scaling of gains (degrees 1, 2)",),
     "stream_layer_no_bias": (),
     "attn_relative": ("constant that softmax does not see",),

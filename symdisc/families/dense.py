@@ -190,8 +190,8 @@ class Finder:
                     return False
         in_front = np.array([gain is not None and gain[2] for gain in space.gains])[space.gain]
         front, behind = space.classes[in_front], space.classes[(space.gain > 0) & ~in_front]
-        if self.written[behind].any() or self.no_behind[behind].any():
-            return False  # what leaves a conjugating gain is read by dense weights alone
+        if self.no_behind[behind].any():
+            return False  # what leaves a conjugating gain is read and written by dense weights alone
         if (self.read | self.no_front | self.turned)[front].any():
             return False  # what enters one is written by them alone; constants of a BatchNorm on the way would conjugate too
         expected = space.blocks if space.plane else space.size
