@@ -30,21 +30,22 @@ from symdisc.torchside.ensemble import Ensemble, build
 WARM = 3  # runs in a row, of which the last counts: what ran before has taken the caches
 SIDE = 768  # of a product whose speed is that of the machine
 LIMIT, BATCHES, LARGE, ASKED = 5.0, (1, 4, 16, 64), 256, ("mean", "vote", "mean_logits")
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "published conv net": (lambda: published(3, 32, 32), (3, 32, 32)), "perceptron 64-16-10": (perceptron, (1, 8, 8))}
+CONV, MLP, CROSSED = "published conv net", "perceptron 64-16-10", "perceptron 64-16-10, crossed"
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
+    CONV: (lambda: published(3, 32, 32), (3, 32, 32), False), MLP: (perceptron, (1, 8, 8), False), CROSSED: (perceptron, (1, 8, 8), True)}
 
 
 def measure(copies: int, rounds: int, batches: Sequence[int], make: Callable[[], nn.Module], shape: tuple[int, ...],
-            ) -> list[dict[str, float]]:
+            crossed: bool) -> list[dict[str, float]]:
     """For each batch median seconds of a forward pass of the network and of the ensemble, their ratio, the floor, and the memory."""
     torch.manual_seed(0)
     model = make().eval().requires_grad_(False)
     x = torch.rand(batches[-1], *shape) - 0.5
-    ensemble = build(model, x[: BATCHES[-1]], copies, 0.5)
+    ensemble = build(model, x[: BATCHES[-1]], copies, 0.5, crossed=crossed)
     rows = []
     for n in batches:
         timed = _timed(model, ensemble, x[:n], rounds)
-        floor = n * (ensemble.g.numel() + ensemble.U.numel()) * _seconds_per_product()
+        floor = n * sum(t.numel() for t in ensemble.pairs().values()) * _seconds_per_product()
         rows.append({"batch": n, **timed, "floor_passes": floor / timed["network_s"], "memory_share": ensemble.memory.share})
     return rows
 
@@ -89,8 +90,8 @@ def main() -> int:
             for r in rows:
                 told = ", ".join(f"{n.replace('_', ' of ')} {1e3 * r[f'{n}_s']:.3f} ms ({r[f'{n}_passes']:.1f} passes)" for n in ASKED)
                 print(f"  batch {r['batch']:3}: network {1e3 * r['network_s']:7.3f} ms; {told}; floor {r['floor_passes']:.1f}")
-    limited = [r[f"{n}_passes"] for r in found["published conv net"] for n in ASKED]
-    limited += [r[f"{n}_passes"] for r in found["perceptron 64-16-10"][:3] for n in ASKED]
+    limited = [r[f"{n}_passes"] for r in found[CONV] for n in ASKED]
+    limited += [r[f"{n}_passes"] for r in (*found[MLP][:3], *found[CROSSED][:4]) for n in ASKED]
     return int(options.copies <= 100 and any(passes >= LIMIT for passes in limited))
 
 

@@ -33,6 +33,7 @@ def ensemble(checkpoint: Path = typer.Argument(..., metavar="CHECKPOINT", help="
                                               help="Clean inputs [n, ...], one tensor; by default the example inputs of SOURCE."),
              samples: int | None = typer.Option(None, "--samples", min=1, help="Inputs that each copy draws; by default all it can keep."),
              fit: bool = typer.Option(False, "--fit", help="Least squares: more samples than h, kept as well as possible."),
+             crossed: bool = typer.Option(False, "--crossed", help="A square of copies, in rows and columns: cheaper, exact on fewer."),
              seed: int = typer.Option(0, "--seed", min=0, help="Seed of the elements and of the draws."),
              as_json: bool = typer.Option(False, "--json", help="Print one JSON document and nothing else.")) -> None:
     """Write K copies of a trained model that agree with it on a batch: one set of weights and K small pairs, no training."""
@@ -44,11 +45,13 @@ def ensemble(checkpoint: Path = typer.Argument(..., metavar="CHECKPOINT", help="
     _load(source, checkpoint)
     x = _inputs(source, data)
     with progress(f"building {copies} copies", as_json):
-        made = build(source.model, x, copies, scale, seed, samples=samples, completion="lstsq" if fit else "orthogonal")
+        made = build(source.model, x, copies, scale, seed, samples=samples, completion="lstsq" if fit else "orthogonal",
+                     crossed=crossed)
         numbers = _measured(made, source.model, x)
         made.save(target)
     if as_json:
-        document({"in": str(checkpoint), "out": str(target), "model": model, "copies": copies, "scale": scale, "seed": seed, **numbers})
+        document({"in": str(checkpoint), "out": str(target), "model": model, "copies": copies, "scale": scale, "seed": seed,
+                  "crossed": crossed, **numbers})
         return
     memory, k = made.memory, len(made)
     out().print(f"{copies} copies of {source.name} at {made.pair.name} (h = {made.pair.width})", markup=False)

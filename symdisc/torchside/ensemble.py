@@ -25,9 +25,10 @@ from symdisc.torchside.datadep.segments import Pair, find_pairs
 from symdisc.torchside.datadep.site import Sigma, Site, between, sites, turn, writer_module
 from symdisc.torchside.recorded import Recorded
 
-__all__ = ["Ensemble", "Memory", "build", "load", "random_elements"]
+__all__ = ["PREFIX", "Ensemble", "Memory", "build", "load", "random_elements"]
 
-G, U = "symdisc.ensemble.g", "symdisc.ensemble.U"  # names in the file, beside the names of the shared weights
+PREFIX = "symdisc.ensemble."  # of names in the file, beside the names of the shared weights
+G, U = PREFIX + "g", PREFIX + "U"
 FORMAT = "symdisc-ensemble-1"
 FEW = 12  # samples below which [batch, h] [h, K h] is faster than its transpose
 WHOLE = 2**24  # up to here float32 counts without rounding
@@ -88,20 +89,23 @@ class Ensemble(nn.Module):
     def __init__(self, model: nn.Module, pair: Pair, g: Tensor, members: Tensor, sigma: Sigma | None = None) -> None:
         super().__init__()
         h, f = pair.width, pair.features
-        self.pair, self.lower = pair, writer_module(pair)
-        self.body = copy.deepcopy(model).eval().requires_grad_(False)
-        self._rows = [len(r.matrix(self.body.get_parameter(r.weight))) for r in pair.readers]
-        m = sum(self._rows)
+        m = self._share(model, pair, sigma, g.dtype)
         if g.ndim != 3 or g.shape[1:] != (h, h) or members.shape != (len(g), m, f) or not len(g):
             raise BadInput(f"g {list(g.shape)} and U {list(members.shape)} must be [K, {h}, {h}] and [K, {m}, {f}] for {pair.name}")
-        _replace(self.body, self.lower, _Turned(self.body.get_submodule(self.lower), torch.eye(h, dtype=g.dtype), pair))
         self.register_buffer("g", g)
         self.register_buffer("U", members.permute(1, 0, 2).contiguous().permute(1, 0, 2))  # so that all U side by side are a view
+
+    def _share(self, model: nn.Module, pair: Pair, sigma: Sigma | None, dtype: torch.dtype) -> int:
+        """What all copies have together; the number of rows of all readers."""
+        self.pair, self.lower, self.sigma = pair, writer_module(pair), sigma
+        self.body = copy.deepcopy(model).eval().requires_grad_(False)
+        self._rows = [len(r.matrix(self.body.get_parameter(r.weight))) for r in pair.readers]
+        _replace(self.body, self.lower, _Turned(self.body.get_submodule(self.lower), torch.eye(pair.width, dtype=dtype), pair))
         self._names = [n for n, _ in (*self.body.named_parameters(), *self.body.named_buffers())]
-        self.sigma = sigma
         dense = sigma is not None and len(pair.readers) == 1
         self._run, self._own = Recorded(self._all, self._wide if dense else None), ()
         self._run_mean = Recorded(self._mean_of_all, self._folded if dense else None)
+        return sum(self._rows)
 
     def __len__(self) -> int:
         return len(self.g)
@@ -116,19 +120,30 @@ class Ensemble(nn.Module):
         return self._run_mean(self._tensors(), inputs)
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        """g, U and the weights of the body; walking through the modules takes as long as a small network, so they are kept."""
-        if not self._own or self._own[0] is not self.g:  # another dtype or device makes new buffers
-            self._own = (self.g, self.U, *self.body.parameters(), *self.body.buffers())
+        """The pairs and the weights of the body; walking through the modules takes as long as a small network, so they are kept."""
+        pairs = tuple(self.pairs().values())
+        if not self._own or self._own[0] is not pairs[0]:  # another dtype or device makes new buffers
+            self._own = (*pairs, *self.body.parameters(), *self.body.buffers())
         return self._own
+
+    def pairs(self) -> dict[str, Tensor]:
+        """What the copies have of their own, by the names in a file."""
+        return {G: self.g, U: self.U}
+
+    def _state(self, own: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The weights of the body by name."""
+        return dict(zip(self._names, own[len(own) - len(self._names):], strict=True))
 
     def _all(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
         """The copies side by side; ``own`` are g, U and the weights of the body."""
-        state = dict(zip(self._names, own[2:], strict=True))
+        return self._side_by_side(own[0], own[1], self._state(own), inputs)
+
+    def _side_by_side(self, elements: Tensor, members: Tensor, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> Tensor:
 
         def one(g: Tensor, upper: Tensor) -> Tensor:
             return functional_call(self.body, {**state, f"{self.lower}.g": g, **self._uppers(upper)}, tuple(inputs))
 
-        return vmap(one)(own[0], own[1])
+        return vmap(one)(elements, members)
 
     def _wide(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
         """The same for a dense pair with elementwise sigma at the end of the network: one product with all g, one batch of products with
@@ -149,13 +164,13 @@ class Ensemble(nn.Module):
     def _hidden(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
         """sigma(g_k z) of all copies, [K h, batch]; of few samples in the order in which such products are fast."""
         assert self.sigma is not None
-        g, z = own[0].flatten(0, 1), self._reached(dict(zip(self._names, own[2:], strict=True)), inputs)
+        g, z = own[0].flatten(0, 1), self._reached(self._state(own), inputs)
         return self.sigma(z @ g.T).T if len(z) < FEW else self.sigma(g @ z.T)
 
     def _bias(self, own: Sequence[Tensor]) -> Tensor | None:
         """Of the one reader."""
         name = self.pair.readers[0].bias
-        return None if name is None else own[2 + self._names.index(name)]
+        return None if name is None else own[len(own) - len(self._names) + self._names.index(name)]
 
     def _reached(self, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> Tensor:
         """z [batch, h] of the network, which is not run further."""
@@ -171,7 +186,7 @@ class Ensemble(nn.Module):
         raise BadInput(f"{self.lower} is not run by the network")
 
     def forward(self, *inputs: Any) -> Tensor:
-        return self.mean(*inputs).clamp_min(torch.finfo(self.g.dtype).tiny).log()
+        return self.mean(*inputs).clamp_min(torch.finfo(self._tensors()[0].dtype).tiny).log()
 
     def mean(self, *inputs: Any) -> Tensor:
         """Mean probability of the copies, [batch, classes]."""
@@ -221,12 +236,12 @@ class Ensemble(nn.Module):
     @property
     def memory(self) -> Memory:
         shared = sum(t.numel() * t.element_size() for t in self.shared().values())
-        pairs = sum(t.numel() * t.element_size() for t in (self.g, self.U))
+        pairs = sum(t.numel() * t.element_size() for t in self.pairs().values())
         return Memory(shared, pairs, shared * len(self))
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file: the shared weights under their own names, g and U, and the pair in the metadata."""
-        tensors = {**self.shared(), G: self.g, U: self.U}
+        """One safetensors file: the shared weights under their own names, the pairs, and the place of the pair in the metadata."""
+        tensors = {**self.shared(), **self.pairs()}
         head = {"format": "pt", "symdisc": FORMAT, "pair": self.pair.name}
         write_checkpoint(Checkpoint(Path(path), {n: t.contiguous().clone() for n, t in tensors.items()}, head), path)
 
@@ -278,13 +293,14 @@ def random_elements(copies: int, width: int, scale: float, seed: int = 0, dtype:
 
 
 def build(model: nn.Module, x: Tensor, copies: int, scale: float = 0.1, seed: int = 0, *, samples: int | None = None,
-          completion: str = "orthogonal", site: Site | None = None, g: Tensor | None = None) -> Ensemble:
+          completion: str = "orthogonal", site: Site | None = None, g: Tensor | None = None, crossed: bool = False) -> Ensemble:
     """K copies of a trained ``model`` along the orbit of its last pair, without training.
 
     ``x`` [n, ...] are clean inputs. Each copy draws ``samples`` of them (by default as many as the pair allows to be kept
     exactly; for dense layers h, the width) and agrees with ``model`` there; with ``completion='lstsq'`` and more samples it agrees
     as well as it can, on all. ``g`` [K, h, h] replaces the random elements exp(scale T), ``site`` (a
-    pair captured on the same ``x``) the last pair. Computed in float64, rounded once. Raises BadInput for sizes that do not fit
+    pair captured on the same ``x``) the last pair. ``crossed`` copies are made in rows and columns (``torchside.crossed``): cheaper,
+    all exact on the same h/2 samples. Computed in float64, rounded once. Raises BadInput for sizes that do not fit
     and NotExact when the activations on the samples are of deficient rank.
     """
     if copies < 1:
@@ -294,6 +310,10 @@ def build(model: nn.Module, x: Tensor, copies: int, scale: float = 0.1, seed: in
     if completion not in COMPLETIONS:
         raise BadInput(f"completion {completion!r} is unknown; take one of {', '.join(COMPLETIONS)}")
     site = site or Site(model, x)
+    if crossed:
+        from symdisc.torchside.crossed import build_crossed
+
+        return build_crossed(site, copies, scale, seed, samples, completion)
     if samples is None:
         samples = len(x) if completion == "lstsq" else site.default_count()
     elements = random_elements(copies, site.pair.width, scale, seed) if g is None else g.double()
@@ -305,9 +325,10 @@ def build(model: nn.Module, x: Tensor, copies: int, scale: float = 0.1, seed: in
 def load(path: str | Path, model: nn.Module, example: tuple[Any, ...]) -> Ensemble:
     """Read what ``Ensemble.save`` wrote; ``model`` gives the architecture. Raises BadInput when the file is none, or of another model."""
     file = read_checkpoint(path)
-    if file.metadata.get("symdisc") != FORMAT or G not in file.tensors or U not in file.tensors:
+    own = {n: t for n, t in file.tensors.items() if n.startswith(PREFIX)}
+    if file.metadata.get("symdisc") != FORMAT or sorted(n.rpartition(".")[2] for n in own) != ["U", "g"]:
         raise BadInput(f"{path} is not an ensemble written by symdisc")
-    shared = {n: t for n, t in file.tensors.items() if n not in (G, U)}
+    shared = {n: t for n, t in file.tensors.items() if n not in own}
     filled = copy.deepcopy(model)
     _fill(filled, shared, path)
     graph = capture(filled.eval(), example).graph
@@ -315,7 +336,14 @@ def load(path: str | Path, model: nn.Module, example: tuple[Any, ...]) -> Ensemb
     name = file.metadata["pair"]
     if name not in pairs:
         raise BadInput(f"the model has no pair {name}, which {path} is made for: is it the right model?")
-    return Ensemble(filled, pairs[name], file.tensors[G], file.tensors[U], between(graph, pairs[name]))
+    sigma = between(graph, pairs[name])
+    if G in own:
+        return Ensemble(filled, pairs[name], own[G], own[U], sigma)
+    from symdisc.torchside.crossed import CROSSED, Crossed
+
+    if not own.keys() >= {*CROSSED}:
+        raise BadInput(f"{path} is not an ensemble written by symdisc")
+    return Crossed(filled, pairs[name], own[CROSSED[0]], own[CROSSED[1]], sigma)
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
