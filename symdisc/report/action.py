@@ -85,7 +85,7 @@ def _letters(move: Move) -> str:
         found.append(rf"\beta = {_name(move.extra[0])}")
     if move.kind.startswith("shear"):
         found.append(r"S = \exp(t\, \mathbf{1}\, l^{\top} / l^{\top} \mathbf{1}),\; l = " + ("1" if move.gain is None else r"1/\gamma"))
-        found += [rf"\beta = {_name(move.extra[-1])}"] if move.extra else []
+        found += [rf"{letter} = {_name(n)}" for letter, n in zip(("\\beta", "W"), move.extra[::-1], strict=False)]
     if move.kind == "bn_matmul":
         found.append(rf"v = {_name(move.extra[0])}")
     if move.kind == "bn_recentre":
@@ -304,7 +304,7 @@ def _shifted(move: Move, shapes: Mapping[str, tuple[int, ...]]) -> str:
         inverse = f"S{'' if move.rep == 'g' else '^{-' + chr(92) + 'top}'} " + rf"\cdot_{{{move.axis}}} "
         return rf"{inverse}(\theta - \beta) + \beta" if move.extra else rf"{inverse}\theta"
     if move.kind == "shear_bias":
-        return rf"\theta + ({_name(move.extra[0])} - {_name(move.extra[0])}\, S^{{-1}})\, \beta"
+        return r"\theta + (W - W S^{-1})\, \beta"
     if move.kind == "blind":
         return r"\theta + C A^{\top}" if move.axis == 1 else r"\theta + A C^{\top}"
     if move.kind == "blind_bias":
