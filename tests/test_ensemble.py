@@ -390,3 +390,27 @@ def test_crossed_copies_are_refused_where_they_cannot_be() -> None:
         made = build(network(), inputs(5), 4, crossed=True)
         assert isinstance(made, Crossed)
         Crossed(network(), made.pair, made.turns, made.readers[:1])
+
+
+def test_crossed_means_of_halves_that_disagree() -> None:
+    """Logits of one half that are far apart where those of the other are, the other way round: no exponential of theirs is left."""
+    model, x = network(nn.Softplus()).float(), inputs(9).float()
+    made = build(model, x.abs(), 4, scale=0.5, crossed=True)
+    assert isinstance(made, Crossed)
+    made.readers[0, :, 0] += 4000.0
+    made.readers[1, :, 1] += 4000.0
+    for _ in range(2):
+        assert (made.mean(x) - made.logits(x).softmax(-1).mean(0)).abs().max() < 1e-5 and made.mean(x).isfinite().all()
+        assert torch.equal(made.vote(x), torch.mode(made.logits(x).argmax(-1), 0).values)
+
+
+def test_crossed_votes_where_copies_have_several_largest() -> None:
+    model = network(nn.Softplus())
+    made = build(model, inputs(9), 4, scale=0.0, crossed=True)
+    last = made.body.get_submodule("4")
+    with torch.no_grad():
+        last.weight[1], last.bias[1] = last.weight[0], last.bias[0]
+    assert isinstance(made, Crossed)
+    made.readers[:, :, 1] = made.readers[:, :, 0]
+    x = inputs(30, seed=5)
+    assert torch.equal(made.vote(x), made.logits(x)[0].argmax(-1)) and (made.mean(x) - made.logits(x)[0].softmax(-1)).abs().max() < 1e-12

@@ -7,7 +7,7 @@ logits. The price: a group of h/2 units keeps h/2 samples exactly, not h, and al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isqrt
 from typing import Any
 
@@ -19,11 +19,13 @@ from symdisc.errors import BadInput
 from symdisc.torchside.datadep.batch import transport
 from symdisc.torchside.datadep.segments import Pair
 from symdisc.torchside.datadep.site import Sigma, Site, between
-from symdisc.torchside.ensemble import PREFIX, Ensemble, random_elements
+from symdisc.torchside.ensemble import PREFIX, WHOLE, Ensemble, random_elements
+from symdisc.torchside.recorded import Recorded
 
 __all__ = ["CROSSED", "Crossed", "build_crossed"]
 
 CROSSED = (f"{PREFIX}crossed.g", f"{PREFIX}crossed.U")  # names in the file
+SMALL = 1e-30  # of sums of exponentials: further from 1, float32 comes near its end
 APART = 1e-12  # of the largest activation: what a hidden unit of one group may change in the other
 
 
@@ -45,6 +47,8 @@ class Crossed(Ensemble):
             raise BadInput(f"g {list(turns.shape)} and U {list(readers.shape)} must be [2, n, {a}, {a}] and [2, n, {k}, {a}]")
         self.register_buffer("turns", turns.contiguous())
         self.register_buffer("readers", readers.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3))  # so that all side by side are a view
+        self._run_halves = Recorded(self._halves)
+        self._spare = (torch.empty(0),) * 3
 
     def __len__(self) -> int:
         return self.turns.shape[1] ** 2
@@ -76,15 +80,60 @@ class Crossed(Ensemble):
         both = torch.cat([readers[0][:, None].expand(-1, n, -1, -1), readers[1].expand(n, -1, -1, -1)], -1)
         return both.flatten(0, 1)[..., : self.pair.width]
 
+    # --- predicting -------------------------------------------------------------------------------------------------------
+    def mean(self, *inputs: Any) -> Tensor:
+        """Of exponentials, a sum in the exponent being a product: e^a e^b / sum over classes, and no exponential for each copy."""
+        halves = self._summands(inputs)
+        if halves is None:
+            return super().mean(*inputs)
+        products = self._combined(halves.exp(), torch.mul)
+        totals = products.sum(0)
+        least, most = torch.aminmax(totals)
+        if not (float(least) > SMALL and float(most) < 1 / SMALL):  # logits too large, or two halves that agree on no class
+            return super().mean(*inputs)
+        return torch.div(products, totals, out=products).mean(1).T
+
+    def vote(self, *inputs: Any) -> Tensor:
+        halves = self._summands(inputs)
+        if halves is not None:
+            sums = self._combined(halves, torch.add)
+            classes, copies, batch = sums.shape
+            smaller, most = torch.lt(sums, sums.amax(0), out=sums).sum(1), copies * batch * (classes - 1)  # copies that name another class
+            if most < WHOLE and float(smaller.sum()) == most:
+                return smaller.min(0).indices
+        return super().vote(*inputs)  # a copy has several largest, or one that is not a number: each is asked
+
+    def _summands(self, inputs: Sequence[Any]) -> Tensor | None:
+        """[2 n, classes, batch], the logits of a copy being sums of two; None where they are not, or gradients are asked for."""
+        own = self._tensors()
+        return self._run_halves(own, inputs) if self._run.takes_other_way(own, inputs) else None
+
+    def _combined(self, halves: Tensor, by: Callable[..., Tensor]) -> Tensor:
+        """Sums or products for all copies, [classes, copies, batch], in memory that the next call uses again: fresh memory would take as
+        long as they do."""
+        both, classes, batch = halves.shape
+        n = both // 2
+        like, whole, flat = self._spare
+        if like.shape != halves.shape or like.dtype != halves.dtype or like.device != halves.device:
+            whole = halves.new_empty(classes, n, n, batch)
+            flat = whole.flatten(1, 2)
+            self._spare = halves, whole, flat
+        halves = halves.transpose(0, 1)
+        by(halves.narrow(1, 0, n).unsqueeze(2), halves.narrow(1, n, n).unsqueeze(1), out=whole)
+        return flat
+
     def _all(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
         return self._side_by_side(self._elements(own[0]), self._members(own[1]), self._state(own), inputs)
 
     def _wide(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
-        """The logits of 2 n halves, half of the bias in each, and all their sums; samples last."""
+        first, second = self._halves(own, inputs).chunk(2)
+        return (first[:, None] + second).flatten(0, 1).transpose(1, 2)
+
+    def _halves(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
+        """What each turn adds to the logits, half of the bias in each, [2 n, classes, batch]."""
         (_, n, k, a), bias = own[1].shape, self._bias(own)
         hidden, readers = self._hidden(own, inputs).reshape(2 * n, a, -1), own[1].reshape(2 * n, k, a)
-        halves = torch.bmm(readers, hidden) if bias is None else torch.baddbmm(bias[None, :, None], readers, hidden, beta=0.5)
-        return (halves[:n, None] + halves[n:]).flatten(0, 1).transpose(1, 2)
+        return torch.bmm(readers, hidden) if bias is None else torch.baddbmm(bias[None, :, None], readers, hidden, beta=0.5)
 
     def _folded(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
         """The mean of all sums is the sum of the means: one product with all readers side by side."""

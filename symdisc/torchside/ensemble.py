@@ -25,7 +25,7 @@ from symdisc.torchside.datadep.segments import Pair, find_pairs
 from symdisc.torchside.datadep.site import Sigma, Site, between, sites, turn, writer_module
 from symdisc.torchside.recorded import Recorded
 
-__all__ = ["PREFIX", "Ensemble", "Memory", "build", "load", "random_elements"]
+__all__ = ["PREFIX", "WHOLE", "Ensemble", "Memory", "build", "load", "random_elements"]
 
 PREFIX = "symdisc.ensemble."  # of names in the file, beside the names of the shared weights
 G, U = PREFIX + "g", PREFIX + "U"

@@ -49,7 +49,7 @@ class Recorded:
         self._met: set[Any] = set()
 
     def __call__(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> Tensor:
-        key = tuple((t.shape, t.dtype, t.device) if isinstance(t, Tensor) else None for t in (own[0], *inputs))
+        key = _key(own, inputs)
         differentiable = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (*own, *inputs))
         program = None if differentiable else self._programs.get(key)
         if program is not None:
@@ -65,6 +65,12 @@ class Recorded:
             self._programs[key] = None if None in key else self._record(function, own, inputs, result)
         self._met.add(key)
         return result
+
+    def takes_other_way(self, own: Sequence[Tensor], inputs: Sequence[Any]) -> bool:
+        """Whether ``faster`` is run for such inputs; where gradients are asked for it is not said."""
+        if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (*own, *inputs)):
+            return False
+        return self._fastest(_key(own, inputs), own, inputs) is not self.function
 
     def _fastest(self, key: Any, own: Sequence[Tensor], inputs: Sequence[Any]) -> Function:
         if self.faster is None or None in key:
@@ -86,6 +92,10 @@ class Recorded:
         except Exception:
             # whatever a network does that cannot be recorded, it can still be run
             return None
+
+
+def _key(own: Sequence[Tensor], inputs: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple((t.shape, t.dtype, t.device) if isinstance(t, Tensor) else None for t in (own[0], *inputs))
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
