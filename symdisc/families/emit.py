@@ -74,6 +74,9 @@ def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
                     continue
                 index = _positions(space, places[part], at[part])
                 gain, dual = space.gains[side // 2], bool(side % 2) == written
+                if gain is not None and not _beside(classes, gain, vec[mine[group[part]]], places[part]):
+                    partial.add(k)  # a move reads the gain where it moves the weight
+                    continue
                 name, offset, front = gain if gain is not None else (None, 0.0, False)
                 role = _Role(use.parameter, axis, rows, "g^-T" if dual else "g", name, 1 if written != front else -1, offset,
                              use.module, len(index))
@@ -82,6 +85,15 @@ def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
     for k, space in ((k, s) for k, s in enumerate(spaces) if k not in partial):
         groups_[(space.family, space.size, tuple(sorted(str(r) for r in found[k])))].append(k)
     return [_dense_symmetry([spaces[k] for k in members], [found[k] for k in members]) for members in groups_.values()]
+
+
+def _beside(classes: Classes, gain: tuple[str, float, bool], units: np.ndarray, places: np.ndarray) -> bool:
+    """The entry of a gain that each unit meets stands in the gain where the unit stands along the axis."""
+    at: dict[int, int] = {}
+    for use in classes.facts.gains:
+        if use.parameter == gain[0]:
+            at.update(zip(classes(use.ins if gain[2] else use.outs).tolist(), use.elements.tolist(), strict=True))
+    return all(at.get(int(c), -1) == p for c, p in zip(units, places, strict=True))
 
 
 def _positions(space: Space, places: np.ndarray, at: np.ndarray) -> np.ndarray:
