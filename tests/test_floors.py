@@ -126,6 +126,12 @@ def test_torch_stays_on_its_floors(path: Path) -> None:
     assert [str(i) for i in imports_of(path) if i.target.split(".")[0] in heavy] == []
 
 
+def test_tests_are_small() -> None:
+    tests = Path(__file__).parent
+    lines = {str(p.relative_to(tests)): len(p.read_text(encoding="utf-8").splitlines()) for p in tests.rglob("*.py")}
+    assert [name for name, count in lines.items() if count > LONGEST_FILE] == [], "split these files by concept"
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_rooms_are_small(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
