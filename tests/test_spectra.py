@@ -88,6 +88,28 @@ def test_a_shear_that_every_reader_has_by_itself_is_not_counted() -> None:
     assert cat.group_dimension == record["fibre"] == 38
 
 
+class Post(nn.Module):
+    """One post-norm block behind a norm; the reader of the gain has a bias or none."""
+
+    def __init__(self, bias: bool, d: int = 4) -> None:
+        super().__init__()
+        self.enter, self.one, self.up = nn.Linear(6, d), nn.LayerNorm(d, eps=0.05), nn.Linear(d, 5, bias=bias)
+        self.down, self.two, self.head = nn.Linear(5, d), nn.LayerNorm(d, eps=0.05), nn.Linear(d, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(self.enter(x))
+        return self.head(self.two(x + self.down(torch.tanh(self.up(x)))))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_lean_that_moves_with_the_shift_holds_the_shear_too(bias: bool) -> None:
+    torch.manual_seed(3)
+    model, inputs = randomise(Post(bias), 3), floats(6)
+    cat = symdisc.discover(model, inputs(0), solve=False)
+    assert NAME in {s.name for s in cat.symmetries} and cat.broken == ()
+    assert cat.group_dimension == fibre(model, inputs, seed=None).dimension
+
+
 class Merged(nn.Module):
     """As Stream on four places, of which a norm then reads two side by side: it sees what the places hold along 1, against each other."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -15,6 +16,7 @@ from symdisc.spaces import DATA, DenseUse, Facts, GainUse, ShiftUse
 
 __all__ = ["Classes", "Depthwise", "components", "rows_of", "units_of"]
 
+Use = TypeVar("Use", DenseUse, ShiftUse)
 OTHERWISE = " is used in another way"
 
 
@@ -26,6 +28,13 @@ def components(n: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray
         a = b = np.zeros(0, dtype=np.int64)
     graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _by_operator(uses: Sequence[Use]) -> dict[str, list[Use]]:
+    found: dict[str, list[Use]] = {}
+    for use in uses:
+        found.setdefault(use.op, []).append(use)
+    return found
 
 
 def _compact(labels: np.ndarray, last: bool) -> np.ndarray:
@@ -136,6 +145,16 @@ class Classes:
         for use in self.everything():
             found.setdefault(use.parameter, []).append(use)
         return found
+
+    @cached_property
+    def dense_at(self) -> dict[str, list[DenseUse]]:
+        """The uses of weights by operator."""
+        return _by_operator(self.facts.dense)
+
+    @cached_property
+    def shifts_at(self) -> dict[str, list[ShiftUse]]:
+        """What is added, by operator."""
+        return _by_operator(self.facts.shifts)
 
     def single(self, parameter: str) -> bool:
         """Everything that an entry of the parameter does is done by one operator: one use, or uses of different entries."""

@@ -64,12 +64,7 @@ class _Loop:
         places = np.arange(size)
         self.index = Index.of(places[:, None, None] if one else places[None, None, :])
         self.unseen, self.otherwise = Unseen(classes), classes.otherwise
-        self.dense: dict[str, list[DenseUse]] = defaultdict(list)
-        self.shift: dict[str, list[ShiftUse]] = defaultdict(list)
-        for use in self.facts.dense:
-            self.dense[use.op].append(use)
-        for s in self.facts.shifts:
-            self.shift[s.op].append(s)
+        self.dense, self.shift = classes.dense_at, classes.shifts_at
         self.moves: list[Move] = []  # what each variable moves, by one t
         self.several: list[bool] = []  # whether a parameter that is used several times is among it
         self.numbers: dict[tuple[str, str], int] = {}
@@ -78,7 +73,7 @@ class _Loop:
 
     def run(self, found: Sequence[Symmetry], invisible: Collection[str]) -> list[Symmetry]:
         for op in self.graph.ops:
-            if op.name in self.graph.live and op.shape is not None:
+            if op.name in self.graph.live:  # also what has several results: its parts are not followed, so it wants zero
                 self._follow(op)
         for name in self.graph.outputs:
             self._zero(name)
@@ -140,7 +135,7 @@ class _Loop:
         uses = self.dense[op.name]
         use, bias = uses[0], self.classes.bias(uses[0])
         alone = len(uses) == 1 and use.rows is None and len(self.shift.get(op.name, [])) == int(bias is not None)
-        own = bias if alone and bias is not None and self._free(bias, op.name) else None
+        own = bias if alone and bias is not None and self._free(bias) else None
         taken = self._taken(use, own) if alone else None
         if taken is not None:
             source = self.carried.get(use.source)
@@ -186,7 +181,7 @@ class _Loop:
         several = len(self.classes.uses[bias.parameter]) > 1
         return self._variable(("added", bias.parameter), Move("add", bias.parameter, 0, self.index), several)
 
-    def _free(self, bias: ShiftUse, op: str) -> bool:
+    def _free(self, bias: ShiftUse) -> bool:
         """A vector that is added, entry by entry, to all that the operator puts out, here and at its other uses."""
         uses = self.classes.uses[bias.parameter]
         here = [u for u in uses if isinstance(u, ShiftUse) and not u.buffer and not u.table and self.dense.get(u.op)
@@ -281,7 +276,8 @@ class _Loop:
         names = [m.parameter for m in self.moves]
         allowed = [[not s for s in self.several]]
         if self.one:
-            allowed += [[n == name and not m.through for n, m in zip(names, self.moves, strict=True)] for name in {*names} & {*invisible}]
+            added = [None if m.through else m.parameter for m in self.moves]
+            allowed += [[n == name for n in added] for name in sorted({*names} & {*invisible})]
         shapes = [(self.size,), (1,)] if self.one else [(self.size,)]
         for s in found:
             if s.family.startswith("translation") and s.shape in shapes and all(m.kind == "add" for m in s.moves):

@@ -85,12 +85,9 @@ class _Finder:
         self.unseen, self.origins = Unseen(classes), Origins(classes)
         self.reading: dict[tuple[str, str], list[int]] = defaultdict(list)
         self.writing: dict[str, list[DenseUse]] = defaultdict(list)
-        self.added: dict[str, list[ShiftUse]] = defaultdict(list)
         for k, use in enumerate(self.facts.dense):
             self.reading[use.op, use.source].append(k)
             self.writing[use.value].append(use)
-        for shift in self.facts.shifts:
-            self.added[shift.op].append(shift)
 
     def run(self) -> Iterator[Symmetry]:
         pools: dict[_Source, _Pool] = defaultdict(_Pool)
@@ -193,11 +190,11 @@ class _Finder:
             return None
         if here:
             bias = self.classes.bias(here[0])
-            mine = self.added.get(op.name, [])
+            mine = self.classes.shifts_at.get(op.name, [])
             return [here[0], *mine] if len(here) == 1 and len(mine) <= 1 and mine == ([] if bias is None else [bias]) else None
         if op.packet in SAME and len(op.inputs) == 1:
             return self._terms(op.inputs[0]) if self._alone(op.inputs[0], op.name) else None
-        shifts = self.added.get(op.name, [])
+        shifts = self.classes.shifts_at.get(op.name, [])
         if op.packet != "aten.add" or op.kwargs or len(op.inputs) != 2 or len(shifts) > 1:
             return None
         found: list[DenseUse | ShiftUse] = list(shifts)

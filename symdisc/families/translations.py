@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
@@ -37,13 +36,8 @@ class Translations(Averages):
         self.classes = classes
         self.graph, self.facts = classes.graph, classes.facts
         self.order = {op.name: i for i, op in enumerate(self.graph.ops)}
-        self.dense: dict[str, list[DenseUse]] = defaultdict(list)
-        self.shift: dict[str, list[ShiftUse]] = defaultdict(list)
+        self.dense, self.shift = classes.dense_at, classes.shifts_at
         self.gain: dict[str, GainUse] = {g.op: g for g in self.facts.gains}
-        for d in self.facts.dense:
-            self.dense[d.op].append(d)
-        for s in self.facts.shifts:
-            self.shift[s.op].append(s)
         self.origins = Origins(classes)
         self.times, self.twins = 1, frozenset()  # type: int, frozenset[str]
         self.depth, self.ends = 0, None  # type: int, list[Through] | None

@@ -7,11 +7,11 @@ proved.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from symdisc.torchside.brackets import Counted
 
 __all__ = ["Evidence", "LawCount", "count_laws", "problem_of"]
+
+Result = TypeVar("Result")
 
 # Eliminations cost N^3; beyond this size they take minutes, and the count of a family is seen at small sizes anyway.
 MAX_STATES = 3000
@@ -147,7 +149,7 @@ def _of_catalog(cat: Any, seed: int) -> LawCount:
     try:
         problem = problem_of_catalog(cat)
         found, formulas = brackets.independent_laws(cat, seed)
-        if found > _found(problem, seed):
+        if found > _tried(problem, seed, PRIMES[0], _independent):
             with suppress(Undecided):
                 return _in_floats(cat, derived.count(cat, seed), seed, "known laws have no exact form")
         exact = _exact(problem, seed)
@@ -214,10 +216,14 @@ def _exact(problem: CountProblem, seed: int) -> LawCount:
 
 def _attempt(problem: CountProblem, seed: int, prime: int) -> tuple[Span, int]:
     """Rank of the Lie algebra and of the laws at one random point modulo a prime; each law is tested on each field."""
+    return _tried(problem, seed, prime, _at)
+
+
+def _tried(problem: CountProblem, seed: int, prime: int, work: Callable[[CountProblem, np.random.Generator, int], Result]) -> Result:
     for again in range(ATTEMPTS):
         rng = np.random.default_rng((seed, again))
         try:
-            return _at(problem, rng, prime)
+            return work(problem, rng, prime)
         except ZeroDivisionError:  # a quotient met one of the residues that have no inverse
             continue
     raise Undecided(f"{problem.name} divides by zero at {ATTEMPTS} random points")
@@ -237,11 +243,10 @@ def _at(problem: CountProblem, rng: np.random.Generator, prime: int) -> tuple[Sp
     return span, found
 
 
-def _found(problem: CountProblem, seed: int) -> int:
+def _independent(problem: CountProblem, rng: np.random.Generator, prime: int) -> int:
     """How many of the laws of the problem are independent at a random point."""
-    rng = np.random.default_rng(seed)
-    state, friction = random_state(problem, rng, PRIMES[0])
-    return rank(_law_rows(problem, state, friction, PRIMES[0])[1], PRIMES[0])
+    state, friction = random_state(problem, rng, prime)
+    return rank(_law_rows(problem, state, friction, prime)[1], prime)
 
 
 def _law_rows(problem: CountProblem, state: np.ndarray, friction: int, prime: int) -> tuple[list[str], np.ndarray]:

@@ -1,0 +1,56 @@
+"""Changes of basis that a gain conjugates: D g D^-1 behind it. The gain is read where the weight is moved."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from brute import fibre, randomise
+from grower import regrow
+from networks.base import floats
+from torch import Tensor, nn
+
+import symdisc
+
+TURNS = ("rotation of the stream", "rotation of the stream fixing 1")
+
+
+class Behind(nn.Module):
+    """norm with a gain -> x, x + mlp(x), head, without further norms; ``seen``: something reads the stream unit by unit."""
+
+    def __init__(self, norm: str, seen: bool = False, d: int = 4) -> None:
+        super().__init__()
+        self.enter, self.seen = nn.Linear(6, d), seen
+        self.norm = nn.RMSNorm(d, eps=0.05) if norm == "rms" else nn.LayerNorm(d, eps=0.05)
+        self.up, self.down, self.head = nn.Linear(d, 5), nn.Linear(5, d), nn.Linear(d, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.enter(x))
+        x = x + self.down(F.gelu(self.up(x)))
+        return self.head(x) + (torch.tanh(x).sum(-1, keepdim=True) if self.seen else 0.0)
+
+
+@pytest.mark.parametrize("norm, seen, turns", [("rms", False, 6), ("layer", False, 3), ("rms", True, 0), ("layer", True, 0)])
+def test_streams_that_weights_write_behind_a_gain(norm: str, seen: bool, turns: int) -> None:
+    """SO(d) of what comes off the norm, conjugated by the gain; of a centred one the shears by 1/gamma along d directions have no name."""
+    torch.manual_seed(1)
+    model, inputs = randomise(Behind(norm, seen), 1), floats(6)
+    cat = symdisc.discover(model, inputs(0), solve=False)
+    found = [s for s in cat.symmetries if s.name in TURNS]
+    assert sum(s.dimension for s in found) == turns and cat.broken == ()
+    assert all({"enter.weight", "down.weight", "up.weight", "head.weight"} <= set(s.parameters) for s in found)
+    assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
+    unnamed = 4 if norm == "layer" and not seen else 0
+    assert cat.group_dimension == fibre(model, inputs, seed=None).dimension - unnamed
+
+
+@pytest.mark.parametrize("kind, width, steps", [
+    ("sequence", 5, [["linear", 2, True], ["cat", [["attend", 1, 1, 2, False, ["fused"]]]], ["gain"], ["linear", 4, True]]),
+    ("vector", 3, [["linear", 2, False], ["norm", "layer_plain"], ["cat", [["glu", 2, "gelu", True]]], ["gain"], ["linear", 6, True]])])
+def test_a_gain_whose_entries_stand_elsewhere_is_not_read(kind: str, width: int, steps: list[object]) -> None:
+    """Units 2 and 3 of the gain are units 0 and 1 of the weight that writes them."""
+    model, maker = regrow(repr({"input": kind, "width": width, "length": 4, "steps": steps, "train": False}))
+    model = randomise(model, 0)
+    cat = symdisc.discover(model, maker(0), solve=False)
+    assert cat.broken == () and cat.group_dimension <= fibre(model, maker, seed=None).dimension
+    assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
