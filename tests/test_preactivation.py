@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from brute import fibre, randomise
+from grower import regrow
 from networks.base import floats
 from torch import Tensor, nn
 
@@ -84,3 +85,15 @@ def test_in_front_of_batch_norm(name: str) -> None:
     assert sum(s.dimension for s in cat.symmetries if s.counts) == fibre(model, inputs, seed=None).dimension
     assert all(s.status == "proved" for s in found) and symdisc.Catalog.from_json(cat.to_json()) == cat
     assert cat.verify(model, cat.sample(seed=0, scale=0.3)).max_relative_change < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["sequence", "vector"])
+def test_a_norm_beside_a_batchnorm_does_not_hide_its_constants(kind: str) -> None:
+    """What the norm puts out has no constants of its own, and leads to a stream that has: it turns in front of the BatchNorm, or not."""
+    steps = [["linear", 4, False], ["residual", [["norm", "rms_eps0"], ["linear", 4, False]]],
+             ["residual", [["norm", "batch"], ["linear", 4, False], ["act", "tanh"], ["linear", 4, False]]], ["linear", 5, False]]
+    model, maker = regrow(repr({"input": kind, "width": 3, "length": 4, "steps": steps, "train": False}))
+    model = randomise(model, 1)
+    cat = symdisc.discover(model, maker(0), solve=False)
+    assert [s.name for s in cat.symmetries if "rotation" in s.name] == ["rotation of the stream in front of BatchNorm"]
+    assert cat.broken == () and cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9

@@ -173,6 +173,7 @@ class Finder:
     def _close(self, space: Space, members: np.ndarray, alive: bool) -> None:
         space.classes = members
         space.element, space.dual, space.gain = self.element[members], self.dual[members], self.gain[members]
+        alive = alive and (space.plane or not self.turned[members].any())  # constants of their own: a norm's outputs lead here, too
         alive = alive and self._complete(space) and self._movable(space)
         self.element[members] = -1
         self.taken[members] = True
