@@ -6,13 +6,14 @@ does along one axis of one parameter. All moves of a factor read the parameters 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["ADDITIVE", "BENT", "Chart", "Index", "Move", "Through", "parameters_of"]
+__all__ = ["ADDITIVE", "BENT", "Chart", "Index", "Move", "Through", "natural", "parameters_of"]
 
 
 ADDITIVE = ("add", "outer", "outer_bias", "log_scale")  # kinds of moves whose generator does not depend on what they move
@@ -224,6 +225,11 @@ class Move:
                    None if d["rows"] is None else tuple(d["rows"]), tuple(d["extra"]),
                    tuple(Move.from_dict(m) for m in d.get("inner", ())), tuple(Chart.from_dict(c) for c in d.get("charts", ())),
                    tuple((n, tuple(s)) for n, s in d.get("views", ())))
+
+
+def natural(name: str) -> list[str | int]:
+    """A key that sorts layer 2 before layer 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def parameters_of(moves: Sequence[Move]) -> tuple[str, ...]:

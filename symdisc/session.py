@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from symdisc.catalog import Catalog
@@ -15,6 +16,7 @@ from symdisc.symmetry import Broken, Discrete, Symmetry
 if TYPE_CHECKING:
     from symdisc.moves import Chart
     from symdisc.spaces import Facts
+    from symdisc.stacks import Stack
     from symdisc.torchside.capture import Capture
 
 __all__ = ["Tried", "certify", "discover"]
@@ -24,6 +26,7 @@ Progress = Callable[[str, int, int], None]
 Tried = dict[str, frozenset[tuple[str, str]]]  # what was refused, by fingerprint of the graph on which it ran
 
 LARGE = 2_000_000  # parameters beyond which every further run of the check costs seconds
+TRIALS, FEW_TRIALS = 6, 2  # random elements of the discrete factors
 SOLVE_LIMIT = 2500  # parameters up to which the complete linear system is solved on the network itself by default
 OTHER_WEIGHTS = (1, 2)  # seeds of further random weights at which every family is run, where that costs little
 RANK_LIMIT = 10_000  # up to which the rank is taken on the network itself: a dense matrix of this order takes minutes and gigabytes
@@ -60,29 +63,27 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
 
 def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool | None = None, tried: Tried | None = None) -> Catalog:
     """The pipeline after capture; ``tried`` keeps what was refused on small graphs, for members of a family that shrink to the same."""
-    from symdisc import archgraph
     from symdisc.torchside.check import can_run
 
-    graph = captured.graph
-    with clock("cut"):
-        arch = archgraph.build(graph)
-    proposed, discrete, facts, notes = _derived(captured, clock)
-    broken = [Broken(packet, "all", packet, why) for packet, why in dict.fromkeys(facts.opaque)]
-    runs = can_run(captured)
-    with clock("check"):
-        if runs:
-            proposed, discrete, refused = _checked(captured, facts, proposed, discrete)
-        else:
+    graph, runs = captured.graph, can_run(captured)
+    found = _found(captured, clock, runs)
+    proposed, discrete, refused, notes = found.proposed, found.discrete, found.refused, list(found.notes)
+    broken = [Broken(packet, "all", packet, why) for packet, why in dict.fromkeys(found.opaque)]
+    if not runs:
+        with clock("check"):
             proposed, discrete, refused, how = _checked_small(captured, proposed, discrete, {} if tried is None else tried)
-            notes.insert(0, f"weights without values (meta device): families were derived, {how}")
+        notes.insert(0, f"weights without values (meta device): families were derived, {how}")
     broken += refused
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
     symmetries = list(proposed)
     orbit = sum(s.dimension for s in symmetries if s.counts)
     if solve if solve is not None else (0 < captured.size <= SOLVE_LIMIT and runs):
-        with clock("solve"):
-            from symdisc.torchside.remainder import complete
+        from symdisc import archgraph
+        from symdisc.torchside.remainder import complete
 
+        with clock("cut"):
+            arch = archgraph.build(graph)
+        with clock("solve"):
             symmetries, orbit, more = complete(captured, arch, symmetries)
             notes += more
     elif captured.size:
@@ -90,6 +91,49 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
     buffers = {n: graph.shapes[v] for v, n in graph.buffers.items()}
     return Catalog(name, tuple(symmetries), tuple(discrete), tuple(broken), parameters, buffers, dict(graph.aliases), orbit,
                    graph.training, None, tuple(notes), graph, dict(clock.seconds))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Factors that were derived, and that stand if the graph was ``run``; what was refused there; what else folding says."""
+
+    proposed: list[Symmetry]
+    discrete: list[Discrete]
+    refused: list[Broken]
+    gained: frozenset[str]
+    opaque: list[tuple[str, str]]
+    notes: list[str]
+
+
+def _found(captured: Capture, clock: _Clock, run: bool) -> _Found:
+    """Of a network with many equal layers: derived on few of them, told of all, run on all. Of any other: derived and run."""
+    from symdisc.stacks import NotPeriodic
+    from symdisc.torchside.layers import shortened
+
+    with clock("fold"):
+        short = shortened(captured)
+    if short is not None:
+        with contextlib.suppress(NotPeriodic):
+            return _told(captured, *short, clock, run)
+    proposed, discrete, facts, notes = _derived(captured, clock)
+    found = _Found(proposed, discrete, [], facts.gained, facts.opaque, notes)
+    return _run(captured, found, clock, (0, *OTHER_WEIGHTS), TRIALS) if run else found
+
+
+def _told(captured: Capture, short: Capture, stack: Stack, clock: _Clock, run: bool) -> _Found:
+    """What was found on ``short``, for the network itself. Raises NotPeriodic where the one does not say what the other has."""
+    from symdisc.stacks import NotPeriodic
+
+    part = _found(short, clock, run)
+    with clock("prove"):
+        found = _Found(stack.told(part.proposed), stack.told(part.discrete), stack.told(part.refused), stack.names(part.gained),
+                       part.opaque, stack.told(part.notes))
+    if not run:
+        return found
+    stands = _run(captured, found, clock, (0,), FEW_TRIALS)
+    if len(stands.refused) > len(found.refused):
+        raise NotPeriodic("refused on the whole network")
+    return stands
 
 
 def _derived(captured: Capture, clock: _Clock) -> tuple[list[Symmetry], list[Discrete], Facts, list[str]]:
@@ -146,19 +190,19 @@ def _behind_lookups(captured: Capture, charts: Sequence[Chart]) -> list[Discrete
     return [d for d in lift(Judge(classes)(find_affine(classes)), others) if tables & set(d.parameters)]
 
 
-def _checked(captured: Capture, facts: Facts, proposed: list[Symmetry], discrete: list[Discrete],
-             ) -> tuple[list[Symmetry], list[Discrete], list[Broken]]:
+def _run(captured: Capture, found: _Found, clock: _Clock, seeds: Sequence[int], trials: int) -> _Found:
     """What stands when the captured graph is run under random elements, and what is refused."""
     from symdisc.torchside.check import Checker
 
-    broken: list[Broken] = []
+    proposed, discrete, refused = found.proposed, found.discrete, list(found.refused)
     small = captured.size < LARGE
-    for seed in (0, *OTHER_WEIGHTS) if small else (0,):  # units that rest at one set of weights hide errors
-        checker = Checker(captured, facts, seed)
-        proposed, refused = _keep(proposed, checker.judge(proposed, seed))
-        discrete, refused_discrete = _keep(discrete, checker.judge_discrete(discrete, seed, trials=6 if small else 2))
-        broken += refused + refused_discrete
-    return proposed, discrete, broken
+    with clock("check"):
+        for seed in seeds if small else (0,):  # units that rest at one set of weights hide errors
+            checker = Checker(captured, found.gained, seed)
+            proposed, bad = _keep(proposed, checker.judge(proposed, seed))
+            discrete, bad_discrete = _keep(discrete, checker.judge_discrete(discrete, seed, trials=trials if small else FEW_TRIALS))
+            refused += bad + bad_discrete
+    return replace(found, proposed=proposed, discrete=discrete, refused=refused)
 
 
 def _checked_small(captured: Capture, proposed: list[Symmetry], discrete: list[Discrete], tried: Tried,

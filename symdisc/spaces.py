@@ -131,6 +131,11 @@ class Facts:
     offsets: dict[str, np.ndarray] = field(default_factory=dict)  # bias -> the constant added behind each of its flat elements
     labels: dict[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def gained(self) -> frozenset[str]:
+        """Names of what multiplies units one by one."""
+        return frozenset(u.parameter for u in self.gains)
+
     def fresh(self, n: int) -> np.ndarray:
         """``n`` new unit numbers."""
         first = self.units

@@ -245,9 +245,10 @@ def test_units_that_rest_at_one_set_of_weights_hide_nothing() -> None:
     proposed, discrete, facts, _ = session._derived(captured, session._Clock(None))
     (true,) = [d for d in discrete if d.name == "permutation of units"]
     half = replace(true, moves=tuple(m for m in true.moves if m.parameter.startswith("0.")))
-    assert Checker(captured, facts, 0).judge_discrete([half]) == [0.0]
-    _, kept, refused = session._checked(captured, facts, proposed, [true, half])
-    assert kept == [true] and [b.breaker for b in refused] == ["check"]
+    assert Checker(captured, facts.gained, 0).judge_discrete([half]) == [0.0]
+    found = session._Found(proposed, [true, half], [], facts.gained, facts.opaque, [])
+    stands = session._run(captured, found, session._Clock(None), (0, 1, 2), session.TRIALS)
+    assert stands.discrete == [true] and [b.breaker for b in stands.refused] == ["check"]
 
 
 @pytest.mark.parametrize("meta", [False, True])
@@ -274,7 +275,7 @@ def test_exchanges_of_heads_that_leave_a_tensor_behind_are_refused(name: str) ->
     model, x = make().double(), image(*shape)
     captured = capture(model, (x,))
     _, discrete, facts, _ = session._derived(captured, session._Clock(None))
-    judged = Checker(captured, facts, 0)
+    judged = Checker(captured, facts.gained, 0)
     exchanges = [d for d in discrete if "permutation" in d.name]
     assert exchanges and max(judged.judge_discrete(exchanges)) < TOLERANCE
     for true in exchanges:

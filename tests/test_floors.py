@@ -18,7 +18,7 @@ FLOORS = (
     {"spaces", "formula", "exact", "moves", "residues"},
     {"rulebook", "opgraph", "groups", "generators", "complement", "isospectral", "curves", "normed"},
     {"archgraph", "sizes", "symmetry"},
-    {"equivariance", "elements"},
+    {"equivariance", "elements", "stacks"},
     {"families", "solve"},
     {"conserved", "laws", "obstacles"},
     {"certificate", "entry", "lower"},

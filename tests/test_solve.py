@@ -67,7 +67,7 @@ def test_the_check_refuses_a_false_twin() -> None:
     moves = tuple(m if m.power > 0 else type(m)(**{**m.__dict__, "power": m.power * 1.001}) for m in true.moves)
     false = Symmetry(**{**true.__dict__, "moves": moves})
     captured = capture(model, x)
-    changes = Checker(captured, fold(captured)).judge([true, false])
+    changes = Checker(captured, fold(captured).gained).judge([true, false])
     assert changes[0] < 1e-12 < 1e-5 < changes[1]
 
 

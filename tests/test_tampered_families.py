@@ -74,7 +74,7 @@ def derived(name: str) -> tuple[nn.Module, Checker, tuple[Family, ...], list[tup
     model, maker, _ = ready(name)
     captured = capture(model, maker(0))
     proposed, discrete, facts, _ = _derived(captured, _Clock(None))
-    checker = Checker(captured, facts, samples=3)
+    checker = Checker(captured, facts.gained, samples=3)
     model.load_state_dict(full(model, checker, {}))
     return model, checker, (*proposed, *discrete), checker.inputs
 

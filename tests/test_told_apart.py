@@ -125,7 +125,7 @@ def proposed(model: nn.Module, x: Tensor) -> tuple[list[Symmetry], list[Discrete
     """What the graph allows, and how much each of it changes the function at three sets of weights."""
     captured = capture(model, (x,))
     families, discrete, facts, _ = _derived(captured, _Clock(None))
-    checkers = [Checker(captured, facts, seed) for seed in range(3)]
+    checkers = [Checker(captured, facts.gained, seed) for seed in range(3)]
     changes = [max(c) for c in zip(*(k.judge(families, 0) for k in checkers), strict=True)]
     moves = [max(k.change(k.moved([(d, order)])) for k in checkers) for d in discrete if d.family == "permutation" for order in orders(d)]
     return families, discrete, changes + moves

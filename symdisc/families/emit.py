@@ -13,7 +13,7 @@ from symdisc.families.dense import Space
 from symdisc.families.hashing import add_to, mix, runs, unique_pairs
 from symdisc.families.naming import describe_dense, describe_torus
 from symdisc.families.torus import Torus
-from symdisc.moves import Index, Move, parameters_of
+from symdisc.moves import Index, Move, natural, parameters_of
 from symdisc.spaces import DenseUse, GainUse, ShiftUse
 from symdisc.symmetry import Symmetry
 
@@ -259,6 +259,6 @@ def _summed(owner: np.ndarray, variables: np.ndarray, powers: np.ndarray) -> tup
 def _torus_symmetry(count: int, entries: dict[_Entry, np.ndarray], buffers: set[str], modules: dict[str, str]) -> Symmetry:
     moves = [Move("affine_scale" if e.offset else "scale", e.parameter, e.axis, Index.of(table[:, :, None]), power=e.power,
                   offset=e.offset, rows=e.rows) for e, table in entries.items()]
-    moves.sort(key=lambda m: (m.parameter, m.axis))
+    moves.sort(key=lambda m: (natural(m.parameter), m.axis))
     names = parameters_of(moves)
     return describe_torus(count, tuple(moves), names, [modules[p] for p in names], bool(buffers & set(names)))

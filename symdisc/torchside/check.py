@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from symdisc.elements import identity_discrete, sample_array, sample_discrete
 from symdisc.errors import BadInput
-from symdisc.spaces import Facts
 from symdisc.symmetry import Discrete, Symmetry
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw
@@ -29,7 +28,7 @@ def can_run(capture: Capture) -> bool:
         t.is_meta for t in capture.example)
 
 
-def random_state(capture: Capture, gains: set[str], seed: int) -> dict[str, Tensor]:
+def random_state(capture: Capture, gains: Collection[str], seed: int) -> dict[str, Tensor]:
     """Generic float64 parameters of sensible size by canonical name; running variances and other buffers as they are."""
     g = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
@@ -59,10 +58,9 @@ def _nontrivial(d: Discrete, rng: np.random.Generator) -> np.ndarray:
 class Checker:
     """Runs the graph in float64 for given parameters, on a few inputs, and compares."""
 
-    def __init__(self, capture: Capture, facts: Facts, seed: int = 0, samples: int = 2) -> None:
+    def __init__(self, capture: Capture, gains: Collection[str], seed: int = 0, samples: int = 2) -> None:
         self.capture = capture
         graph = capture.graph
-        gains = {u.parameter for u in facts.gains}
         self.state = random_state(capture, gains, seed)
         self._move_statistics(seed)
         self.ops = ancestors(graph, graph.outputs)

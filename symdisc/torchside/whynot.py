@@ -56,7 +56,7 @@ def _derived(captured: Capture, check: bool = False) -> Obstacles:
     discrete = find_discrete(classes, spaces)
     discrete += find_blocks(classes, classes.links, discrete) + find_signs(classes, spaces) + find_affine(classes)
     if check and captured.size <= CHECKED and can_run(captured):
-        checker = Checker(captured, facts)
+        checker = Checker(captured, facts.gained)
         symmetries = _standing(symmetries, charts, checker.judge)
         discrete = _standing(discrete, charts, lambda found: checker.judge_discrete(found, trials=2))
     return Obstacles(classes, spaces, symmetries, discrete)
