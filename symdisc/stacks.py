@@ -24,7 +24,8 @@ __all__ = ["NotPeriodic", "Stack", "find_stack"]
 KEPT = 3  # the first two units and the last
 FEWEST = KEPT + 2  # units from which cutting some out pays
 PERIODS = (1, 2, 3, 4, 6)  # modules that a unit may consist of
-SHOWN, MOST_SHOWN = ",\\; ", 6  # what stands between the parts of a formula, one for each of the first moves
+SHOWN, MOST_SHOWN = ",\\; ", 6  # what stands between the parts of a formula, and of how many moves it tells
+NUMBER = "L_{{{}}}"  # a linear map in a formula that tells of all parameters
 Same = Callable[[str, str], bool]
 Item = TypeVar("Item")
 
@@ -89,8 +90,8 @@ class Stack:
         """The graph with three units; None where something else reads what the others write or own."""
         graph, low, high = self.graph, self.start + 2 * self.length, self.start + (self.count - 1) * self.length
         last = {o.name: n.name for o, n in zip(self.unit(self.count - 2), self.unit(1), strict=True)}
-        after = [dataclasses.replace(op, args=_redirected(op.args, last), kwargs=_redirected(op.kwargs, last)) if {*op.inputs} & last.keys()
-                 else op for op in graph.ops[high:]]
+        after = [dataclasses.replace(op, args=_redirected(op.args, last), kwargs=_redirected(op.kwargs, last))
+                 if last.keys() & op.inputs else op for op in graph.ops[high:]]
         ops = (*graph.ops[:low], *after)
         cut = {op.name for op in graph.ops[low:high]}
         held = {n for op in graph.ops[low:high] for n in op.inputs if n in graph.constants}
@@ -100,9 +101,11 @@ class Stack:
             return None
         gone = own | held
         return dataclasses.replace(
-            graph, ops=ops, parameters={v: n for v, n in graph.parameters.items() if v not in gone},
-            buffers={v: n for v, n in graph.buffers.items() if v not in gone}, constants=tuple(c for c in graph.constants if c not in gone),
-            shapes={n: s for n, s in graph.shapes.items() if n not in gone}, dtypes={n: d for n, d in graph.dtypes.items() if n not in gone},
+            graph, ops=ops, constants=tuple(c for c in graph.constants if c not in gone),
+            parameters={v: n for v, n in graph.parameters.items() if v not in gone},
+            buffers={v: n for v, n in graph.buffers.items() if v not in gone},
+            shapes={n: s for n, s in graph.shapes.items() if n not in gone},
+            dtypes={n: d for n, d in graph.dtypes.items() if n not in gone},
             aliases={n: c for n, c in graph.aliases.items() if c not in self.removed})
 
     # --- what is found there --------------------------------------------------------------------------------------
@@ -111,7 +114,8 @@ class Stack:
         at = [self._place(item) for item in found]
         last = self.count - 1
         alone = [[item for item, p in zip(found, at, strict=True) if p == place] for place in ({0}, {1}, {0, 1}, {1, last})]
-        if [self._moved(i, {0: 1}) for i in alone[0]] != alone[1] or [self._moved(i, {0: 1, 1: last}) for i in alone[2]] != alone[3]:
+        one, two = ({0: 1}, {0: 1, 1: last})
+        if [self._moved(i, one) for i in alone[0]] != alone[1] or [self._moved(i, two) for i in alone[2]] != alone[3]:
             raise NotPeriodic("the first two units differ")
         whole = [self._throughout(item) if p == {0, 1, last} else item for item, p in zip(found, at, strict=True)]
         return [item if to is None else self._moved(item, to) for item, to in
@@ -122,7 +126,7 @@ class Stack:
         return frozenset(found) | {self.renamed(n, {1: t}) for n in found if self.units(n) == {1} for t in range(2, self.count - 1)}
 
     def _order(self, repeats: Sequence[bool]) -> Iterator[tuple[int, dict[int, int] | None]]:
-        """Places in a list, and how to rename what stands there: what repeats from unit 1 on comes once for each unit, neighbours together."""
+        """Places in a list, and how to rename what stands there: what repeats comes once for each unit from 1 on, neighbours together."""
         k = 0
         while k < len(repeats):
             end = k
@@ -164,8 +168,8 @@ class Stack:
             if isinstance(value, tuple) and any(self.units(t) for t in _texts(value)):
                 changes[field.name] = tuple(self._moved(value[k], to or {}) for k, to in self._plan(value))
             elif isinstance(value, str) and self.units(value):
-                changes[field.name] = SHOWN.join(self._parts(value, getattr(item, "moves", ())))
-        return dataclasses.replace(item, **changes)  # type: ignore[type-var]
+                changes[field.name] = SHOWN.join(self._parts(value.split(SHOWN)))
+        return dataclasses.replace(item, **changes)
 
     def _plan(self, values: Sequence[Any]) -> list[tuple[int, dict[int, int] | None]]:
         at = [set().union(*(self.units(t) for t in _texts(v))) for v in values]
@@ -176,12 +180,15 @@ class Stack:
             raise NotPeriodic("the first two units are moved in different ways")
         return list(self._order([p == {1} for p in at]))
 
-    def _parts(self, formula: str, moves: Sequence[Any]) -> list[str]:
-        """The parts of a formula, one for each of the first moves."""
-        parts = formula.split(SHOWN)
-        if len(parts) != min(len(moves), MOST_SHOWN):
-            raise NotPeriodic("a formula that does not go move by move")
-        return [self.renamed(parts[k], to or {}) for k, to in self._plan(moves)[:MOST_SHOWN]]
+    def _parts(self, parts: Sequence[str]) -> list[str]:
+        """The parts of a formula: of all parameters, numbered; or of the first moves, whatever comes behind."""
+        if all(NUMBER.format(k) in part for k, part in enumerate(parts)):
+            plan = self._plan([part.replace(NUMBER.format(k), NUMBER.format("")) for k, part in enumerate(parts)])
+            return [self.renamed(parts[j].replace(NUMBER.format(j), NUMBER.format(k)), to or {}) for k, (j, to) in enumerate(plan)]
+        at = [self.units(part) for part in parts]
+        if any(len(p) > 1 for p in at):
+            raise NotPeriodic("one part of a formula names several units")
+        return [self.renamed(parts[j], to or {}) for j, to in self._order([p == {1} for p in at])][:MOST_SHOWN]
 
 
 def _redirected(arg: Any, to: Mapping[str, str]) -> Any:

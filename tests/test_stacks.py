@@ -64,7 +64,8 @@ class Frame(nn.Module):
 PIECES: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(WIDTH, WIDTH), "plain": lambda: nn.Linear(WIDTH, WIDTH, bias=False), "relu": nn.ReLU, "tanh": nn.Tanh,
     "gelu": nn.GELU, "norm": lambda: nn.LayerNorm(WIDTH), "rms": lambda: nn.RMSNorm(WIDTH), "gated": Gated, "attention": Attention,
-    "gated plain": lambda: Gated(False), "attention plain": lambda: Attention(False), "bare": lambda: nn.LayerNorm(WIDTH, elementwise_affine=False),
+    "gated plain": lambda: Gated(False), "attention plain": lambda: Attention(False),
+    "bare": lambda: nn.LayerNorm(WIDTH, elementwise_affine=False),
     "narrow": lambda: nn.Sequential(nn.Linear(WIDTH, 2), nn.ReLU(), nn.Linear(2, WIDTH)),
     "weight norm": lambda: weight_norm(nn.Linear(WIDTH, WIDTH)), "prelu": nn.PReLU,
 }
@@ -97,7 +98,7 @@ def told(captured: Capture) -> Iterator[tuple[object, object]]:
     yield {*part[2].opaque}, {*whole[2].opaque}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(20), 58, 78, 97])
 def test_grown_units(seed: int) -> None:
     captured = traced(Frame(grown(seed)))
     try:
@@ -111,9 +112,11 @@ def test_grown_units(seed: int) -> None:
 PERIODIC: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {
     "residual": (Frame(lambda: Residual(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 12), nn.ReLU(), nn.Linear(12, WIDTH))), (2, 5), DEPTH - 1),
     "units scaled against the next layer": (nn.Sequential(
-        nn.Linear(5, WIDTH), nn.ReLU(), *[m for _ in range(12) for m in (nn.Linear(WIDTH, WIDTH), nn.ReLU())], nn.Linear(WIDTH, 3)), (2, 5), 12),
+        nn.Linear(5, WIDTH), nn.ReLU(), *[m for _ in range(12) for m in (nn.Linear(WIDTH, WIDTH), nn.ReLU())],
+        nn.Linear(WIDTH, 3)), (2, 5), 12),
     "batch norm": (nn.Sequential(nn.Conv2d(3, 6, 1), *[
-        m for _ in range(8) for m in (nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())], nn.Flatten(), nn.Linear(96, 2)), (2, 3, 4, 4), 7),
+        m for _ in range(8) for m in (nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())],
+        nn.Flatten(), nn.Linear(96, 2)), (2, 3, 4, 4), 7),
     "rotation of the stream": (Frame(lambda: nn.Sequential(Residual(nn.RMSNorm(WIDTH), Attention()), Residual(nn.RMSNorm(WIDTH), Gated()))),
                                (2, 3, 5), DEPTH - 1),
     "encoder": (nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, 2, 16, 0.0, batch_first=True), 7), (2, 3, WIDTH), 6),
@@ -207,7 +210,8 @@ def tied() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("model", "shape"), [(Collecting(), (2, WIDTH)), (Indexed(), (2, WIDTH)), (Masked(False), (2, WIDTH)), (tied(), (2, 5))])
+@pytest.mark.parametrize(("model", "shape"), [
+    (Collecting(), (2, WIDTH)), (Indexed(), (2, WIDTH)), (Masked(False), (2, WIDTH)), (tied(), (2, 5))])
 def test_layers_that_are_not_equal_are_not_cut_out(model: nn.Module, shape: tuple[int, ...]) -> None:
     found = layers.shortened(traced(model, shape))
     assert found is None or found[1].count < 5 + 1  # of the tied ones those behind the tied layer
@@ -230,7 +234,8 @@ def test_what_reaches_too_far_is_not_told() -> None:
     families = session._derived(short, session._Clock(None))[0]
     one = next(f for f in families if stack.units(f.site) == {0})
     far = replace(one, parameters=("layers.1.inner.0.weight", "layers.8.inner.0.weight"))
-    for wrong in ([*families, far], [f for f in families if f != one], [*families, replace(one, note="layers.1 and layers.2 and layers.8")]):
+    all_three = replace(one, note="layers.1 and layers.2 and layers.8")
+    for wrong in ([*families, far], [f for f in families if f != one], [*families, all_three]):
         with pytest.raises(NotPeriodic):
             stack.told(wrong)
 
