@@ -293,7 +293,8 @@ def _follows(stack: Stack, number: int, places: Mapping[str, int], same: Same) -
         for x, y in zip(a.inputs, b.inputs, strict=True):
             if x in places and y in places:
                 apart = places[y] - places[x]
-                if not (apart == stack.length and places[x] >= low - stack.length or apart == 0 and places[x] < stack.start):
+                near, shared = apart == stack.length and places[x] >= low - stack.length, apart == 0 and places[x] < stack.start
+                if not (near or shared):
                     return False
             elif x in places or y in places or not _counterparts(stack, x, y, step, same):
                 return False
