@@ -22,6 +22,7 @@ from symdisc.torchside.complexes import written_out
 from symdisc.torchside.decompose import TABLE
 from symdisc.torchside.experts import declare_experts
 from symdisc.torchside.exportable import substituted
+from symdisc.torchside.spliced import decomposed
 
 __all__ = ["Capture", "capture", "tie_groups"]
 
@@ -79,7 +80,7 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
     canonical = tie_groups(model)
     tensors_by_name = {**dict(model.named_parameters(remove_duplicate=False)),
                        **dict(model.named_buffers(remove_duplicate=False))}
-    program = _export(model, tuple(example), kwargs or {})
+    nodes, program = _export(model, tuple(example), kwargs or {})
     signature = program.graph_signature
     parameters = {v: canonical.get(n, n) for v, n in signature.inputs_to_parameters.items()}
     buffers = {v: canonical.get(n, n) for v, n in signature.inputs_to_buffers.items()}
@@ -88,7 +89,7 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
     dtypes: dict[str, str] = {}
     ops: list[Op] = []
     outputs: tuple[str, ...] = ()
-    for node in program.graph.nodes:
+    for node in nodes.nodes:
         if node.op == "placeholder":
             value = node.meta.get("val")
             if isinstance(value, torch.Tensor):
@@ -96,8 +97,7 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
         elif node.op == "call_function":
             ops.append(_op(node))
         elif node.op == "output":
-            wanted = {o.arg.name for o in signature.output_specs if o.kind.name == "USER_OUTPUT" and hasattr(o.arg, "name")}
-            outputs = tuple(n.name for n in _flat(node.args) if n.name in wanted and _is_float(n))
+            outputs = tuple(n.name for n in _flat(node.args) if _is_float(n))
     if not outputs:
         raise BadInput(f"{type(model).__name__} gives no floating-point tensor back; return what its integers or numbers are computed from")
     tensors = {v: tensors_by_name.get(n, program.state_dict.get(n)) for v, n in
@@ -141,15 +141,14 @@ def _check_layouts(tensors: Mapping[str, Any], names: Mapping[str, str]) -> None
         raise CaptureError(f"{sparse[0]} is sparse, and no derivative is taken through sparse tensors; store it as {sparse[0]}.to_dense()")
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.fx.Graph, torch.export.ExportedProgram]:
     noise = io.StringIO()  # a guard failure prints the partial graph
     declare_experts(model)
     try:
         with (substituted(model, args, kwargs), _without_cache(model), torch.no_grad(), warnings.catch_warnings(),
               contextlib.redirect_stderr(noise), _quiet(), _uncollected()):
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, args, kwargs, strict=False)
-            return program.run_decompositions(dict(TABLE))
+            return decomposed(torch.export.export(model, args, kwargs, strict=False), TABLE)
     except CaptureError:
         raise
     except Exception as error:
