@@ -87,9 +87,11 @@ def _numbered(graph: Graph, given: set[str] | None) -> Graph:
             copy.output(tuple(now[n] for n in pytree.tree_leaves(node.args) if isinstance(n, Node) and (given is None or n.name in given)))
         elif node.op == "placeholder":
             now[node] = _placeholder(copy, node)
-        else:
+        elif node.op == "call_function":
             args, kwargs = pytree.tree_map(lambda a: now[a] if isinstance(a, Node) else a, (node.args, node.kwargs))
             now[node] = _operator(copy, node.target, args, kwargs, node.meta)
+        else:  # the body of an operator that takes functions
+            now[node] = copy.create_node(node.op, node.target, node.args, node.kwargs, node.name)
     return copy
 
 
@@ -283,8 +285,7 @@ def _placeholder(graph: Graph, node: Node) -> Node:
 
 def _operator(graph: Graph, target: Any, args: Any, kwargs: Any, meta: dict[str, Any]) -> Node:
     """A node, called as torch's own tracers call it."""
-    name = "getitem" if target is operator.getitem else target.overloadpacket.__name__
-    node = graph.create_node("call_function", target, args, kwargs, name)
+    node = graph.create_node("call_function", target, args, kwargs, getattr(target, "overloadpacket", target).__name__)
     node.meta = meta
     return node
 
