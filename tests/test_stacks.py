@@ -145,6 +145,29 @@ def test_two_stacks_in_turn() -> None:
     assert one.told(other.told(part[0])) == whole[0] and one.told(other.told(part[1])) == whole[1]
 
 
+class Beside(nn.Module):
+    """Layers that all read the same, their results summed: whole layers are exchanged, and constants traded between all of them."""
+
+    def __init__(self, unit: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.layers, self.last = nn.ModuleList(unit() for _ in range(8)), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x
+        for layer in self.layers:
+            total = total + layer(x)
+        return self.last(total)
+
+
+@pytest.mark.parametrize("piece", ["linear", "plain", "narrow", "gated", "attention"])
+def test_layers_side_by_side_are_looked_at_as_a_whole(piece: str) -> None:
+    """What one of them admits depends on how many there are."""
+    captured = traced(Beside(PIECES[piece]), (2, 3, WIDTH))
+    assert layers.shortened(captured) is not None
+    with pytest.raises(NotPeriodic):
+        list(told(captured))
+
+
 class Skipping(nn.Module):
     """Each layer reads what the last two wrote: only pairs of layers repeat."""
 
