@@ -57,10 +57,21 @@ FIT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
                                  nn.Linear(16, 2)).eval(), (2, 2, 4, 4)),
     "norms of two shapes": (nn.Sequential(nn.LayerNorm((3, 5)), nn.Linear(5, 4), nn.LayerNorm(4), nn.LayerNorm(4), nn.GroupNorm(1, 3)),
                             (2, 3, 5)),
-    "lstm": (nn.LSTM(5, 4, num_layers=2, batch_first=True), (2, 3, 5)),
+    "lstm": (nn.LSTM(5, 4, num_layers=2), (2, 3, 5)),
     "prelu": (nn.Sequential(nn.Linear(5, 4), nn.PReLU(), nn.PReLU()), (2, 5)),
     "encoder": (nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval(), (2, 3, 8)),
 }
+
+
+class Turned(nn.Module):
+    """What a recurrent layer gives is a view of its steps or a copy, by how it is taken apart; a reshape sees which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.LSTM(5, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)[0].transpose(0, 1).reshape(-1, 4)
 
 
 def _view(h: Tensor, t: Tensor) -> Tensor:
@@ -95,6 +106,8 @@ UNFIT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "makes a constant": (Function(_constant), (2, 5)),
     "counts its batches": (nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)).train(), (3, 5)),
     "drops in place": (nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.2, True), nn.Linear(4, 4)).eval(), (2, 5)),
+    "in place by other operators": (nn.Sequential(nn.Linear(5, 4), nn.SELU(True), nn.Linear(4, 4)), (2, 5)),
+    "laid out otherwise": (Turned(), (2, 3, 5)),
     "complex": (Function(lambda h, t: torch.fft.fft(h * t).real), (2, 5)),
 }
 

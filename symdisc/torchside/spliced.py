@@ -136,7 +136,7 @@ def _plain(target: Any, table: Table) -> bool:
     """An operator on tensors that makes new ones, or does so under another name and for no reason of the table's."""
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten" or target in LIFTS:
         return False
-    return not target._schema.is_mutable or ((twin := _twin(target)) is not None and twin not in table)
+    return not target._schema.is_mutable or ((twin := _twin(target)) is not None and _stays(twin, table))
 
 
 def _stays(target: Any, table: Table) -> bool:
@@ -195,8 +195,12 @@ def _call(node: Node) -> Call:
     call.args, call.kwargs = pytree.tree_unflatten(placed, spec)
     call.sources = list(given)
     call.kind = (call.target, str(spec), tuple(a.k if isinstance(a, Given) else -1 for a in placed), tuple(constants),
-                 tuple((tuple(v.shape), v.stride(), v.dtype, v.device) for v in call.values))
+                 tuple(map(_layout, call.values)))
     return call
+
+
+def _layout(value: Tensor) -> tuple[Any, ...]:
+    return tuple(value.shape), value.stride(), value.dtype, value.device
 
 
 def _functional(target: Any) -> Any:
@@ -324,6 +328,8 @@ def _written(program: ExportedProgram, calls: Mapping[Node, Call], overwritten: 
             results = _put(graph, node, calls[node], now)
             now[node] = results if isinstance(node.meta["val"], (tuple, list)) else results[0]
             now.update(dict.fromkeys(overwritten.get(node, []), now[node]))
+            if any(_layout(r.meta["val"]) != _layout(v) for r, v in zip(results, _results(node.meta["val"]), strict=True)):
+                raise Unfit(f"{node.name} is laid out in another way than when it was traced")
     return graph
 
 
