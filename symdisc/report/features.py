@@ -22,6 +22,7 @@ ATTENTION = "aten.scaled_dot_product_attention"
 ACTIVATIONS = frozenset(f"aten.{n}" for n in (
     "relu", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus", "sin", "cos", "exp", "hardtanh",
     "hardswish", "hardsigmoid", "relu6", "logsigmoid", "erf", "prelu", "log_sigmoid", "threshold", "hardshrink", "softshrink"))
+DEFAULT_EPS = 1e-5  # of LayerNorm and GroupNorm, where the call leaves it out
 NORMS = {"aten.layer_norm": "LayerNorm", "aten.rms_norm": "RMSNorm", "aten.group_norm": "GroupNorm"}
 SPREADS = frozenset(("aten.expand", "aten.repeat_interleave", "aten.repeat", "aten.index", "aten.index_select"))
 
@@ -190,7 +191,7 @@ class _Reader:
         """(kind, eps) where a norm's scale is made; None for other operators."""
         if op.packet in NORMS:
             number = [a for a in (*op.args, *(v for _, v in op.kwargs)) if isinstance(a, float)]
-            return NORMS[op.packet], f"{number[0]:g}" if number else "machine precision"
+            return NORMS[op.packet], f"{number[0] if number else DEFAULT_EPS:g}"
         if op.packet == "aten.rsqrt" and self.graph.is_activation(op.name):
             above = list(self.above(op.inputs[0], {"aten.add", "aten.mean"}))
             if any(o.packet == "aten.mean" for o in above):

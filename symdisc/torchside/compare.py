@@ -12,6 +12,7 @@ from symdisc.catalog import Catalog
 from symdisc.errors import BadInput, StateMismatch
 from symdisc.torchside.capture import tie_groups
 from symdisc.torchside.checkpoint import Checkpoint, Fit
+from symdisc.torchside.network import KeptEps, stored_dtype
 from symdisc.torchside.witness import TOLERANCE, Witness, outputs_of, relative_change, varied
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ def compare(cat: Catalog, source: Source, before: Checkpoint, after: Checkpoint,
     """
     if source.meta:
         raise BadInput(f"{source.name} is on the meta device and cannot be run: use --no-check, or a source with values")
-    model = source.model.double()
+    kept, model = KeptEps(stored_dtype(source.model)), source.model.double()
     example = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in source.example)
     inputs = [example, *(varied(example, seed) for seed in range(1, samples))]
     states = [state_of(cat, c, fit, torch.float64) for c in (before, after)]
-    worst = change(model, states[0], states[1], inputs)
+    with kept:
+        worst = change(model, states[0], states[1], inputs)
     stored = [t.dtype for t in before.tensors.values() if t.is_floating_point()]
     coarse = max(set(stored), key=lambda d: torch.finfo(d).eps, default=torch.float32)
     tolerance = TOLERANCE.get(coarse, 1e-1)

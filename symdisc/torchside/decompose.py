@@ -12,9 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["TABLE"]
+__all__ = ["TABLE", "default_eps"]
 
 aten = torch.ops.aten
+
+
+def default_eps(dtype: torch.dtype) -> float:
+    """What ``torch.rms_norm`` takes for no eps: of the format that it computes in, float32 for all narrower ones.
+
+    It is written into the graph, as the graph is also run in float64, where the same call would mean another function.
+    """
+    return torch.finfo(torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32).eps
 
 
 def _affine(x: Any, weight: Any, bias: Any) -> Tensor:
@@ -35,9 +43,10 @@ def layer_norm(x, shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):  
 
 
 def rms_norm(x, shape, weight=None, eps=None):  # type: ignore[no-untyped-def]
-    if weight is None:
+    if weight is None and eps is not None:
         return NotImplemented
-    return _affine(aten.rms_norm.default(x, shape, None, eps), weight, None)
+    core = aten.rms_norm.default(x, shape, None, default_eps(x.dtype) if eps is None else eps)
+    return _affine(core, weight, None)
 
 
 def group_norm(x, groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from symdisc.errors import BadInput
 
-__all__ = ["miniature", "shrink_config"]
+__all__ = ["epsilons", "make_decidable", "miniature", "randomise", "shrink_config"]
 
 LAYERS, HEADS, HEAD_SIZE, INNER, TOKENS = 1, 2, 4, 3, 3
 SPARE_ROWS = 4  # of the vocabulary beyond the width of the stream, so that embeddings reach every direction
@@ -148,9 +148,15 @@ def make_decidable(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.padding_idx = None
-        for key in EPSILONS:
-            if isinstance(getattr(module, key, None), float) and 0.0 < getattr(module, key) < EPSILON:
-                setattr(module, key, EPSILON)
+    for module, key in epsilons(model):
+        if getattr(module, key) is None or 0.0 < getattr(module, key) < EPSILON:
+            setattr(module, key, EPSILON)
+
+
+def epsilons(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The modules and attributes that hold the eps of norms; None is that of the number format, above zero."""
+    return [(m, k) for m in model.modules() for k in EPSILONS
+            if isinstance(getattr(m, k, None), float) or (isinstance(m, nn.RMSNorm) and k == "eps")]
 
 
 def randomise(model: nn.Module, seed: int) -> None:

@@ -16,14 +16,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from symdisc.torchside.capture import Capture
+from symdisc.torchside.decompose import default_eps
 from symdisc.torchside.derivatives import Function, Parameters, is_right, jacobian_at, jacobians
 from symdisc.torchside.draws import draws
 from symdisc.torchside.interpret import ancestors, evaluate, wide
 
-__all__ = ["Function", "ModelFunction", "Network", "Wide", "jacobian_rows", "plain_kernels", "real_entries"]
+__all__ = ["Function", "KeptEps", "ModelFunction", "Network", "Wide", "jacobian_rows", "plain_kernels", "real_entries",
+           "stored_dtype"]
 
 STEPS, DEPTH = 256, 3  # of the search for jumps: steps of a way, and looks at a step that seems to hold one
 AT_ONCE = 20_000  # entries of values that are followed together there: two numbers at each step
+RMS_NORMS = (torch.rms_norm, torch.nn.functional.rms_norm)
 LARGEST = 8_000_000  # entries of all values at all inputs that are differentiated together: 64 MB, and what the derivative adds
 
 
@@ -210,7 +213,26 @@ def real_entries(t: Tensor) -> Tensor:
     return torch.view_as_real(t) if t.is_complex() else t.double()
 
 
-class Wide(TorchFunctionMode):
+def stored_dtype(model: torch.nn.Module) -> torch.dtype:
+    """float64 where all parameters are; otherwise the dtype of the first that is not."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float64), torch.float64)
+
+
+class KeptEps(TorchFunctionMode):
+    """RMSNorm without an eps keeps, in float64, that of the dtype in which the model was ``stored``."""
+
+    def __init__(self, stored: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.eps = default_eps(stored)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._rms_norm(function, *args, **(kwargs or {})) if function in RMS_NORMS else function(*args, **(kwargs or {}))
+
+    def _rms_norm(self, function: Any, input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+        return function(input, normalized_shape, weight, self.eps if eps is None else eps)
+
+
+class Wide(KeptEps):
     """float64 wherever a model asks for float32 by name, as language models do in their norms: its rounding would be rank. And
     derivatives also where a model cuts them off, as embeddings do at their padding row: its function depends on its parameters there
     as well."""
@@ -227,14 +249,19 @@ class Wide(TorchFunctionMode):
         if function is torch.full and isinstance(args[-1], float) and not (kwargs or {}).get("dtype"):
             return function(*args, **{**(kwargs or {}), "dtype": torch.float64})
         wide = [torch.float64 if a is torch.float32 else a for a in args]
-        return function(*wide, **{k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()})
+        named = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        return super().__torch_function__(function, types, wide, named)
 
 
 class ModelFunction:
-    """The torch module itself as a function of its parameters: nothing of the captured graph is used."""
+    """The torch module itself, in float64, as a function of its parameters: nothing of the captured graph is used.
 
-    def __init__(self, model: torch.nn.Module, example: Sequence[Any], kwargs: Mapping[str, Any] | None) -> None:
-        self.model = model
+    ``stored`` is the dtype that it had before.
+    """
+
+    def __init__(self, model: torch.nn.Module, example: Sequence[Any], kwargs: Mapping[str, Any] | None,
+                 stored: torch.dtype = torch.float32) -> None:
+        self.model, self.stored = model, stored
         self.leaves, self.tree = torch.utils._pytree.tree_flatten((tuple(example), dict(kwargs or {})))
 
     def __call__(self, parameters: Parameters, *inputs: Any) -> Tensor:
@@ -244,7 +271,7 @@ class ModelFunction:
         args, kwargs = torch.utils._pytree.tree_unflatten(leaves, self.tree)
         buffers = {n: b.detach().double().clone() if b.is_floating_point() else b.detach().clone()
                    for n, b in self.model.named_buffers()}
-        with Wide():
+        with Wide(self.stored):
             out = functional_call(self.model, {**parameters, **buffers}, args, kwargs)
         leaves = torch.utils._pytree.tree_leaves(out)
         if not all(isinstance(t, Tensor) or t is None for t in leaves) and hasattr(out, "values"):

@@ -23,7 +23,7 @@ from symdisc.torchside.apply import act
 from symdisc.torchside.interpret import wide
 from symdisc.torchside.kernels import run_moves
 from symdisc.torchside.linear import linear_families
-from symdisc.torchside.network import ModelFunction, Network, plain_kernels
+from symdisc.torchside.network import ModelFunction, Network, plain_kernels, stored_dtype
 
 if TYPE_CHECKING:
     from symdisc.archgraph import ArchGraph
@@ -212,13 +212,14 @@ def module_fibre(cat: Catalog, seed: int) -> tuple[NullSpace, Network]:
     network = Network(cat.captured, float64_state(cat.captured), seed + 1)
     mode = cat.model.training
     model = cat.model
-    double = model if all(p.dtype == torch.float64 for p in model.parameters()) else None
+    stored = stored_dtype(model)
+    double = model if stored == torch.float64 else None
     if double is None:
         import copy
 
         double = copy.deepcopy(model).double()
     double.train(mode)
-    function = ModelFunction(double, cat.example, cat.kwargs)
+    function = ModelFunction(double, cat.example, cat.kwargs, stored)
     try:
         return fibre(network, first=5000, function=function)[0], network
     except (RuntimeError, NotImplementedError):  # a hand-written backward pass without functional form: the captured graph has none

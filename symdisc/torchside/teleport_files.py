@@ -16,6 +16,7 @@ from symdisc.torchside.capture import capture
 from symdisc.torchside.checkpoint import Checkpoint, Fit, read_checkpoint, transform
 from symdisc.torchside.compare import state_of
 from symdisc.torchside.curvature import Loss
+from symdisc.torchside.network import KeptEps, stored_dtype
 from symdisc.torchside.teleport import DataOrbit, LinearOrbit, balance, teleport
 
 if TYPE_CHECKING:
@@ -53,10 +54,12 @@ def read_data(source: Source, path: Path | None) -> Data:
         raise BadInput(f"{path} holds the tensors {', '.join(sorted(tensors)) or 'none'}; give x, the one input of the model, and y")
     given = (tensors["x"],) if path is not None else source.example
     inputs = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in given)
-    y, model = tensors.get("y"), source.model.double()
+    y, stored = tensors.get("y"), stored_dtype(source.model)
+    model = source.model.double()
 
     def function(state: dict[str, Tensor]) -> Tensor:
-        return _score(_first(functional_call(model, state, inputs)), y)
+        with KeptEps(stored):
+            return _score(_first(functional_call(model, state, inputs)), y)
 
     try:
         with torch.no_grad():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from symdisc.torchside.miniature import EPSILONS
+from symdisc.torchside.miniature import epsilons
 
 __all__ = ["twins"]
 
@@ -16,14 +16,12 @@ SMALL = 1e-5  # the eps of a twin whose model has none
 
 def twins(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """(what is changed, the changed copy): eps of the norms to zero or above it, and train mode."""
-    values = [(m, k) for m in model.modules() for k in EPSILONS if isinstance(getattr(m, k, None), float)]
+    values = epsilons(model)
     zero = [getattr(m, k) == 0.0 for m, k in values]
     if values:
         twin = copy.deepcopy(model)
-        for m in twin.modules():
-            for k in EPSILONS:
-                if isinstance(getattr(m, k, None), float):
-                    setattr(m, k, SMALL if all(zero) else 0.0)
+        for m, k in epsilons(twin):
+            setattr(m, k, SMALL if all(zero) else 0.0)
         yield "eps > 0 in the norms" if all(zero) else "eps = 0 in the norms", twin
     if _differs_in_training(model):
         yield "train mode", copy.deepcopy(model).train()

@@ -237,7 +237,7 @@ def layer_norm(f: Folder, op: Op) -> None:
     labels = f.operand(op.inputs[0])
     centred = op.packet == "aten.layer_norm"
     dims = op.args[1]
-    eps = (argument(op, 4, "eps", 1e-5) if centred else argument(op, 3, "eps", None))
+    eps = float(argument(op, 4, "eps", 1e-5) if centred else argument(op, 3, "eps", None))
     if len(dims) != 1:
         f.freeze(labels, op.packet)
         f.labels[op.name] = f.fresh_like(labels.reshape(1, -1)).reshape(labels.shape)
@@ -251,8 +251,8 @@ def layer_norm(f: Folder, op: Op) -> None:
     equal_scales(f, rows.T)
     tell_rows_apart(f, op, rows, outs)
     for vec, out in zip(rows.numpy(), outs.numpy(), strict=True):
-        f.facts.norms.append(Norm(vec, out, centred, 1e-6 if eps is None else float(eps), op.name))
-        if eps is None or eps > 0:
+        f.facts.norms.append(Norm(vec, out, centred, eps, op.name))
+        if eps > 0:
             f.facts.fixed.append((vec, f"{op.packet} eps"))
 
 
