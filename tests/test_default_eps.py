@@ -101,7 +101,8 @@ def test_files_are_compared_with_the_eps_they_were_trained_with() -> None:
     cat = symdisc.discover(model, (ids,))
     file = Checkpoint(Path("model.safetensors"), {n: t.clone() for n, t in model.state_dict().items()}, {})
     fit = fit_names(cat, file)
-    element = next(Element((Factor("continuous", k, 0.1 * np.ones(s.dimension)),)) for k, s in enumerate(cat.symmetries) if s.family == "translation")
+    (which,) = [k for k, s in enumerate(cat.symmetries) if s.family == "translation"]
+    element = Element((Factor("continuous", which, 0.1 * np.ones(3)),))
     after = transform(cat, file, fit, element)
     assert compare(cat, Source("table", model, (ids,)), file, after, fit).max_relative_change < 1e-6
     states = [{n: t.double() for n, t in f.tensors.items()} for f in (file, after)]

@@ -39,6 +39,7 @@ CALIBRATED = 2  # draws of weights at which every unit switches
 FURTHER = 10
 LOUD = (4.0, 16.0)  # times the usual size of weights: a norm holds values so small that a distant kink (6, of ReLU6) is never met
 PATTERNS = 8  # draws whose dependence of outputs on inputs is joined: sorting and maxima show one order each
+BLIND = 64  # draws without a single finite row of the Jacobian after which no more are made
 SAMPLES = (24, 96)  # least and most draws at which the motion of features is followed
 
 
@@ -111,11 +112,13 @@ def _rough_rank(factor: np.ndarray) -> int:
 
 def _rows(network: Network, run: Function, at: int, wanted: int) -> tuple[np.ndarray, int]:
     """At least ``wanted`` rows of the Jacobian from draw number ``at`` on, at unit length, and the number of the next draw."""
-    parts, got, count = [], 0, AT_ONCE
+    parts, got, tried, count = [], 0, 0, AT_ONCE
     while got < wanted:
         rows = normal_rows(jacobian_rows(run, network.parameters, network.draws(at, count)))
         parts.append(rows)
-        at, got = at + count, got + max(len(rows), 1)
+        at, got, tried = at + count, got + max(len(rows), 1), tried + count
+        if tried >= BLIND and not any(len(p) for p in parts):
+            raise Undecided(f"the outputs have no finite derivative at any of {tried} inputs; give the model results that have one")
         looks = min(-(-(wanted - got) * count // max(len(rows), 1) // AT_ONCE), network.together // AT_ONCE, MOST_AT_ONCE // AT_ONCE)
         count = AT_ONCE * max(looks, 1)
     return np.concatenate(parts), at

@@ -11,6 +11,7 @@ from torch import Tensor
 from symdisc.elements import identity_discrete, sample_array, sample_discrete
 from symdisc.errors import BadInput
 from symdisc.symmetry import Discrete, Symmetry
+from symdisc.torchside.apart import any_finite, apart, finite_count
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw
 from symdisc.torchside.interpret import ancestors, evaluate, wide
@@ -18,6 +19,7 @@ from symdisc.torchside.kernels import run_moves
 
 __all__ = ["Checker", "can_run", "random_state"]
 
+CALMER = 4  # times that random weights are divided by four, at most, to have finite outputs
 TOLERANCE = 1e-8  # float64, relative to the variation of the outputs; a false family is off by 1e-3 or more
 
 
@@ -59,7 +61,7 @@ class Checker:
     """Runs the graph in float64 for given parameters, on a few inputs, and compares."""
 
     def __init__(self, capture: Capture, gains: Collection[str], seed: int = 0, samples: int = 2) -> None:
-        self.capture = capture
+        self.capture, self.gains = capture, frozenset(gains)
         graph = capture.graph
         self.state = random_state(capture, gains, seed)
         self._move_statistics(seed)
@@ -70,8 +72,21 @@ class Checker:
             self.reference = self.run(self.state)
         except IndexError as error:
             raise BadInput(f"the network does not run on its own example inputs: {error}; indices must lie within tables") from error
-        self.spread = [max(float(torch.cat([r[k].reshape(-1) for r in self.reference]).std()), 1e-30)
-                       for k in range(len(self.reference[0]))]
+        self._calm()
+
+    def _calm(self) -> None:
+        """Smaller weights as long as more of the outputs become finite: exponentials overflow at weights that are no trained ones."""
+        most = sum(t.numel() for t in self.reference)
+        for _ in range(CALMER):
+            count = finite_count(self.reference)
+            if count == most:
+                return
+            before = self.state, self.reference
+            self.state = {n: t / 4 if n in self.capture.parameters and n not in self.gains else t for n, t in self.state.items()}
+            self.reference = self.run(self.state)
+            if finite_count(self.reference) <= count:
+                self.state, self.reference = before
+                return
 
     def _move_statistics(self, seed: int) -> None:
         """Running statistics at zero and one would hide errors."""
@@ -85,7 +100,8 @@ class Checker:
             elif name.endswith("running_mean"):
                 self.state[name] = 0.5 * torch.randn(tensor.shape, generator=g, dtype=torch.float64)
 
-    def run(self, state: Mapping[str, Tensor]) -> list[list[Tensor]]:
+    def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        """Each output at all inputs, flattened into one vector."""
         graph, tensors = self.capture.graph, self.capture.tensors
         fixed = {n: wide(t) for n, t in tensors.items() if n in graph.constants}
         env = {**fixed, **{v: state[n] for v, n in {**graph.parameters, **graph.buffers}.items() if n in state}}
@@ -94,17 +110,14 @@ class Checker:
             for x in self.inputs:
                 torch.manual_seed(0)  # dropout masks and the like must repeat
                 values = evaluate(self.ops, {**env, **dict(zip(graph.inputs, x, strict=True))}, graph.outputs, torch.float64)
-                results.append([values[o].detach() for o in graph.outputs])
-        return results
+                results.append([values[o].detach().reshape(-1) for o in graph.outputs])
+        return [torch.cat(list(one)) for one in zip(*results, strict=True)]
 
     def change(self, state: Mapping[str, Tensor]) -> float:
-        """Largest change of any output, relative to its variation."""
-        worst = 0.0
-        for before, after in zip(self.reference, self.run(state), strict=True):
-            for b, a, s in zip(before, after, self.spread, strict=True):
-                difference = float((a - b).abs().max()) / s
-                worst = max(worst, difference if difference == difference else float("inf"))
-        return worst
+        """Largest change of any output, relative to its variation; infinite where the network has no finite outputs."""
+        if not any_finite(self.reference):
+            return float("inf")
+        return max(apart(before, after) for before, after in zip(self.reference, self.run(state), strict=True))
 
     def moved(self, factors: Sequence[tuple[Symmetry | Discrete, np.ndarray]]) -> dict[str, Tensor]:
         state = dict(self.state)

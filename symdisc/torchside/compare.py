@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from symdisc.catalog import Catalog
 from symdisc.errors import BadInput, StateMismatch
+from symdisc.torchside.apart import any_finite, apart
 from symdisc.torchside.capture import tie_groups
 from symdisc.torchside.checkpoint import Checkpoint, Fit
 from symdisc.torchside.network import KeptEps, stored_dtype
@@ -67,21 +68,18 @@ def compare(cat: Catalog, source: Source, before: Checkpoint, after: Checkpoint,
 
 def change(model: nn.Module, before: dict[str, Tensor], after: dict[str, Tensor], inputs: Sequence[Any],
            kwargs: dict[str, Any] | None = None) -> float:
-    """Largest difference of any output between two sets of weights, relative to its variation over the inputs."""
+    """Largest difference of any output between two sets of weights, relative to its variation over the inputs.
+
+    Raises StateMismatch where no output is finite.
+    """
     runs = []
-    for x in inputs:
-        pair = []
-        for state in (before, after):
-            with torch.random.fork_rng(devices=[]):
+    for state in (before, after):
+        with torch.random.fork_rng(devices=[]):
+            found = []
+            for x in inputs:
                 torch.manual_seed(0)  # dropout draws the same units twice
-                pair.append(outputs_of(model, {n: t.clone() for n, t in state.items()}, x, kwargs))
-        runs.append(pair)
-    worst = 0.0
-    for k in range(len(runs[0][0])):
-        one, two = (torch.cat([r[side][k].reshape(-1).double() for r in runs]) for side in (0, 1))
-        if not bool(torch.isfinite(one).all()):
-            raise StateMismatch("the model's outputs are not finite with the given weights, so nothing can be compared")
-        spread = float(one.std()) if one.numel() > 1 else float(one.abs().max())
-        difference = float((two - one).abs().max()) / max(spread, 1e-300)
-        worst = max(worst, difference if difference == difference else float("inf"))
-    return worst
+                found.append(outputs_of(model, {n: t.clone() for n, t in state.items()}, x, kwargs))
+        runs.append([torch.cat([t.reshape(-1) for t in one]) for one in zip(*found, strict=True)])
+    if not any_finite(runs[0]):
+        raise StateMismatch("the model's outputs are not finite with the given weights, so nothing can be compared")
+    return max(apart(one, two) for one, two in zip(*runs, strict=True))

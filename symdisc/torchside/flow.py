@@ -22,6 +22,7 @@ from symdisc.elements import sample_array
 from symdisc.errors import BadInput, Undecided
 from symdisc.solve import normal_rows
 from symdisc.torchside.algebra import Algebra
+from symdisc.torchside.apart import any_finite, apart
 from symdisc.torchside.apply import act
 from symdisc.torchside.interpret import wide
 
@@ -144,17 +145,17 @@ class _Field:
 
     def _same_function(self, start: np.ndarray, end: np.ndarray) -> bool:
         draws = self.network.draws(4000, LOOKS)
-        a, b = (self.network.output(self.network.unflatten(torch.from_numpy(t)), draws) for t in (start, end))
-        return bool(np.abs(a - b).max() <= SAME * max(float(a.std()), 1e-300))
+        a, b = (torch.from_numpy(self.network.output(self.network.unflatten(torch.from_numpy(t)), draws)) for t in (start, end))
+        return any_finite([a]) and apart(a, b) <= SAME
 
     def _back(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """Newton steps, of least length, to the outputs that the start had."""
         unflatten = self.network.unflatten
         target = self.network.output(unflatten(torch.from_numpy(start)), self.draws)
-        rank = self.network.size - self.fibre
+        known, rank = np.isfinite(target), self.network.size - self.fibre
         for _ in range(CORRECTIONS):
             parameters = unflatten(torch.from_numpy(end))
-            gap = self.network.output(parameters, self.draws) - target
+            gap = np.where(known, self.network.output(parameters, self.draws), 0.0) - np.where(known, target, 0.0)
             jac = self.network.jacobian(parameters, self.draws)
             if len(jac) != len(gap) or not np.isfinite(gap).all() or rank == 0:
                 break

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from symdisc.errors import StateMismatch
 from symdisc.symmetry import Element
+from symdisc.torchside.apart import any_finite, apart
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
@@ -71,14 +73,12 @@ def verify(cat: Catalog, model: nn.Module, g: Element, inputs: Sequence[Any] | N
     if inputs is None:
         example = _like_weights(cat.example, before)
         inputs = [example, *(varied(example, seed) for seed in range(1, samples))]
-    change, spread = 0.0, 0.0
     calls = [(x, _varied_kwargs(cat.kwargs, k)) for k, x in enumerate(inputs)]
-    runs = [(outputs_of(model, before, x, kwargs), outputs_of(model, after, x, kwargs)) for x, kwargs in calls]
-    for k in range(len(runs[0][0])):
-        all_before = torch.cat([r[0][k].reshape(-1).double() for r in runs])
-        all_after = torch.cat([r[1][k].reshape(-1).double() for r in runs])
-        spread = float(all_before.std()) if all_before.numel() > 1 else float(all_before.abs().max())
-        change = max(change, float((all_after - all_before).abs().max()) / max(spread, 1e-300))
+    runs = [[outputs_of(model, state, x, kwargs) for x, kwargs in calls] for state in (before, after)]
+    ones, twos = ([torch.cat([t.reshape(-1) for t in one]) for one in zip(*run, strict=True)] for run in runs)
+    if not any_finite(ones):
+        raise StateMismatch("the model's outputs are not finite with its own weights, so nothing can be compared")
+    change = max(apart(one, two) for one, two in zip(ones, twos, strict=True))
     dtype = next((t.dtype for t in before.values() if t.is_floating_point()), torch.float32)
     moved = relative_change(before, after)
     return Witness(change, str(dtype).removeprefix("torch."), len(inputs), moved, change <= TOLERANCE.get(dtype, 1e-3))

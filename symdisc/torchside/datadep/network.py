@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from symdisc.errors import BadInput, NotExact
+from symdisc.torchside.apart import apart
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.datadep import pointwise
 from symdisc.torchside.datadep.batch import MAX_CONDITION, transport
@@ -130,8 +131,8 @@ def act_layers(captured: Capture, elements: Sequence[tuple[Pair, Tensor]], state
             now = move(network, now, pair, g.double(), batch, form, max_condition=max_condition)
         except NotExact as error:
             raise NotExact(f"{pair.name}: {error}") from error
-    before, after = (network.output(p, [batch]) for p in (network.parameters, now))
-    change = float(abs(after - before).max() / max(float(abs(before).max()), 1e-300))
+    before, after = (torch.from_numpy(network.output(p, [batch])) for p in (network.parameters, now))
+    change = apart(before, after)
     if form != "least-squares" and not change <= ON_BATCH:
         raise NotExact(f"the outputs on the batch change by {change:.1e}, more than rounding may: lower max_condition or take a g nearer 1")
     return Moved({n: now[n].to(t.dtype) if n in now else t for n, t in _all_names(captured, state).items()}, change)
