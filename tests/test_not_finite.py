@@ -44,7 +44,8 @@ def towers(y: Tensor) -> Tensor:
 
 
 ENDS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {  # and the dimension: 5 units, and 6 numbers of a row that nothing reads
-    "masked by -inf": (masked(-INF), 11), "masked by NaN": (masked(NAN), 11), "logarithm": (torch.log, 5), "exponentials": (towers, 5)}
+    "masked by -inf": (masked(-INF), 11), "masked by NaN": (masked(NAN), 11), "logarithm": (torch.log, 5), "exponentials": (towers, 5),
+    "complex numbers": (lambda y: torch.complex(y, torch.sin(y)), 5)}
 
 
 @pytest.mark.parametrize("name", ENDS)

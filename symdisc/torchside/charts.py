@@ -222,7 +222,7 @@ class Made:
             rates.append(torch.log(after[0] / before) / moved)
         both = torch.cat([r.reshape(-1) for r in rates])
         rate = float(both.mean())
-        if not rate or bool((both - rate).abs().max() > CLOSE * abs(rate)):
+        if not rate or not bool((both - rate).abs().max() <= CLOSE * abs(rate)):
             return None
         return round(rate, 6) if abs(rate - round(rate, 6)) <= CLOSE * abs(rate) else rate  # of 2**v it is no short number
 

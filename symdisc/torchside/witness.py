@@ -38,7 +38,7 @@ class Witness:
 
 
 def outputs_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Sequence[Any], kwargs: dict[str, Any] | None = None) -> list[Tensor]:
-    """All floating-point outputs of a model run with other weights."""
+    """All outputs of a model, run with other weights, that are made of floating-point numbers, complex ones among them."""
     inputs, given = torch.utils._pytree.tree_map_only(Tensor, Tensor.clone, (tuple(inputs), kwargs or {}))  # a model may write on them
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)  # dropout masks must repeat
@@ -46,7 +46,8 @@ def outputs_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Sequence[A
     leaves = torch.utils._pytree.tree_leaves(result)
     if not leaves or not all(isinstance(t, Tensor) or t is None for t in leaves):
         leaves = list(getattr(result, "values", lambda: leaves)())
-    return [t.data for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]  # in a mode that sees through no_grad, too
+    tensors = [t for t in leaves if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())]
+    return [t.data for t in tensors]  # in a mode that sees through no_grad, too
 
 
 def varied(example: Sequence[Any], seed: int) -> tuple[Any, ...]:
