@@ -44,8 +44,7 @@ def towers(y: Tensor) -> Tensor:
 
 
 ENDS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {  # and the dimension: 5 units, and 6 numbers of a row that nothing reads
-    "masked by -inf": (masked(-INF), 11), "masked by NaN": (masked(NAN), 11), "logarithm": (torch.log, 5), "exponentials": (towers, 5),
-    "complex numbers": (lambda y: torch.complex(y, torch.sin(y)), 5)}
+    "masked by -inf": (masked(-INF), 11), "masked by NaN": (masked(NAN), 11), "logarithm": (torch.log, 5), "exponentials": (towers, 5)}
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -61,10 +60,10 @@ def test_what_is_finite_decides(name: str) -> None:
     assert witness.passed and witness.weights_changed > 0.05
 
 
-@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("name", [*ENDS, "complex numbers"])
 def test_a_false_symmetry_is_seen_beside_them(name: str) -> None:
     """Units of another activation are no ReLU units: the scale that the one has breaks the other."""
-    end, _ = ENDS[name]
+    end, _ = ENDS.get(name, (torch.fft.fft, 5))
     cat = symdisc.discover(made(end), (torch.randn(6, 3),))
     other = made(end, torch.tanh)
     assert not cat.verify(other, cat.sample(0, 0.3)).passed
