@@ -128,12 +128,13 @@ def _told(captured: Capture, short: Capture, stack: Stack, clock: _Clock, run: b
     with clock("prove"):
         found = _Found(stack.told(part.proposed), stack.told(part.discrete), stack.told(part.refused), stack.names(part.gained),
                        part.opaque, stack.told(part.notes))
-    if not run:
-        return found
-    stands = _run(captured, found, clock, (0,), FEW_TRIALS)
-    if len(stands.refused) > len(found.refused):
-        raise NotPeriodic("refused on the whole network")
-    return stands
+    if run:
+        from symdisc.torchside.check import Checker
+
+        with clock("check"):
+            if not Checker(captured, found.gained).stand([*found.proposed, *found.discrete]):
+                raise NotPeriodic("refused on the whole network")
+    return found
 
 
 def _derived(captured: Capture, clock: _Clock) -> tuple[list[Symmetry], list[Discrete], Facts, list[str]]:

@@ -54,3 +54,31 @@ def test_a_gain_whose_entries_stand_elsewhere_is_not_read(kind: str, width: int,
     cat = symdisc.discover(model, maker(0), solve=False)
     assert cat.broken == () and cat.group_dimension <= fibre(model, maker, seed=None).dimension
     assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
+
+
+class Scored(nn.Module):
+    """Experts that read what comes off a norm, times a score of their own, as Llama 4 has them; ``rolled``: entries change places."""
+
+    def __init__(self, rolled: bool, d: int = 4, experts: int = 2) -> None:
+        super().__init__()
+        self.rolled, self.enter, self.norm, self.router = rolled, nn.Linear(6, d), nn.RMSNorm(d, eps=0.05), nn.Linear(d, experts)
+        self.up = nn.ModuleList(nn.Linear(d, 3, bias=False) for _ in range(experts))
+        self.down, self.last, self.head = nn.Linear(3, d, bias=False), nn.RMSNorm(d, eps=0.05), nn.Linear(d, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        y = self.norm(x)
+        scores, z = torch.sigmoid(self.router(y)), y.roll(1, -1) if self.rolled else y
+        mixed = sum(F.silu(up(z * scores[..., k:k + 1])) for k, up in enumerate(self.up))
+        return self.head(self.last(x + self.down(mixed)))
+
+
+@pytest.mark.parametrize("rolled, turns", [(False, 6), (True, 0)])
+def test_a_score_between_the_gain_and_what_reads_it(rolled: bool, turns: int) -> None:
+    torch.manual_seed(1)
+    model, inputs = randomise(Scored(rolled), 1), floats(6)
+    cat = symdisc.discover(model, inputs(0), solve=False)
+    assert sum(s.dimension for s in cat.symmetries if s.name in TURNS) == turns and cat.broken == ()
+    assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
+    if not rolled:
+        assert cat.group_dimension == fibre(model, inputs, seed=None).dimension

@@ -74,7 +74,7 @@ def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
                     continue
                 index = _positions(space, places[part], at[part])
                 gain, dual = space.gains[side // 2], bool(side % 2) == written
-                if gain is not None and not _beside(classes, gain, vec[mine[group[part]]], places[part]):
+                if gain is not None and not _beside(classes, space, gain, vec[mine[group[part]]], places[part]):
                     partial.add(k)  # a move reads the gain where it moves the weight
                     continue
                 name, offset, front = gain if gain is not None else (None, 0.0, False)
@@ -87,13 +87,16 @@ def emit_dense(classes: Classes, spaces: list[Space]) -> list[Symmetry]:
     return [_dense_symmetry([spaces[k] for k in members], [found[k] for k in members]) for members in groups_.values()]
 
 
-def _beside(classes: Classes, gain: tuple[str, float, bool], units: np.ndarray, places: np.ndarray) -> bool:
-    """The entry of a gain that each unit meets stands in the gain where the unit stands along the axis."""
+def _beside(classes: Classes, space: Space, gain: tuple[str, float, bool], units: np.ndarray, places: np.ndarray) -> bool:
+    """The entry of a gain that each unit meets stands in the gain where the unit stands along the axis: the entry at the unit itself,
+    or, where something that is the same for the whole space lies between them (a score of a router), at its element of the space."""
     at: dict[int, int] = {}
     for use in classes.facts.gains:
         if use.parameter == gain[0]:
             at.update(zip(classes(use.ins if gain[2] else use.outs).tolist(), use.elements.tolist(), strict=True))
-    return all(at.get(int(c), -1) == p for c, p in zip(units, places, strict=True))
+    element = dict(zip(space.classes.tolist(), space.element.tolist(), strict=True))
+    beside = {(element.get(c), p) for c, p in at.items()}
+    return all(at[c] == p if c in at else (element[c], p) in beside for c, p in zip(units.tolist(), places.tolist(), strict=True))
 
 
 def _positions(space: Space, places: np.ndarray, at: np.ndarray) -> np.ndarray:

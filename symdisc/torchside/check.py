@@ -57,6 +57,11 @@ def _nontrivial(d: Discrete, rng: np.random.Generator) -> np.ndarray:
             return array
 
 
+def _elements(families: Sequence[Symmetry | Discrete], seed: int, scale: float = 0.3) -> list[tuple[Symmetry | Discrete, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return [(s, _nontrivial(s, rng) if isinstance(s, Discrete) else sample_array(s, rng, scale)) for s in families]
+
+
 class Checker:
     """Runs the graph in float64 for given parameters, on a few inputs, and compares."""
 
@@ -125,11 +130,14 @@ class Checker:
             state.update(run_moves(s.moves, array, state))
         return state
 
+    def stand(self, families: Sequence[Symmetry | Discrete], seed: int = 0) -> bool:
+        """A random element of each, all of them at once, leaves the function alone: enough where each was run by itself elsewhere."""
+        return self._try(_elements(families, seed)) < TOLERANCE
+
     def judge(self, families: Sequence[Symmetry | Discrete], seed: int = 0, scale: float = 0.3,
               progress: Callable[[int, int], None] | None = None) -> list[float]:
         """Change of the function under a random element of each family: all together first, then halves of what fails."""
-        rng = np.random.default_rng(seed)
-        factors = [(s, _nontrivial(s, rng) if isinstance(s, Discrete) else sample_array(s, rng, scale)) for s in families]
+        factors = _elements(families, seed, scale)
         changes = [0.0] * len(factors)
         pending, done = [list(range(len(factors)))] if factors else [], 0
         while pending:
