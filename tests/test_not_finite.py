@@ -106,4 +106,6 @@ def test_apart() -> None:
         assert apart(one, torch.tensor(other)) == INF
     assert apart(one[2:], one[2:]) == 0.0 and apart(torch.ones(0), torch.ones(0)) == 0.0
     assert apart(torch.tensor([4.0]), torch.tensor([5.0])) == pytest.approx(0.25)
+    huge = torch.tensor([1e200, 2e200], dtype=torch.float64)  # its variance is beyond float64
+    assert apart(huge, 1.1 * huge) == pytest.approx(apart(1e-200 * huge, huge * 1.1e-200)) == pytest.approx(0.2 * 2.0 ** 0.5)
     assert apart(torch.tensor([1.0 + 2.0j, 0.0]), torch.tensor([1.0 + 2.5j, 0.0])) > 0.1

@@ -24,7 +24,9 @@ def apart(before: Tensor, after: Tensor) -> float:
     if not bool(known.any()):
         return 0.0
     one, two = _real(before[known]), _real(after[known])
-    spread = float(one.std() if one.numel() > 1 else one.abs().max())
+    size = float(one.abs().max()) or 1.0
+    one, two = one / size, two / size  # the square of a large number, in its variation, would be no number
+    spread = float(one.std()) if one.numel() > 1 else 1.0
     return float((two - one).abs().max()) / max(spread, 1e-300)
 
 
