@@ -117,7 +117,7 @@ def _found(captured: Capture, clock: _Clock, run: bool) -> _Found:
             return _told(captured, *short, clock, run)
     proposed, discrete, facts, notes = _derived(captured, clock)
     found = _Found(proposed, discrete, [], facts.gained, facts.opaque, notes)
-    return _run(captured, found, clock, (0, *OTHER_WEIGHTS), TRIALS) if run else found
+    return _run(captured, found, clock) if run else found
 
 
 def _told(captured: Capture, short: Capture, stack: Stack, clock: _Clock, run: bool) -> _Found:
@@ -191,17 +191,17 @@ def _behind_lookups(captured: Capture, charts: Sequence[Chart]) -> list[Discrete
     return [d for d in lift(Judge(classes)(find_affine(classes)), others) if tables & set(d.parameters)]
 
 
-def _run(captured: Capture, found: _Found, clock: _Clock, seeds: Sequence[int], trials: int) -> _Found:
+def _run(captured: Capture, found: _Found, clock: _Clock) -> _Found:
     """What stands when the captured graph is run under random elements, and what is refused."""
     from symdisc.torchside.check import Checker
 
     proposed, discrete, refused = found.proposed, found.discrete, list(found.refused)
     small = captured.size < LARGE
     with clock("check"):
-        for seed in seeds if small else (0,):  # units that rest at one set of weights hide errors
+        for seed in (0, *OTHER_WEIGHTS) if small else (0,):  # units that rest at one set of weights hide errors
             checker = Checker(captured, found.gained, seed)
             proposed, bad = _keep(proposed, checker.judge(proposed, seed))
-            discrete, bad_discrete = _keep(discrete, checker.judge_discrete(discrete, seed, trials=trials if small else FEW_TRIALS))
+            discrete, bad_discrete = _keep(discrete, checker.judge_discrete(discrete, seed, trials=TRIALS if small else FEW_TRIALS))
             refused += bad + bad_discrete
     return replace(found, proposed=proposed, discrete=discrete, refused=refused)
 

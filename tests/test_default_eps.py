@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import symdisc
+from symdisc.report.features import features
 from symdisc.symmetry import Element, Factor
 from symdisc.torchside.capture import capture
 from symdisc.torchside.checkpoint import Checkpoint, fit_names, transform
@@ -20,6 +21,7 @@ from symdisc.torchside.interpret import evaluate
 from symdisc.torchside.miniature import make_decidable
 from symdisc.torchside.network import Wide
 from symdisc.torchside.sources import Source
+from symdisc.torchside.teleport_files import read_data
 from symdisc.torchside.twins import twins
 
 
@@ -107,3 +109,26 @@ def test_files_are_compared_with_the_eps_they_were_trained_with() -> None:
     assert compare(cat, Source("table", model, (ids,)), file, after, fit).max_relative_change < 1e-6
     states = [{n: t.double() for n, t in f.tensors.items()} for f in (file, after)]
     assert change(model.double(), states[0], states[1], [(ids,)]) > 1e-2  # with the eps of float64
+
+
+def test_a_loss_read_from_files_keeps_it() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(5, 4, bias=False), nn.RMSNorm(4), nn.Linear(4, 2)), 1e-4 * torch.randn(6, 5)
+    stored = float(model(x).detach().square().mean()) / 2
+    state = {n: p.detach().double() for n, p in model.named_parameters()}
+    loss = read_data(Source("table", model, (x,)), None).loss
+    assert float(loss.function(state)) == pytest.approx(stored, rel=1e-5)
+    assert float(model(x.double()).detach().square().mean()) / 2 != pytest.approx(stored, rel=1e-3)  # with the eps of float64
+
+
+NORMS = {"layer": (nn.LayerNorm(4), "1e-05"), "bare layer": (nn.LayerNorm(4, elementwise_affine=False), "1e-05"),
+         "its own": (nn.LayerNorm(4, eps=1e-3), "0.001"), "bare group": (nn.GroupNorm(2, 4, affine=False), "1e-05"),
+         "rms": (nn.RMSNorm(4), "1.19209e-07"), "rms at zero": (nn.RMSNorm(4, eps=0.0), "0")}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_comparisons_tell_the_number(name: str) -> None:
+    norm, told = NORMS[name]
+    graph = capture(nn.Sequential(nn.Linear(3, 4), norm, nn.Linear(4, 2)), (torch.randn(2, 3),)).graph
+    (feature,) = [f for f in features(graph) if f.name == "eps of norms"]
+    assert told in feature.value.split()

@@ -80,7 +80,7 @@ def measure(name: str, seed: int = 0, write: Any = lambda record: None) -> Recor
 def _stages(name: str, seed: int, stage: Any) -> None:
     from symdisc.session import _Clock, discover_captured
     from symdisc.torchside.capture import capture
-    from symdisc.torchside.network import Wide
+    from symdisc.torchside.network import Wide, stored_dtype
 
     stage("build")
     built = randomised(build(name, seed), seed)
@@ -92,7 +92,7 @@ def _stages(name: str, seed: int, stage: Any) -> None:
     cat = discover_captured(captured, name, clock, solve=False)
     cat = cat.replace(model=built.model, example=built.args, kwargs=built.kwargs, captured=captured)
     stage("verify", **_described(cat), stages={k: round(v, 3) for k, v in clock.seconds.items()})
-    with Wide():
+    with Wide(stored_dtype(built.model)):
         witness = cat.verify(built.model, cat.sample(seed, SCALE))
     stage("certify", kept=witness.passed, change=_bound(witness.max_relative_change), moved=round(witness.weights_changed, 3))
     try:

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["any_finite", "apart", "finite_count"]
+__all__ = ["apart", "finite_count"]
 
 
 def apart(before: Tensor, after: Tensor) -> float:
     """Largest difference of an entry, relative to the standard deviation of ``before`` (to its size where it has one entry).
 
     Networks mask scores by -inf, and take roots and logarithms outside of their range: what is no finite number before must be the
-    same after (NaN for NaN), or the difference is infinite. Without finite entries nothing else is compared: see ``any_finite``.
+    same after (NaN for NaN), or the difference is infinite. Where ``finite_count`` is 0 nothing else is compared.
     """
     if before.shape != after.shape:
         return float("inf")
@@ -31,12 +31,8 @@ def apart(before: Tensor, after: Tensor) -> float:
 
 
 def finite_count(outputs: Iterable[Tensor]) -> int:
+    """Entries that there are to compare."""
     return sum(int(t.isfinite().sum()) for t in outputs)
-
-
-def any_finite(outputs: Iterable[Tensor]) -> bool:
-    """There is something to compare."""
-    return any(bool(t.isfinite().any()) for t in outputs)
 
 
 def _kind(t: Tensor) -> Tensor:

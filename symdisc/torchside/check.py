@@ -11,7 +11,7 @@ from torch import Tensor
 from symdisc.elements import identity_discrete, sample_array, sample_discrete
 from symdisc.errors import BadInput
 from symdisc.symmetry import Discrete, Symmetry
-from symdisc.torchside.apart import any_finite, apart, finite_count
+from symdisc.torchside.apart import apart, finite_count
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw
 from symdisc.torchside.interpret import ancestors, evaluate, wide
@@ -120,7 +120,7 @@ class Checker:
 
     def change(self, state: Mapping[str, Tensor]) -> float:
         """Largest change of any output, relative to its variation; infinite where the network has no finite outputs."""
-        if not any_finite(self.reference):
+        if not finite_count(self.reference):
             return float("inf")
         return max(apart(before, after) for before, after in zip(self.reference, self.run(state), strict=True))
 

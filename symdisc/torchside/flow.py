@@ -22,7 +22,7 @@ from symdisc.elements import sample_array
 from symdisc.errors import BadInput, Undecided
 from symdisc.solve import normal_rows
 from symdisc.torchside.algebra import Algebra
-from symdisc.torchside.apart import any_finite, apart
+from symdisc.torchside.apart import apart, finite_count
 from symdisc.torchside.apply import act
 from symdisc.torchside.interpret import wide
 
@@ -146,7 +146,7 @@ class _Field:
     def _same_function(self, start: np.ndarray, end: np.ndarray) -> bool:
         draws = self.network.draws(4000, LOOKS)
         a, b = (torch.from_numpy(self.network.output(self.network.unflatten(torch.from_numpy(t)), draws)) for t in (start, end))
-        return any_finite([a]) and apart(a, b) <= SAME
+        return finite_count([a]) > 0 and apart(a, b) <= SAME
 
     def _back(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """Newton steps, of least length, to the outputs that the start had."""

@@ -19,7 +19,7 @@ from symdisc.moves import BENT
 from symdisc.solve import independent_part
 from symdisc.symmetry import Symmetry
 from symdisc.torchside.algebra import Algebra, fibre
-from symdisc.torchside.apart import any_finite, apart
+from symdisc.torchside.apart import apart, finite_count
 from symdisc.torchside.apply import act
 from symdisc.torchside.interpret import wide
 from symdisc.torchside.kernels import run_moves
@@ -146,7 +146,7 @@ def _keeps(algebra: Algebra, symmetry: Symmetry, tolerance: float = 1e-7) -> boo
     moved = {**network.parameters, **act(symmetry, array, network.parameters)}
     draws = network.draws(3000, 8)
     before, after = (torch.from_numpy(network.output(p, draws)) for p in (network.parameters, moved))
-    return any_finite([before]) and apart(before, after) <= tolerance
+    return finite_count([before]) > 0 and apart(before, after) <= tolerance
 
 
 def row_span(rows: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
