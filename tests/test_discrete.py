@@ -247,7 +247,7 @@ def test_units_that_rest_at_one_set_of_weights_hide_nothing() -> None:
     half = replace(true, moves=tuple(m for m in true.moves if m.parameter.startswith("0.")))
     assert Checker(captured, facts.gained, 0).judge_discrete([half]) == [0.0]
     found = session._Found(proposed, [true, half], [], facts.gained, facts.opaque, [])
-    stands = session._run(captured, found, session._Clock(None), (0, 1, 2), session.TRIALS)
+    stands = session._run(captured, found, session._Clock(None))
     assert stands.discrete == [true] and [b.breaker for b in stands.refused] == ["check"]
 
 
