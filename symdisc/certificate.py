@@ -15,6 +15,7 @@ class Certificate:
     ``gap`` is the ratio of the singular values on both sides of the cut; ``exact`` says that the rank was taken in exact
     arithmetic; ``miniature`` that it was made on a smaller network of the same structure, with ``D`` parameters. ``flow`` of the
     found dimensions have no closed form: they were read off the Jacobian itself, so for them the agreement is no evidence.
+    ``outside`` are named families whose generators move the outputs: they are not counted, and nothing is complete beside them.
     """
 
     found: int
@@ -25,14 +26,24 @@ class Certificate:
     miniature: bool = False
     note: str = ""
     flow: int = 0
+    outside: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        return self.found == self.fibre
+        return self.found == self.fibre and not self.outside
+
+    @property
+    def verdict(self) -> str:
+        if self.outside:
+            return f"wrong: {', '.join(self.outside)} changes the outputs"
+        if self.found > self.fibre:
+            return "wrong: more found than there is"
+        return "complete: nothing is missing" if self.complete else f"incomplete: {self.fibre - self.found:,} dimensions have no name"
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "complete": self.complete}
+        told = {**asdict(self), "outside": list(self.outside)}
+        return {**{k: v for k, v in told.items() if v or k != "outside"}, "complete": self.complete}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Certificate:
-        return cls(**{k: v for k, v in d.items() if k != "complete"})
+        return cls(**{**{k: v for k, v in d.items() if k != "complete"}, "outside": tuple(d.get("outside", ()))})

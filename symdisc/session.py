@@ -86,6 +86,8 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
         with clock("solve"):
             symmetries, orbit, more = complete(captured, arch, symmetries)
             notes += more
+            broken += [Broken(s.site, f"{s.name}: {s.group}", "check", "proposed, but its generators change the outputs; not claimed")
+                       for s in proposed if not any(s is kept for kept in symmetries)]
     elif captured.size:
         notes.append("orbit dimension taken as the dimension of the named families; completeness is for a miniature to certify")
     buffers = {n: graph.shapes[v] for v, n in graph.buffers.items()}

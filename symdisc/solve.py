@@ -19,7 +19,7 @@ import numpy as np
 
 from symdisc.exact import NullSpace, null_space
 
-__all__ = ["Accumulator", "affine_motions", "fibre_basis", "independent_part"]
+__all__ = ["Accumulator", "affine_motions", "fibre_basis"]
 
 # Columns of the Jacobian this far below the largest are noise: scaling them up would turn noise into rank.
 ZERO_COLUMN = 1e-11
@@ -93,14 +93,3 @@ def affine_motions(values: np.ndarray, motions: np.ndarray, blocks: Sequence[np.
             flat = dy.reshape(samples, -1)
             rest = (flat - u @ (u.T @ flat)).reshape(-1, dy.shape[2])
             factor.add(rest / max(float(np.abs(y).max(initial=0.0)), float(spread.max(initial=0.0)), 1e-300))
-
-
-def independent_part(rows: np.ndarray, within: np.ndarray, tolerance: float = 1e-6) -> tuple[int, float]:
-    """Rank of ``rows`` [m, D] (each at unit length) and the largest part of a row outside the span of ``within`` [D, k]."""
-    size = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = (rows / np.where(size > 0, size, 1.0))[size[:, 0] > 0]
-    if not len(rows):
-        return 0, 0.0
-    outside = rows - (rows @ within) @ within.T
-    s = np.linalg.svd(rows, compute_uv=False)
-    return int((s > tolerance * s[0]).sum()), float(np.linalg.norm(outside, axis=1).max())

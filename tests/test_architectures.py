@@ -112,8 +112,8 @@ def test_named_families_are_all(name: str) -> None:
     model, example = generic(architecture.build, architecture.miniatures[0])
     cat = discover(model, example, solve=False)
     space, network = module_fibre(cat, 0)
-    found, carried = surplus(cat, space, network)
-    assert (found, space.dimension, carried) == (CERTIFIED[name], CERTIFIED[name], ())
+    found, carried, outside = surplus(cat, space, network)
+    assert (found, space.dimension, carried, outside) == (CERTIFIED[name], CERTIFIED[name], (), ())
     assert cat.verify(model, cat.sample(seed=0, scale=0.3)).passed
 
 

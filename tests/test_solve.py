@@ -9,7 +9,7 @@ from torch import nn
 
 import symdisc
 from symdisc.exact import DIRECT, null_space
-from symdisc.solve import Accumulator, affine_motions, fibre_basis, independent_part
+from symdisc.solve import Accumulator, affine_motions, fibre_basis
 from symdisc.symmetry import Symmetry
 from symdisc.torchside.capture import capture
 from symdisc.torchside.check import Checker
@@ -48,14 +48,6 @@ def test_columns_of_zero_gradient_stay_zero() -> None:
     a = rng.standard_normal((30, 6))
     a[:, 2] = 1e-18 * rng.standard_normal(30)
     assert fibre_basis(a).dimension == 1
-
-
-def test_a_family_off_by_a_tenth_per_cent_leaves_the_fibre() -> None:
-    basis = np.linalg.qr(rng.standard_normal((10, 3)))[0]
-    right = basis[:, 0]
-    wrong = right + 1e-3 * np.linalg.qr(np.column_stack([basis, rng.standard_normal(10)]))[0][:, 3]
-    assert independent_part(right[None], basis)[1] < 1e-12
-    assert independent_part(wrong[None], basis)[1] > 5e-4
 
 
 def test_the_check_refuses_a_false_twin() -> None:

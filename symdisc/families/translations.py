@@ -315,8 +315,8 @@ class Translations(Averages):
 
     def _scaled_dot_product_attention(self, op: Op, value: str, current: Current, chain: tuple[Through, ...]) -> list[Move] | None:
         roles = [i for i, a in enumerate(op.args[:4]) if isinstance(a, Ref) and a.name == value]
-        if roles == [1]:
-            return []  # the same vector added to all keys adds a constant to each row of scores
+        if roles == [1]:  # the same vector added to all keys adds a constant to each row of scores
+            return [] if self._everywhere(value, -2, current) else None
         after = self._renamed(value, op.name, current) if roles == [2] else None
         return self.push(op.name, after, chain) if after is not None else None
 
@@ -327,15 +327,26 @@ class Translations(Averages):
         left, right = (a.name if isinstance(a, Ref) else "" for a in factors)
         if value == right and value != left:
             if any(d.op == op.name for d in self.facts.duals):
-                return [] if self.scores.end_in_softmax(op.name) else None
+                return [] if self.scores.end_in_softmax(op.name) and self._everywhere(right, -1, current) else None
             after = self._renamed(right, op.name, current)
             return self.push(op.name, after, chain) if self.scores.weights(left) and after is not None else None
         return None
+
+    def _everywhere(self, value: str, axis: int, current: Current) -> bool:
+        """Each place along ``axis`` carries the translation: keys and values learned or taken from elsewhere may stand beside those moved."""
+        labels = self.facts.labels.get(value)
+        if not isinstance(labels, np.ndarray):
+            return True
+        units, where = np.unique(self.classes(labels), return_inverse=True)
+        moved = np.array([current.get(int(c), -1) for c in units])[where].reshape(labels.shape)
+        return bool((moved == np.take(moved, [0], axis)).all())
 
     def _renamed(self, before: str, after: str, current: Current) -> Current | None:
         """The translation in terms of the classes of ``after``, a weighted mean of ``before`` along the last but one axis."""
         la, lb = self.facts.labels.get(before), self.facts.labels.get(after)
         if not isinstance(la, np.ndarray) or not isinstance(lb, np.ndarray) or la.shape[-1] != lb.shape[-1]:
+            return None
+        if not self._everywhere(before, -2, current):
             return None
         if la.ndim == lb.ndim > 2 and la.shape[-3] not in (1, lb.shape[-3]):  # one value head for several query heads
             la = np.repeat(la[..., :1, :], lb.shape[-3] // la.shape[-3], -3)

@@ -311,10 +311,7 @@ def _certificate(cat: Catalog) -> tuple[Fact, ...]:
         Fact("Arithmetic", arithmetic),
         Fact("Made on", "a miniature of the same structure" if c.miniature else "the network itself"),
         *([Fact("Without closed form", f"{c.flow} of {c.found}: they act by a flow along the fibre")] if c.flow else []),
-        Fact(
-            "Verdict",
-            "complete: nothing is missing" if c.complete else f"{number(abs(c.fibre - c.found))} not accounted for",
-        ),
+        Fact("Verdict", c.verdict if c.complete or c.outside else f"{number(abs(c.fibre - c.found))} not accounted for"),
     ]
     return (*facts, *([Fact("Note", c.note)] if c.note else []))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from symdisc.elements import identity_discrete, sample_array, sample_discrete
 from symdisc.errors import BadInput
 from symdisc.symmetry import Discrete, Symmetry
-from symdisc.torchside.apart import apart, finite_count
+from symdisc.torchside.apart import apart, finite_count, joined
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.draws import draw
 from symdisc.torchside.interpret import ancestors, evaluate, wide
@@ -106,7 +106,7 @@ class Checker:
                 self.state[name] = 0.5 * torch.randn(tensor.shape, generator=g, dtype=torch.float64)
 
     def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
-        """Each output at all inputs, flattened into one vector."""
+        """Each output at all inputs, one behind the other along the first axis."""
         graph, tensors = self.capture.graph, self.capture.tensors
         fixed = {n: wide(t) for n, t in tensors.items() if n in graph.constants}
         env = {**fixed, **{v: state[n] for v, n in {**graph.parameters, **graph.buffers}.items() if n in state}}
@@ -115,14 +115,14 @@ class Checker:
             for x in self.inputs:
                 torch.manual_seed(0)  # dropout masks and the like must repeat
                 values = evaluate(self.ops, {**env, **dict(zip(graph.inputs, x, strict=True))}, graph.outputs, torch.float64)
-                results.append([values[o].detach().reshape(-1) for o in graph.outputs])
-        return [torch.cat(list(one)) for one in zip(*results, strict=True)]
+                results.append([values[o].detach() for o in graph.outputs])
+        return [joined(one) for one in zip(*results, strict=True)]
 
     def change(self, state: Mapping[str, Tensor]) -> float:
         """Largest change of any output, relative to its variation; infinite where the network has no finite outputs."""
         if not finite_count(self.reference):
             return float("inf")
-        return max(apart(before, after) for before, after in zip(self.reference, self.run(state), strict=True))
+        return max(apart(before, after, fine=True) for before, after in zip(self.reference, self.run(state), strict=True))
 
     def moved(self, factors: Sequence[tuple[Symmetry | Discrete, np.ndarray]]) -> dict[str, Tensor]:
         state = dict(self.state)

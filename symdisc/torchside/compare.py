@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from symdisc.catalog import Catalog
 from symdisc.errors import BadInput, StateMismatch
-from symdisc.torchside.apart import apart, finite_count
+from symdisc.torchside.apart import apart, finite_count, joined
 from symdisc.torchside.capture import tie_groups
 from symdisc.torchside.checkpoint import Checkpoint, Fit
 from symdisc.torchside.network import KeptEps, stored_dtype
@@ -79,7 +79,7 @@ def change(model: nn.Module, before: dict[str, Tensor], after: dict[str, Tensor]
             for x in inputs:
                 torch.manual_seed(0)  # dropout draws the same units twice
                 found.append(outputs_of(model, {n: t.clone() for n, t in state.items()}, x, kwargs))
-        runs.append([torch.cat([t.reshape(-1) for t in one]) for one in zip(*found, strict=True)])
+        runs.append([joined(one) for one in zip(*found, strict=True)])
     if not finite_count(runs[0]):
         raise StateMismatch("the model's outputs are not finite with the given weights, so nothing can be compared")
     return max(apart(one, two) for one, two in zip(*runs, strict=True))

@@ -145,8 +145,9 @@ class _Field:
 
     def _same_function(self, start: np.ndarray, end: np.ndarray) -> bool:
         draws = self.network.draws(4000, LOOKS)
-        a, b = (torch.from_numpy(self.network.output(self.network.unflatten(torch.from_numpy(t)), draws)) for t in (start, end))
-        return finite_count([a]) > 0 and apart(a, b) <= SAME
+        a, b = (torch.from_numpy(self.network.output(self.network.unflatten(torch.from_numpy(t)), draws).reshape(LOOKS, -1))
+                for t in (start, end))
+        return finite_count([a]) > 0 and apart(a, b, fine=True) <= SAME
 
     def _back(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """Newton steps, of least length, to the outputs that the start had."""

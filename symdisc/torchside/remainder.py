@@ -16,7 +16,6 @@ from symdisc.elements import basis, identity_array, tangent_arrays
 from symdisc.errors import BadInput, Undecided
 from symdisc.exact import NullSpace
 from symdisc.moves import BENT
-from symdisc.solve import independent_part
 from symdisc.symmetry import Symmetry
 from symdisc.torchside.algebra import Algebra, fibre
 from symdisc.torchside.apart import apart, finite_count
@@ -35,6 +34,7 @@ __all__ = ["certify_model", "certify_named", "complete", "linear_remainder", "mo
 
 MOST_CARRIERS = 4  # parameters named in a note
 EXACT = 1e-11  # rows near the sphere of a norm with eps go 1/eps times as far as gains: generators in place are exact enough for that
+STRAY = 1e-3  # sine of the angle to the fibre beyond which a generator moves the outputs: neither rounding nor a cut in the rank is so large
 STEP = 1e-4  # of the central difference; its error is below 1e-8 relative, far under the rank cut of 1e-6
 
 
@@ -80,20 +80,18 @@ def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry],
     """Orbit dimension at the weights, and what the named families leave: linear symmetries, then a nameless remainder.
 
     Every direction is accounted for: spanned by a named family, by linear fields that hold at many weights, by the remainder
-    (generic, and exact along its flow), or reported as local to these weights. ``generic`` is the fibre dimension at generic
-    weights; where it is not given it is looked for, and so is the part of the remainder that is affine.
+    (generic, and exact along its flow), or reported as local to these weights. A named family whose generators move the outputs is
+    left out. ``generic`` is the fibre dimension at generic weights; where it is not given it is looked for, and so is the part of the
+    remainder that is affine.
     """
     algebra = Algebra.of(captured, arch, float64_state(captured))
-    layout = list(algebra.network.layout)
-    rows = tangents([s for s in symmetries if s.counts], float64_state(captured), layout)
     try:
         fibre_here = algebra.outputs[0]
     except Undecided as error:
+        rows = tangents([s for s in symmetries if s.counts], float64_state(captured), list(algebra.network.layout))
         return symmetries, row_span(rows).shape[1], [f"completeness is not decided: {error}"]
-    notes = []
-    _, outside = independent_part(rows, fibre_here.basis)
-    if outside > 1e-5:
-        notes.append(f"a named family leaves the fibre by {outside:.1e} at these weights: the example inputs may be too few")
+    symmetries, rows, _ = _within(captured, symmetries, fibre_here.basis, list(algebra.network.layout))
+    notes: list[str] = []
     known = row_span(rows).shape[1]
     try:
         if known < fibre_here.dimension:
@@ -106,6 +104,22 @@ def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry],
     except Undecided as error:
         notes.append(f"{fibre_here.dimension - known} more directions at these weights are not decided: {error}")
     return symmetries, known, notes
+
+
+def _within(captured: Capture, symmetries: Sequence[Symmetry], basis: np.ndarray, layout: list[str],
+            ) -> tuple[list[Symmetry], np.ndarray, tuple[str, ...]]:
+    """(families whose generators lie in the fibre ``basis`` [D, f], these generators [count, D], names of the other families)."""
+    state = float64_state(captured)
+    kept, rows, outside = [], [np.zeros((0, len(basis)))], []
+    for s in symmetries:
+        mine = tangents([s], state, layout) if s.counts else rows[0]
+        lengths = np.linalg.norm(mine, axis=1)
+        if bool((np.linalg.norm(mine - (mine @ basis) @ basis.T, axis=1) <= STRAY * lengths).all()):
+            kept.append(s)
+            rows.append(mine)
+        else:
+            outside.append(f"{s.name} @{s.site}")
+    return kept, np.concatenate(rows), tuple(outside)
 
 
 def linear_remainder(captured: Capture, algebra: Algebra, rows: np.ndarray) -> tuple[list[Symmetry], np.ndarray]:
@@ -145,8 +159,8 @@ def _keeps(algebra: Algebra, symmetry: Symmetry, tolerance: float = 1e-7) -> boo
     array = 0.2 * np.random.default_rng(3).standard_normal(symmetry.shape)
     moved = {**network.parameters, **act(symmetry, array, network.parameters)}
     draws = network.draws(3000, 8)
-    before, after = (torch.from_numpy(network.output(p, draws)) for p in (network.parameters, moved))
-    return finite_count([before]) > 0 and apart(before, after) <= tolerance
+    before, after = (torch.from_numpy(network.output(p, draws).reshape(len(draws), -1)) for p in (network.parameters, moved))
+    return finite_count([before]) > 0 and apart(before, after, fine=True) <= tolerance
 
 
 def row_span(rows: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
@@ -188,8 +202,11 @@ def certify_model(cat: Catalog, seed: int) -> Certificate:
         return Certificate(0, 0, math.inf, 0, note="there are no parameters")
     space, network = module_fibre(cat, seed)
     flow = sum(s.dimension for s in cat.symmetries if s.family == "flow")
-    return Certificate(cat.orbit_dimension, space.dimension, space.gap, network.size,
-                       note="float64 rank of the module's own Jacobian at its weights", flow=flow)
+    named = [s for s in cat.symmetries if s.family != "flow"]
+    rows, outside = _within(cat.captured, named, space.basis, list(network.layout))[1:]
+    found = row_span(rows).shape[1] + flow if outside else cat.orbit_dimension
+    return Certificate(found, space.dimension, space.gap, network.size, outside=outside, flow=flow,
+                       note="float64 rank of the module's own Jacobian at its weights")
 
 
 def certify_named(cat: Catalog, seed: int) -> Certificate:
@@ -202,10 +219,10 @@ def certify_named(cat: Catalog, seed: int) -> Certificate:
     else:
         network = Network(cat.captured, float64_state(cat.captured), seed + 1)
         space = fibre(network, first=5000)[0]
-    named, carriers = surplus(cat, space, network)
+    named, carriers, outside = surplus(cat, space, network)
     rest = f"; the rest lies in {', '.join(carriers[:MOST_CARRIERS])}" if named < space.dimension else ""
     more = f" and {len(carriers) - MOST_CARRIERS} more" if rest and len(carriers) > MOST_CARRIERS else ""
-    return Certificate(named, space.dimension, space.gap, network.size, note=rest + more)
+    return Certificate(named, space.dimension, space.gap, network.size, note=rest + more, outside=outside)
 
 
 def module_fibre(cat: Catalog, seed: int) -> tuple[NullSpace, Network]:
@@ -227,12 +244,13 @@ def module_fibre(cat: Catalog, seed: int) -> tuple[NullSpace, Network]:
         return fibre(network, first=5000)[0], network
 
 
-def surplus(cat: Catalog, space: NullSpace, network: Network) -> tuple[int, tuple[str, ...]]:
-    """(orbit dimension of the named families at the weights, parameters that carry the directions of ``space`` beyond them)."""
-    rows = tangents([s for s in cat.symmetries if s.counts], float64_state(cat.captured), list(network.layout))
+def surplus(cat: Catalog, space: NullSpace, network: Network) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
+    """(orbit dimension of the named families at the weights, parameters that carry the directions of ``space`` beyond them, families
+    outside of it, which are not counted)."""
+    _, rows, outside = _within(cat.captured, cat.symmetries, space.basis, list(network.layout))
     named = row_span(rows)
     rest = space.basis - named @ (named.T @ space.basis)
-    return named.shape[1], _carriers(rest, network)
+    return named.shape[1], _carriers(rest, network), outside
 
 
 def _carriers(directions: np.ndarray, network: Network) -> tuple[str, ...]:

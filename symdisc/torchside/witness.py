@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from symdisc.errors import StateMismatch
 from symdisc.symmetry import Element
-from symdisc.torchside.apart import apart, finite_count
+from symdisc.torchside.apart import apart, finite_count, joined
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
@@ -76,11 +76,11 @@ def verify(cat: Catalog, model: nn.Module, g: Element, inputs: Sequence[Any] | N
         inputs = [example, *(varied(example, seed) for seed in range(1, samples))]
     calls = [(x, _varied_kwargs(cat.kwargs, k)) for k, x in enumerate(inputs)]
     runs = [[outputs_of(model, state, x, kwargs) for x, kwargs in calls] for state in (before, after)]
-    ones, twos = ([torch.cat([t.reshape(-1) for t in one]) for one in zip(*run, strict=True)] for run in runs)
+    ones, twos = ([joined(one) for one in zip(*run, strict=True)] for run in runs)
     if not finite_count(ones):
         raise StateMismatch("the model's outputs are not finite with its own weights, so nothing can be compared")
-    change = max(apart(one, two) for one, two in zip(ones, twos, strict=True))
     dtype = next((t.dtype for t in before.values() if t.is_floating_point()), torch.float32)
+    change = max(apart(one, two, fine=dtype == torch.float64) for one, two in zip(ones, twos, strict=True))
     moved = relative_change(before, after)
     return Witness(change, str(dtype).removeprefix("torch."), len(inputs), moved, change <= TOLERANCE.get(dtype, 1e-3))
 
