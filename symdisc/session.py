@@ -73,6 +73,8 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
         with clock("check"):
             proposed, discrete, refused, how = _checked_small(captured, proposed, discrete, {} if tried is None else tried)
         notes.insert(0, f"weights without values (meta device): families were derived, {how}")
+    else:
+        notes += _held(captured)
     broken += refused
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
     symmetries = list(proposed)
@@ -93,6 +95,15 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
     buffers = {n: graph.shapes[v] for v, n in graph.buffers.items()}
     return Catalog(name, tuple(symmetries), tuple(discrete), tuple(broken), parameters, buffers, dict(graph.aliases), orbit,
                    graph.training, None, tuple(notes), graph, dict(clock.seconds))
+
+
+def _held(captured: Capture) -> list[str]:
+    """What is said of inputs that are not varied."""
+    from symdisc.torchside.domains import held
+
+    names = list(held(captured.graph, captured.example))
+    which = "these inputs" if len(names) > 1 else "this input"
+    return [f"held as in the example: {', '.join(names)}; at other values of {which} less may hold"] if names else []
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import symdisc
 from symdisc.torchside.capture import capture
-from symdisc.torchside.draws import draw, vocabularies
+from symdisc.torchside.domains import vocabularies
+from symdisc.torchside.draws import draw
 
 
 class _Masked(nn.Module):

@@ -13,7 +13,7 @@ from symdisc.errors import BadInput, StateMismatch
 from symdisc.torchside.apart import apart, finite_count, joined
 from symdisc.torchside.capture import tie_groups
 from symdisc.torchside.checkpoint import Checkpoint, Fit
-from symdisc.torchside.network import KeptEps, stored_dtype
+from symdisc.torchside.network import Doubled, stored_dtype
 from symdisc.torchside.witness import TOLERANCE, Witness, outputs_of, relative_change, varied
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def compare(cat: Catalog, source: Source, before: Checkpoint, after: Checkpoint,
     """
     if source.meta:
         raise BadInput(f"{source.name} is on the meta device and cannot be run: use --no-check, or a source with values")
-    kept, model = KeptEps(stored_dtype(source.model)), source.model.double()
+    kept, model = Doubled(stored_dtype(source.model)), source.model.double()
     example = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in source.example)
     inputs = [example, *(varied(example, seed) for seed in range(1, samples))]
     states = [state_of(cat, c, fit, torch.float64) for c in (before, after)]

@@ -83,7 +83,10 @@ def call(op: Op, env: Mapping[str, Any], dtype: torch.dtype | None = None) -> An
     kwargs = {k: _value(v, env, dtype) for k, v in op.kwargs}
     if dtype is not None and op.packet in MADE and op.dtype.startswith("float") and kwargs.get("dtype") is None:
         kwargs["dtype"] = dtype  # torch's default would be float32, too narrow for the least float64 as a mask
-    return resolve(op.target)(*[_value(a, env, dtype) for a in op.args], **kwargs)
+    result = resolve(op.target)(*[_value(a, env, dtype) for a in op.args], **kwargs)
+    if dtype is not None and isinstance(result, torch.Tensor) and result.is_floating_point() and result.dtype != dtype:
+        return result.to(dtype)  # whole numbers times 0.1 are float32, whatever the weights are
+    return result
 
 
 def ancestors(graph: OpGraph, wanted: Iterable[str], given: Iterable[str] = ()) -> tuple[Op, ...]:

@@ -21,7 +21,7 @@ from symdisc.torchside.derivatives import Function, Parameters, is_right, jacobi
 from symdisc.torchside.draws import draws
 from symdisc.torchside.interpret import ancestors, evaluate, wide
 
-__all__ = ["Function", "KeptEps", "ModelFunction", "Network", "Wide", "jacobian_rows", "plain_kernels", "real_entries",
+__all__ = ["Doubled", "Function", "ModelFunction", "Network", "Wide", "jacobian_rows", "plain_kernels", "real_entries",
            "stored_dtype"]
 
 STEPS, DEPTH = 256, 3  # of the search for jumps: steps of a way, and looks at a step that seems to hold one
@@ -218,39 +218,47 @@ def stored_dtype(model: torch.nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float64), torch.float64)
 
 
-class KeptEps(TorchFunctionMode):
-    """RMSNorm without an eps keeps, in float64, that of the dtype in which the model was ``stored``."""
+class Doubled(TorchFunctionMode):
+    """A model made for another dtype, run in float64: also where it asks for float32 by name, as language models do in their norms,
+    or by torch's default, as whole numbers times 0.1 do. RMSNorm without an eps keeps that of the dtype in which it was ``stored``."""
 
     def __init__(self, stored: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.eps = default_eps(stored)
 
+    def __enter__(self) -> Doubled:
+        self.default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        super().__exit__(*exc)
+        torch.set_default_dtype(self.default)
+
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._rms_norm(function, *args, **(kwargs or {})) if function in RMS_NORMS else function(*args, **(kwargs or {}))
+        if function is Tensor.float:
+            return args[0].double()
+        wide = [torch.float64 if a is torch.float32 else a for a in args]
+        named = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        return self._rms_norm(function, *wide, **named) if function in RMS_NORMS else function(*wide, **named)
 
     def _rms_norm(self, function: Any, input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
         return function(input, normalized_shape, weight, self.eps if eps is None else eps)
 
 
-class Wide(KeptEps):
-    """float64 wherever a model asks for float32 by name, as language models do in their norms: its rounding would be rank. And
-    derivatives also where a model cuts them off, as embeddings do at their padding row: its function depends on its parameters there
-    as well."""
+class Wide(Doubled):
+    """The same, with derivatives also where a model cuts them off, as embeddings do at their padding row: its function depends on its
+    parameters there as well."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is Tensor.detach:
             return args[0]
         if function is torch._C._set_grad_enabled:
             return None
-        if function is Tensor.float:
-            return args[0].double()
         if function is torch.nn.functional.embedding and not (kwargs or {}).get("max_norm") and not (len(args) > 3 and args[3]):
             return function(*args[:2], **{k: v for k, v in (kwargs or {}).items() if k in ("input", "weight")})
-        if function is torch.full and isinstance(args[-1], float) and not (kwargs or {}).get("dtype"):
-            return function(*args, **{**(kwargs or {}), "dtype": torch.float64})
-        wide = [torch.float64 if a is torch.float32 else a for a in args]
-        named = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
-        return super().__torch_function__(function, types, wide, named)
+        return super().__torch_function__(function, types, args, kwargs)
 
 
 class ModelFunction:

@@ -18,7 +18,8 @@ from symdisc.opgraph import Op, OpGraph, refs
 from symdisc.sizes import Inferred, infer_sizes, shrink_sizes
 from symdisc.sizes.shrink import parameter_count
 from symdisc.torchside.capture import Capture
-from symdisc.torchside.draws import draw, vocabularies
+from symdisc.torchside.domains import vocabularies
+from symdisc.torchside.draws import draw
 from symdisc.torchside.interpret import call
 from symdisc.torchside.miniature import EPSILON
 

@@ -16,7 +16,7 @@ from symdisc.torchside.capture import capture
 from symdisc.torchside.checkpoint import Checkpoint, Fit, read_checkpoint, transform
 from symdisc.torchside.compare import state_of
 from symdisc.torchside.curvature import Loss
-from symdisc.torchside.network import KeptEps, stored_dtype
+from symdisc.torchside.network import Doubled, stored_dtype
 from symdisc.torchside.teleport import DataOrbit, LinearOrbit, balance, teleport
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_data(source: Source, path: Path | None) -> Data:
     model = source.model.double()
 
     def function(state: dict[str, Tensor]) -> Tensor:
-        with KeptEps(stored):
+        with Doubled(stored):
             return _score(_first(functional_call(model, state, inputs)), y)
 
     try:

@@ -51,7 +51,7 @@ def outputs_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Sequence[A
 
 
 def varied(example: Sequence[Any], seed: int) -> tuple[Any, ...]:
-    """Inputs like the example: floats redrawn with its spread, integers reshuffled, masks kept."""
+    """Inputs like the example: floats redrawn with its spread, integers between its lowest and highest, masks kept."""
     g = torch.Generator().manual_seed(seed)
     out: list[Any] = []
     for x in example:
@@ -59,8 +59,8 @@ def varied(example: Sequence[Any], seed: int) -> tuple[Any, ...]:
             spread = float(x.std()) if x.numel() > 1 else 1.0
             noise = torch.randn(x.shape, generator=g, dtype=torch.float64).to(x.dtype)
             out.append(x + max(spread, 0.1) * noise)
-        elif isinstance(x, Tensor) and x.dtype in (torch.int64, torch.int32) and x.numel() > 1 and int(x.max()) > 1:
-            out.append(x.reshape(-1)[torch.randperm(x.numel(), generator=g)].reshape(x.shape))
+        elif isinstance(x, Tensor) and x.dtype != torch.bool and not x.is_complex() and x.numel() > 1 and int(x.max()) > 1:
+            out.append(torch.randint(int(x.min()), int(x.max()) + 1, x.shape, generator=g).to(x.dtype))
         else:
             out.append(x)
     return tuple(out)

@@ -21,7 +21,7 @@ from symdisc.laws.problem import CountProblem
 from symdisc.opgraph import Op, OpGraph
 from symdisc.residues import draw
 from symdisc.torchside.capture import Capture, capture
-from symdisc.torchside.draws import kept, vocabularies
+from symdisc.torchside.domains import held, ranges
 from symdisc.torchside.interpret import ancestors
 from symdisc.torchside.network import Network, plain_kernels
 from symdisc.torchside.residues.moving import LINEAR, MOVING, Moves, Sums
@@ -83,8 +83,8 @@ class _Network:
 
     def __init__(self, source: Capture) -> None:
         self.graph: OpGraph = source.graph
-        self.tables = vocabularies(self.graph)
-        self.switches = {n: x for n, x in zip(self.graph.inputs, source.example, strict=True) if kept(x, n in self.tables)}
+        self.whole = ranges(self.graph, source.example)
+        self.switches = held(self.graph, source.example, self.whole)
         if len(self.switches) == len(self.graph.inputs):
             raise Undecided("no input of this network varies")
         self.fixed: dict[str, Any] = {n: _wide(t) for n, t in source.tensors.items() if n not in self.graph.parameters}
@@ -97,7 +97,7 @@ class _Network:
 
     def _reached(self) -> frozenset[str]:
         """Values that a parameter or a floating-point input reaches; raises Undecided for one without a form."""
-        jets = {n for n in self.graph.inputs if n not in self.switches and n not in self.tables} | set(self.graph.parameters)
+        jets = {n for n in self.graph.inputs if n not in self.switches and n not in self.whole} | set(self.graph.parameters)
         for op in self.ops:
             if jets.intersection(op.inputs):
                 if op.packet not in (POINTWISE.keys() | PIECEWISE.keys() | PRODUCTS.keys() | MOVING | LINEAR | {"getitem", "aten.dropout"}):
@@ -138,9 +138,10 @@ class _Network:
         """<y, outputs> for the data of a sample."""
         run = Run(tape, dict(self.fixed), sample, self.multilinear)
         for name in self.graph.inputs:
-            if name in self.tables and name not in self.switches:
-                tokens = sample[f"x:{name}"].value[0, 0] % self.tables[name]
-                run.env[name] = Sampled(torch.from_numpy(np.ascontiguousarray(tokens)))
+            if name in self.whole:
+                low, high = self.whole[name]
+                numbers = low + sample[f"x:{name}"].value[0, 0] % (high - low + 1)
+                run.env[name] = Sampled(torch.from_numpy(np.ascontiguousarray(numbers)))
             elif name not in self.switches:
                 run.env[name] = sample[f"x:{name}"]
         for value, name in self.graph.parameters.items():
