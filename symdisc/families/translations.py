@@ -333,7 +333,7 @@ class Translations(Averages):
         return None
 
     def _everywhere(self, value: str, axis: int, current: Current) -> bool:
-        """Each place along ``axis`` carries the translation: keys and values learned or taken from elsewhere may stand beside those moved."""
+        """Each place along ``axis`` carries the translation: keys and values that are learned may stand beside those that move."""
         labels = self.facts.labels.get(value)
         if not isinstance(labels, np.ndarray):
             return True

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from symdisc.torchside import losses
+
 __all__ = ["TABLE", "default_eps"]
 
 aten = torch.ops.aten
@@ -103,9 +105,9 @@ def bilinear(a, b, weight, bias=None):  # type: ignore[no-untyped-def]
 
 
 def vector_norm(x, order=2, dim=None, keepdim=False, *, dtype=None):  # type: ignore[no-untyped-def]
-    if order != 2 or dim is None or dtype is not None or x.is_complex():
+    if order != 2 or dtype is not None or x.is_complex():
         return NotImplemented
-    return (x * x).sum(dim, keepdim=keepdim).sqrt()
+    return (x * x).sum(list(range(x.dim())) if dim is None else dim, keepdim=keepdim).sqrt()
 
 
 def embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):  # type: ignore[no-untyped-def]
@@ -251,6 +253,9 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.embedding.default: embedding,
     aten.cdist.default: cdist,
     aten._cdist_forward.default: cdist,
+    aten.cross_entropy_loss.default: losses.cross_entropy,
+    aten.binary_cross_entropy_with_logits.default: losses.binary_cross_entropy_with_logits,
+    aten.kl_div.default: losses.kl_div,
     aten.lstm.input: lstm,
     aten.gru.input: _single(_gru_cell),
     aten.rnn_tanh.input: _single(_rnn_cell(torch.tanh)),

@@ -34,7 +34,10 @@ __all__ = ["certify_model", "certify_named", "complete", "linear_remainder", "mo
 
 MOST_CARRIERS = 4  # parameters named in a note
 EXACT = 1e-11  # rows near the sphere of a norm with eps go 1/eps times as far as gains: generators in place are exact enough for that
-STRAY = 1e-3  # sine of the angle to the fibre beyond which a generator moves the outputs: neither rounding nor a cut in the rank is so large
+STRAY = 1e-4  # of what a generator's entries would move if none undid another; rounding is far below
+NEAR, FAR = (0.2, 1e-7), (1.5, 1e-3)  # sizes of elements that must keep the outputs, and the change allowed: rounding grows with the size
+FAR_TRIES = 8
+LATER, PROBES = 6000, 8  # the draws at which that is looked at
 STEP = 1e-4  # of the central difference; its error is below 1e-8 relative, far under the rank cut of 1e-6
 
 
@@ -90,7 +93,7 @@ def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry],
     except Undecided as error:
         rows = tangents([s for s in symmetries if s.counts], float64_state(captured), list(algebra.network.layout))
         return symmetries, row_span(rows).shape[1], [f"completeness is not decided: {error}"]
-    symmetries, rows, _ = _within(captured, symmetries, fibre_here.basis, list(algebra.network.layout))
+    symmetries, rows, _ = _within(captured, symmetries, algebra.network)
     notes: list[str] = []
     known = row_span(rows).shape[1]
     try:
@@ -106,15 +109,18 @@ def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry],
     return symmetries, known, notes
 
 
-def _within(captured: Capture, symmetries: Sequence[Symmetry], basis: np.ndarray, layout: list[str],
-            ) -> tuple[list[Symmetry], np.ndarray, tuple[str, ...]]:
-    """(families whose generators lie in the fibre ``basis`` [D, f], these generators [count, D], names of the other families)."""
-    state = float64_state(captured)
-    kept, rows, outside = [], [np.zeros((0, len(basis)))], []
+def _within(captured: Capture, symmetries: Sequence[Symmetry], network: Network) -> tuple[list[Symmetry], np.ndarray, tuple[str, ...]]:
+    """(families whose generators X leave the outputs alone, J X = 0; these generators [count, D]; names of the other families).
+
+    The angle to the null space of J would not do: where a weight is nearly zero rounding tilts that space by several degrees.
+    """
+    state, layout = float64_state(captured), list(network.layout)
+    jac = network.jacobian(network.parameters, network.draws(LATER, PROBES))
+    size = np.abs(jac)
+    kept, rows, outside = [], [np.zeros((0, network.size))], []
     for s in symmetries:
         mine = tangents([s], state, layout) if s.counts else rows[0]
-        lengths = np.linalg.norm(mine, axis=1)
-        if bool((np.linalg.norm(mine - (mine @ basis) @ basis.T, axis=1) <= STRAY * lengths).all()):
+        if bool((np.linalg.norm(jac @ mine.T, axis=0) <= STRAY * np.linalg.norm(size @ np.abs(mine).T, axis=0)).all()):
             kept.append(s)
             rows.append(mine)
         else:
@@ -153,14 +159,19 @@ def _affine_part(algebra: Algebra, rows: np.ndarray, known: int) -> int | None:
         return None
 
 
-def _keeps(algebra: Algebra, symmetry: Symmetry, tolerance: float = 1e-7) -> bool:
-    """A random element of a linear symmetry leaves the outputs alone (a derivative would not see a jump)."""
-    network = algebra.network
-    array = 0.2 * np.random.default_rng(3).standard_normal(symmetry.shape)
-    moved = {**network.parameters, **act(symmetry, array, network.parameters)}
-    draws = network.draws(3000, 8)
-    before, after = (torch.from_numpy(network.output(p, draws).reshape(len(draws), -1)) for p in (network.parameters, moved))
-    return finite_count([before]) > 0 and apart(before, after, fine=True) <= tolerance
+def _keeps(algebra: Algebra, symmetry: Symmetry) -> bool:
+    """Random elements of a linear symmetry leave the outputs alone: a derivative would not see a jump, nor small steps a distant kink."""
+    network, draws = algebra.network, algebra.network.draws(3000, 8)
+    before = torch.from_numpy(network.output(network.parameters, draws).reshape(len(draws), -1))
+    if not finite_count([before]):
+        return False
+    for seed, (size, tolerance) in enumerate((NEAR, *[FAR] * FAR_TRIES), 3):
+        array = size * np.random.default_rng(seed).standard_normal(symmetry.shape)
+        moved = {**network.parameters, **act(symmetry, array, network.parameters)}
+        after = torch.from_numpy(network.output(moved, draws).reshape(len(draws), -1))
+        if not apart(before, after, fine=True) <= tolerance:
+            return False
+    return True
 
 
 def row_span(rows: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
@@ -203,7 +214,7 @@ def certify_model(cat: Catalog, seed: int) -> Certificate:
     space, network = module_fibre(cat, seed)
     flow = sum(s.dimension for s in cat.symmetries if s.family == "flow")
     named = [s for s in cat.symmetries if s.family != "flow"]
-    rows, outside = _within(cat.captured, named, space.basis, list(network.layout))[1:]
+    rows, outside = _within(cat.captured, named, network)[1:]
     found = row_span(rows).shape[1] + flow if outside else cat.orbit_dimension
     return Certificate(found, space.dimension, space.gap, network.size, outside=outside, flow=flow,
                        note="float64 rank of the module's own Jacobian at its weights")
@@ -247,7 +258,7 @@ def module_fibre(cat: Catalog, seed: int) -> tuple[NullSpace, Network]:
 def surplus(cat: Catalog, space: NullSpace, network: Network) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
     """(orbit dimension of the named families at the weights, parameters that carry the directions of ``space`` beyond them, families
     outside of it, which are not counted)."""
-    _, rows, outside = _within(cat.captured, cat.symmetries, space.basis, list(network.layout))
+    _, rows, outside = _within(cat.captured, cat.symmetries, network)
     named = row_span(rows)
     rest = space.basis - named @ (named.T @ space.basis)
     return named.shape[1], _carriers(rest, network), outside

@@ -35,7 +35,7 @@ def opaque(f: Folder, op: Op, why: str = "no rule") -> None:
             f.facts.rigid.append(f.units(f.labels[name]))
     f.facts.opaque.append((op.packet, why))
     if op.shape is not None:
-        units = torch.from_numpy(f.facts.fresh(1)).expand(op.shape)
+        units = torch.from_numpy(f.facts.fresh(1))[0].expand(op.shape)
         f.labels[op.name] = units
         f.freeze(units, op.packet)
         f.facts.rigid.append(f.units(units))
@@ -51,7 +51,7 @@ class _Opaque:
 
     def __getitem__(self, i: int) -> Tensor:
         shape = next(u.shape for u in self.f.graph.users[self.op.name] if u.args[1] == i)
-        units = torch.from_numpy(self.f.facts.fresh(1)).expand(shape or ())
+        units = torch.from_numpy(self.f.facts.fresh(1))[0].expand(shape or ())
         self.f.freeze(units, self.op.packet)
         return units
 

@@ -34,7 +34,7 @@ def order(f: Folder, op: Op) -> None:
     count = int(op.args[1]) if op.packet == "aten.topk" else labels.shape[axis]
     f.kill(labels, op.packet)
     values = _along(f, op, labels, axis).expand([count if a == axis else n for a, n in enumerate(labels.shape)])
-    places = torch.from_numpy(f.facts.fresh(1)).expand(values.shape)
+    places = torch.from_numpy(f.facts.fresh(1))[0].expand(values.shape)
     f.freeze(places, op.packet)
     f.labels[op.name] = (values, places)  # type: ignore[assignment]
 
@@ -49,7 +49,7 @@ def extreme(f: Folder, op: Op) -> None:
     for axis in sorted(axes):
         labels = (_along if "arg" in op.packet else _largest)(f, op, labels, axis)
     out = labels if keep else labels.squeeze(tuple(axes))
-    places = torch.from_numpy(f.facts.fresh(1)).expand(out.shape)
+    places = torch.from_numpy(f.facts.fresh(1))[0].expand(out.shape)
     f.freeze(places, op.packet)
     pair = op.shape is None
     f.labels[op.name] = (out, places) if pair else places if "arg" in op.packet else out  # type: ignore[assignment]
