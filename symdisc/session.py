@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -98,12 +98,15 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
 
 
 def _held(captured: Capture) -> list[str]:
-    """What is said of inputs that are not varied."""
-    from symdisc.torchside.domains import held
+    """What is said of inputs that are not varied, or not over all numbers."""
+    from symdisc.torchside.domains import held, one_signed
 
-    names = list(held(captured.graph, captured.example))
-    which = "these inputs" if len(names) > 1 else "this input"
-    return [f"held as in the example: {', '.join(names)}; at other values of {which} less may hold"] if names else []
+    def told(how: str, names: Collection[str]) -> list[str]:
+        which = "these inputs" if len(names) > 1 else "this input"
+        return [f"{how} as in the example: {', '.join(sorted(names))}; at other values of {which} less may hold"] if names else []
+
+    fixed = held(captured.graph, captured.example)
+    return told("held", fixed) + told("of one sign", one_signed(captured.graph, captured.example) - fixed.keys())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,11 +32,32 @@ def test_tokens_range_over_the_table_and_masks_stay() -> None:
     assert all(torch.equal(d[1], mask) for d in drawn)
 
 
-def test_one_sign_is_kept_and_ones_are_no_mask() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+class _Before(nn.Module):
+    """A map of both halves of a function of the input."""
+
+    def __init__(self, first: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.first = nn.Linear(6, 4), first
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return torch.tanh(self.a(torch.cat([y.relu(), (-y).relu()], -1)))
+
+
+def test_one_sign_is_kept_where_another_means_nothing() -> None:
     x = torch.rand(5, 3) + 0.1
-    graph = capture(model, (x,)).graph
-    assert bool((draw(graph, (x,), 1)[0] >= 0).all())
+    for first, signed in ((torch.log, False), (torch.sqrt, False), (lambda x: x ** 0.3, False), (torch.square, True), (lambda x: x, True)):
+        model = _Before(first)
+        graph = capture(model, (x,)).graph
+        assert bool((draw(graph, (x,), 1)[0] < 0).any()) == signed
+        cat = symdisc.discover(model, (x,))
+        assert cat.notes == (() if signed else ("of one sign as in the example: x; at other values of this input less may hold",))
+    whole = symdisc.discover(_Before(lambda x: x), (x,))  # pictures are positive, too: entries that only negative numbers meet are read
+    assert whole.orbit_dimension == symdisc.certify(whole).fibre == 0
+    assert whole.verify(_Before(lambda x: x), whole.sample(0, 0.3)).passed
+
+
+def test_ones_are_no_mask() -> None:
     for seed, constant in enumerate((torch.ones(2, 3), torch.zeros(2, 3), *[torch.eye(3)] * 4)):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))  # at most weights some unit rests, or never rests

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from symdisc.opgraph import Op, OpGraph, Ref, refs
 
-__all__ = ["held", "ranges", "vocabularies"]
+__all__ = ["held", "one_signed", "ranges", "vocabularies"]
 
 Range = tuple[int, int]  # lowest and highest value
 
@@ -32,6 +32,7 @@ NUMBERWISE: dict[str, Callable[..., Tensor]] = {
     torch.clamp_max, "aten.neg": torch.neg, "aten.abs": torch.abs, "aten.fmod": torch.fmod}
 DENSE = frozenset(f"aten.{n}" for n in ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d", "convolution",
                                         "einsum"))
+POSITIVE = frozenset(f"aten.{n}" for n in ("log", "log2", "log10", "log1p", "sqrt", "rsqrt", "xlogy", "lgamma", "digamma", "acosh"))
 LEAST_COUNT = 15  # a quantity ranges at least so far
 
 
@@ -69,6 +70,20 @@ def held(graph: OpGraph, example: Sequence[Tensor], known: dict[str, Range] | No
     """
     varies = ranges(graph, example) if known is None else known
     return {n: x for n, x in zip(graph.inputs, example, strict=True) if n not in varies and _is_switch(graph, n, x)}
+
+
+def one_signed(graph: OpGraph, example: Sequence[Tensor]) -> frozenset[str]:
+    """Inputs without a negative entry that are taken roots or logarithms of before any weight is read: negative ones mean nothing there."""
+    found = {n for n, x in zip(graph.inputs, example, strict=True) if x.is_floating_point() and bool((x >= 0).all()) and bool(x.any())}
+    made: dict[str, set[str]] = {n: {n} for n in found}  # value -> the inputs among ``found`` that it is made of
+    needed: set[str] = set()
+    for op in graph.ops if found else ():
+        sources = set().union(*(made.get(n, set()) for n in op.inputs))
+        if sources and "theta" not in graph.roles[op.name]:
+            made[op.name] = sources
+            root = op.packet == "aten.pow" and isinstance(op.args[-1], float) and not op.args[-1].is_integer()
+            needed |= sources if root or op.packet in POSITIVE else set()
+    return frozenset(needed)
 
 
 def _is_switch(graph: OpGraph, name: str, x: Tensor) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from symdisc.opgraph import OpGraph
-from symdisc.torchside.domains import held, ranges
+from symdisc.torchside.domains import held, one_signed, ranges
 
 __all__ = ["draw", "draws"]
 
@@ -21,8 +21,9 @@ SPREAD = 0.7
 def draw(graph: OpGraph, example: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
     """One set of inputs in float64, reproducible by ``seed``.
 
-    Floats are normal with the example's spread, each sample at a scale of its own, of one sign where the example is; whole numbers
-    vary in their ranges, see ``domains``; masks and other switches stay as they are, unless nothing else varies.
+    Floats are normal with the example's spread, each sample at a scale of its own, positive where the network takes a root or a
+    logarithm of them; whole numbers vary in their ranges, see ``domains``; masks and other switches stay as they are, unless
+    nothing else varies.
     """
     return draws(graph, example, (seed,))[0]
 
@@ -33,7 +34,8 @@ def draws(graph: OpGraph, example: Sequence[Tensor], seeds: Iterable[int]) -> li
     fixed = held(graph, example, whole)
     if len(fixed) == len(graph.inputs):
         fixed = {n: x for n, x in fixed.items() if not x.is_floating_point()}
-    made = [_fixed(x) if name in fixed else _whole(x, *whole[name]) if name in whole else _normal(x)
+    positive = one_signed(graph, example)
+    made = [_fixed(x) if name in fixed else _whole(x, *whole[name]) if name in whole else _normal(x, name in positive)
             for name, x in zip(graph.inputs, example, strict=True)]
     return [tuple(make(generator) for make in made) for generator in (torch.Generator().manual_seed(s) for s in seeds)]
 
@@ -46,18 +48,17 @@ def _whole(x: Tensor, low: int, high: int) -> Maker:
     return lambda generator: torch.randint(low, high + 1, x.shape, generator=generator).to(x.dtype)
 
 
-def _normal(x: Tensor) -> Maker:
+def _normal(x: Tensor, positive: bool) -> Maker:
     value = x.detach().double()
     finite = value[torch.isfinite(value)]
     spread = float(finite.std()) if finite.numel() > 1 else 1.0
     spread = spread if spread > 1e-6 else 1.0
-    signed = bool(finite.min() < 0) or not bool(finite.any())
 
     def make(generator: torch.Generator) -> Tensor:
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64) * spread
         if value.dim():
             noise = noise * torch.exp(SPREAD * torch.randn(value.shape[:1], generator=generator, dtype=torch.float64)).reshape(
                 -1, *[1] * (value.dim() - 1))
-        return noise if signed else noise.abs()
+        return noise.abs() if positive else noise
 
     return make
