@@ -335,7 +335,7 @@ class Translations(Averages):
     def _everywhere(self, value: str, axis: int, current: Current) -> bool:
         """Each place along ``axis`` carries the translation: keys and values that are learned may stand beside those that move."""
         labels = self.facts.labels.get(value)
-        if not isinstance(labels, np.ndarray):
+        if not isinstance(labels, np.ndarray) or labels.ndim < -axis:
             return True
         units, where = np.unique(self.classes(labels), return_inverse=True)
         moved = np.array([current.get(int(c), -1) for c in units])[where].reshape(labels.shape)

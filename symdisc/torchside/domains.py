@@ -177,7 +177,8 @@ class _Uses:
 
     def _use(self, op: Op) -> None:
         source = next((n for n in op.inputs if n in self.images), "")
-        limits = [(self.images[index] >= 0) & (self.images[index] < count) for index, count in _lookups(self.graph, op) if index in self.images]
+        limits = [(self.images[index] >= 0) & (self.images[index] < count)
+                  for index, count in _lookups(self.graph, op) if index in self.images]
         limits += self._compared(op, source)
         if limits:
             self.limits += limits
