@@ -67,7 +67,7 @@ def moment(q: ConservedQuantity, term: Term, params: Mapping[str, Array]) -> Arr
         total = Ball(move.offset, move.rep != ALL).potential(y).sum()
         return total.reshape(q.symmetry.shape) * (move.power * term.weight)
     if term.potential or move.kind == "curved_scale":
-        return _potential(q, term, y)
+        return _potential(q, term, y, params)
     here = pairing(move, y, y, params, q.symmetry.shape)
     if move.kind in ("matmul", "scale"):
         return here * (0.5 * term.weight)
@@ -76,7 +76,7 @@ def moment(q: ConservedQuantity, term: Term, params: Mapping[str, Array]) -> Arr
     return (here + pairing(move, y, y * 0, params, q.symmetry.shape)) * (0.5 * term.weight)
 
 
-def _potential(q: ConservedQuantity, term: Term, y: Array) -> Array:
+def _potential(q: ConservedQuantity, term: Term, y: Array, params: Mapping[str, Array]) -> Array:
     move = term.move
     value = scalar_function(term.potential)(y) if term.potential else elementwise_law(move.rep).potential(y)
     if move.kind == "matmul":
@@ -84,7 +84,7 @@ def _potential(q: ConservedQuantity, term: Term, y: Array) -> Array:
         return d[..., None] * np.eye(q.symmetry.shape[-1]) if isinstance(d, np.ndarray) else _diag(d)
     if move.kind in ("scale", "curved_scale"):
         return (unit_rows(move, value).sum(-1) * (move.power * term.weight)).reshape(q.symmetry.shape)
-    return pairing(move, value, value, {}, q.symmetry.shape) * term.weight
+    return pairing(move, value, value, params, q.symmetry.shape) * term.weight
 
 
 def _diag(d: Array) -> Array:

@@ -23,7 +23,7 @@ import sympy as sp
 from symdisc.conserved.algebra import EQUATIONS, sums_to_zero
 from symdisc.conserved.pairing import pairing
 from symdisc.errors import Undecided
-from symdisc.moves import Index, Move
+from symdisc.moves import Index, Move, Through
 
 __all__ = ["FormVerdict", "Miniature", "analyse", "miniature", "planar_potential"]
 
@@ -112,9 +112,9 @@ def miniature(
             )
     d = {c: sp.Symbol(f"d{c.name}") for c in coordinates}
     mu: Any = 0
-    small_moves = [_shrink(m, layout, shape) for m in moves]
+    small_moves = [_shrink(m, layout, family in EQUATIONS) for m in moves]
     array = _algebra_shape(family, shape, small_moves, state)
-    for move in small_moves:
+    for move, _ in small_moves:
         if move.parameter not in trained:
             continue
         y = state[move.parameter]
@@ -144,24 +144,39 @@ def _constants(moves: Sequence[Move], shapes: Shapes) -> dict[str, tuple[int, ..
     return found
 
 
-def _index(n: int, matrix: bool) -> Index:
-    """One copy, one block of n elements (matrix moves, translations) or n units."""
-    return Index.of(np.arange(n).reshape(1, 1, n) if matrix else np.arange(n).reshape(1, n, 1))
+def _index(n: int, full: Index, units: bool) -> Index:
+    """One block on ``n`` positions: of elements, or of ``units`` of one; of a single number, spread over many entries, as many copies."""
+    count = min(n, full.blocks * full.size)
+    places = np.arange(n - n % count).reshape(-1, count)
+    return Index.of(places[:, :, None] if units else places[:, None, :])
 
 
-def _shrink(move: Move, layout: Mapping[str, tuple[tuple[int, ...], dict[int, int]]], shape: tuple[int, ...]) -> Move:
+def _shrink(move: Move, layout: Mapping[str, tuple[tuple[int, ...], dict[int, int]]], matrix: bool) -> tuple[Move, int]:
+    """The move on the miniature, and how many numbers of an element it takes."""
     small, where = layout[move.parameter]
     axis = where.get(move.axis, 0) if len(small) > 1 or move.axis != -1 else -1
-    n = small[axis if axis >= 0 else 0]
-    through = []
-    for step in move.through:
-        if step.parameter:
-            s, w = layout[step.parameter]
-            step = replace(step, axis=w.get(step.axis, 0), keep=w.get(step.keep, 0), offset=0,
-                           index=_index(s[w[step.axis]] if step.kind == "dense" else s[0], True))
-        through.append(step)
+    full = replace(move.index, blocks=1) if matrix else move.index
     scale = move.kind in ("scale", "log_scale", "affine_scale", "recentre", "bn_shift")
-    return replace(move, axis=axis, index=_index(n, not scale), rows=None, offset=0, through=tuple(through))
+    index = _index(small[axis if axis >= 0 else 0], full, scale)
+    through, count = [], index.blocks * index.size
+    for step in reversed(move.through):
+        if step.parameter:
+            step, count = _shrink_step(step, *layout[step.parameter], count)
+        through.append(step)
+    return replace(move, axis=axis, index=index, rows=None, offset=0, through=tuple(reversed(through))), count
+
+
+def _shrink_step(step: Through, small: tuple[int, ...], where: Mapping[int, int], count: int) -> tuple[Through, int]:
+    """The step on the miniature where ``count`` numbers leave it, and how many enter."""
+    if step.kind == "dense" and step.index is not None:
+        index = _index(small[where[step.axis]], step.index, False)
+        return replace(step, axis=where[step.axis], keep=where[step.keep], offset=0, rows=None, index=index), index.size
+    if step.index is not None:
+        places = step.index.positions().reshape(-1)
+        one = (places == places[0]).all() and step.index.blocks * step.index.size > 1
+        positions = np.full(count, min(places[0], small[0] - 1)) if one else np.arange(count)
+        step = replace(step, index=Index.of(positions[None, None, :]))
+    return replace(step, offset=0), 1 if step.kind in ("each", "per", "spread") else count
 
 
 def _plain(move: Move) -> Move:
@@ -170,20 +185,20 @@ def _plain(move: Move) -> Move:
 
 
 def _algebra_shape(
-    family: str, shape: tuple[int, ...], moves: Sequence[Move], state: Mapping[str, np.ndarray]
+    family: str, shape: tuple[int, ...], moves: Sequence[tuple[Move, int]], state: Mapping[str, np.ndarray]
 ) -> tuple[int, ...]:
     if family in EQUATIONS:
         return (1, min(_least(family), shape[1]), min(_least(family), shape[1]))
-    first = moves[0]
+    first, _ = moves[0]
     sizes = []
-    for m in moves:
+    for m, count in moves:
         p = state[m.parameter]
         if m.kind == "outer_bias" and len(moves) > 1:
             continue  # it takes sums of the element over the taps of a kernel
         if m.kind in ("outer", "outer_bias"):
             sizes.append(p.size if m.axis == -1 or m.kind == "outer_bias" else p.size // p.shape[m.axis])
-        elif not m.through:
-            sizes.append(m.index.copies * m.index.blocks * m.index.size)
+        else:
+            sizes.append(count)
     if len(set(sizes)) != 1:
         raise Undecided(f"the moves of {first.parameter} and its partners do not agree on the size of a small element")
     return (sizes[0],)

@@ -275,7 +275,8 @@ def _taps(move: Move, like: Array) -> Array:
 def _outer_bias(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:
     shift = state[move.extra[0]].reshape(-1)
     total = shift.sum() if move.gain is None else (shift / (state[move.gain].reshape(-1) + move.offset)).sum()
-    return x.reshape(-1) * total * _number(move.power)
+    entries = x.reshape(-1) if move.rows is None else x.reshape(-1)[move.rows[0]:move.rows[1]]
+    return entries * total * _number(move.power)
 
 
 def _centred(move: Move, x: Array, y: Array, state: Mapping[str, Array]) -> Array:

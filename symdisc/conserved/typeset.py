@@ -13,6 +13,7 @@ from symdisc.conserved.elementwise import elementwise_law
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import load_flows
 from symdisc.conserved.flow import tex as flow_tex
+from symdisc.conserved.pairing import depends_on
 from symdisc.conserved.section import section_expression, section_latex
 from symdisc.moves import ADDITIVE
 from symdisc.normed import ALL
@@ -68,6 +69,10 @@ def _terms_of_matrices(q: ConservedQuantity) -> tuple[sp.MatrixExpr, dict[sp.Bas
     return sp.MatMul(common, sp.MatAdd(*parts), evaluate=False), names
 
 
+def _unit(q: ConservedQuantity) -> tuple[sp.Symbol, ...]:
+    return () if prod(q.symmetry.shape) == 1 else (sp.Symbol("u", integer=True, positive=True),)
+
+
 def _count(term: Term) -> int:
     """Entries of one unit (or of one component of a translation)."""
     move = term.move
@@ -98,7 +103,7 @@ def _normed_latex(term: Term) -> str:
 
 
 def _terms_of_units(q: ConservedQuantity, printed: bool = False) -> tuple[sp.Expr, dict[sp.Basic, str]]:
-    k, x = sp.Symbol("k", integer=True, positive=True), sp.Symbol("x", real=True)
+    x = sp.Symbol("x", real=True)
     total, names = sp.Integer(0), {}
     for term in q.terms:
         move = term.move
@@ -108,7 +113,7 @@ def _terms_of_units(q: ConservedQuantity, printed: bool = False) -> tuple[sp.Exp
             total += sp.nsimplify(move.power * term.weight) * (whole if printed else _normed(term))
             continue
         base = sp.IndexedBase(sp.Symbol(move.parameter + ("" if move.axis <= 0 else f"[{move.axis}]"), real=True))
-        unit = () if prod(q.symmetry.shape) == 1 else (sp.Symbol("u", integer=True, positive=True),)
+        unit = _unit(q)
         names[base.label] = tex_name(move.parameter) + ("" if move.axis <= 0 else f"^{{({move.axis})}}")
         additive = move.kind in ADDITIVE
         shape = parse_scalar(term.potential, {"x": x}) if term.potential else (x if additive else x**2 / 2)
@@ -120,18 +125,26 @@ def _terms_of_units(q: ConservedQuantity, printed: bool = False) -> tuple[sp.Exp
             centre = sp.IndexedBase(sp.Symbol(move.extra[0], real=True))
             shape = shape - centre[unit or (1,)] * x
             names[centre.label] = tex_name(move.extra[0])
-        sign = _turn(term) if move.kind == "matmul" else 1 if move.kind in ("outer", "outer_bias") else sp.nsimplify(move.power)
-        coefficient = sign * sp.nsimplify(term.weight)
-        for step in move.through:
-            coefficient *= sp.nsimplify(step.offset) if step.kind == "scale" else sp.Symbol(f"L[{step.parameter}]")
-        n = _count(term)
-        if n == 1:
-            total += coefficient * shape.subs(x, base[unit or (1,)])
-        else:
-            # the named axis first: a sum runs along it, a scale has it for units
-            place = (k, *unit) if move.kind == "outer" else (*unit, k)
-            total += coefficient * sp.Sum(shape.subs(x, base[place]), (k, 1, n))
+        sign = _turn(term) if move.kind == "matmul" else 1 if move.kind == "outer" else sp.nsimplify(move.power)
+        total += sign * sp.nsimplify(term.weight) * _summed(term, base, shape, unit, names)
     return total, names
+
+
+def _summed(term: Term, base: sp.IndexedBase, shape: sp.Expr, unit: tuple[sp.Symbol, ...], names: dict[sp.Basic, str]) -> sp.Expr:
+    """``shape``, in x, summed over the entries of one unit; over all, weighed by the matrix L of a map, if weights that stay make one."""
+    move, k, x = term.move, sp.Symbol("k", integer=True, positive=True), sp.Symbol("x", real=True)
+    factor = sp.Mul(*(sp.nsimplify(step.offset) for step in move.through if step.kind == "scale"))
+    read = depends_on(move) if move.kind in ADDITIVE else ()
+    if read:
+        matrix = sp.IndexedBase(sp.Symbol(f"L[{', '.join(read)}]", real=True))
+        names[matrix.label] = rf"L^{{({', '.join(map(tex_name, read))})}}"
+        n = _count(term) * move.index.blocks * move.index.size if move.kind == "add" else prod(term.shape)
+        return factor * sp.Sum(matrix[(*unit, k)] * shape.subs(x, base[k]), (k, 1, n))
+    n = _count(term)
+    if n == 1:
+        return factor * shape.subs(x, base[unit or (1,)])
+    # the named axis first: a sum runs along it, a scale has it for units
+    return factor * sp.Sum(shape.subs(x, base[(k, *unit) if move.kind == "outer" else (*unit, k)]), (k, 1, n))
 
 
 def _expression(q: ConservedQuantity, printed: bool = False) -> tuple[sp.Basic, dict[sp.Basic, str]]:
@@ -171,10 +184,9 @@ def _momentum(q: ConservedQuantity) -> tuple[sp.Basic, dict[sp.Basic, str]]:
     total = None
     for term in q.terms:
         if term.move.kind != "matmul":
-            k = sp.Symbol("k", integer=True, positive=True)
             base = sp.IndexedBase(sp.Symbol(f"d/dt {term.move.parameter}", real=True))
             names[base.label] = rf"\dot{{{tex_name(term.move.parameter)}}}"
-            part = sp.Sum(sp.nsimplify(term.weight * term.move.power) * base[k], (k, 1, _count(term)))
+            part = sp.nsimplify(term.weight * term.move.power) * _summed(term, base, sp.Symbol("x", real=True), _unit(q), names)
         else:
             w, label = _unfolded(term, q.symmetry.shape[0])
             inner = w.args[0] if w.is_Transpose else w
