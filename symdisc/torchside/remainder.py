@@ -37,6 +37,7 @@ EXACT = 1e-11  # rows near the sphere of a norm with eps go 1/eps times as far a
 STRAY = 1e-4  # of what a generator's entries would move if none undid another; rounding is far below
 NEAR, FAR = (0.2, 1e-7), (1.5, 1e-3)  # sizes of elements that must keep the outputs, and the change allowed: rounding grows with the size
 FAR_TRIES = 8
+NOISE = 1e-11  # of the whole Jacobian
 LATER, PROBES = 6000, 8  # the draws at which that is looked at
 STEP = 1e-4  # of the central difference; its error is below 1e-8 relative, far under the rank cut of 1e-6
 
@@ -120,7 +121,9 @@ def _within(captured: Capture, symmetries: Sequence[Symmetry], network: Network)
     kept, rows, outside = [], [np.zeros((0, network.size))], []
     for s in symmetries:
         mine = tangents([s], state, layout) if s.counts else rows[0]
-        if bool((np.linalg.norm(jac @ mine.T, axis=0) <= STRAY * np.linalg.norm(size @ np.abs(mine).T, axis=0)).all()):
+        undone = np.linalg.norm(size @ np.abs(mine).T, axis=0)
+        least = NOISE * np.linalg.norm(size) * np.linalg.norm(mine, axis=1)  # of entries that nothing reads there is rounding alone
+        if bool((np.linalg.norm(jac @ mine.T, axis=0) <= np.maximum(STRAY * undone, least)).all()):
             kept.append(s)
             rows.append(mine)
         else:
