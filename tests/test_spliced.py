@@ -118,8 +118,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
     honest = spliced.spliced
 
-    def spied(program: Any, table: spliced.Table) -> Any:
-        graph = honest(program, table)
+    def spied(program: Any, table: spliced.Table, copies: Any) -> Any:
+        graph = honest(program, table, copies)
         found.append(graph is not None)
         return graph
 

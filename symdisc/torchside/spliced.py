@@ -11,12 +11,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
+from torch.fx.node import map_aggregate, map_arg
 from torch.utils import _pytree as pytree
 
 __all__ = ["decomposed", "spliced"]
@@ -64,11 +66,12 @@ class Unfit(Exception):
 _kept: dict[Kind, Template] = {}  # of earlier programs with the one table that there is
 
 
-def decomposed(program: ExportedProgram, table: Table) -> tuple[Graph, ExportedProgram]:
+def decomposed(program: ExportedProgram, table: Table, copies: Mapping[Node, Node] = MappingProxyType({})) -> tuple[Graph, ExportedProgram]:
     """The graph of ``program.run_decompositions(table)``, its operators numbered afresh and its outputs those of the model alone,
-    and a program of the same inputs."""
-    graph = spliced(program, table)
+    and a program of the same inputs. ``copies`` of a node are known to do the same as it, on other tensors."""
+    graph = spliced(program, table, copies)
     if graph is None:
+        program.graph_module.recompile()  # copies of layers were put into its graph
         program = program.run_decompositions(dict(table))
         graph = program.graph
     specs = program.graph_signature.output_specs
@@ -88,18 +91,18 @@ def _numbered(graph: Graph, given: set[str] | None) -> Graph:
         elif node.op == "placeholder":
             now[node] = _placeholder(copy, node)
         elif node.op == "call_function":
-            args, kwargs = pytree.tree_map(lambda a: now[a] if isinstance(a, Node) else a, (node.args, node.kwargs))
+            args, kwargs = map_arg((node.args, node.kwargs), now.__getitem__)
             now[node] = _operator(copy, node.target, args, kwargs, node.meta)
         else:  # the body of an operator that takes functions
             now[node] = copy.create_node(node.op, node.target, node.args, node.kwargs, node.name)
     return copy
 
 
-def spliced(program: ExportedProgram, table: Table) -> Graph | None:
+def spliced(program: ExportedProgram, table: Table, copies: Mapping[Node, Node] = MappingProxyType({})) -> Graph | None:
     """The same without running the network again; None where calls cannot be taken one by one."""
     try:
         _check(program, table)
-        calls, overwritten = _calls(program), _overwritten(program)
+        calls, overwritten = _calls(program, copies), _overwritten(program)
         if len(_kept) > MOST_KEPT:
             _kept.clear()
         missing = {c.kind: c for c in calls.values() if c.kind not in _kept and not _stays(c.target, table)}
@@ -171,8 +174,19 @@ def _check_value(value: Any) -> None:
 
 
 # --- kinds of calls -------------------------------------------------------------------------------------------------
-def _calls(program: ExportedProgram) -> dict[Node, Call]:
-    return {n: _call(n) for n in program.graph.nodes if n.op == "call_function" and n.target not in (operator.getitem, ASSERT)}
+def _calls(program: ExportedProgram, copies: Mapping[Node, Node]) -> dict[Node, Call]:
+    calls: dict[Node, Call] = {}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target not in (operator.getitem, ASSERT):
+            like = copies.get(node)
+            calls[node] = _call(node) if like is None else _again(calls[like], like, node)
+    return calls
+
+
+def _again(call: Call, like: Node, node: Node) -> Call:
+    """The call of a copy: of the same kind, on other tensors."""
+    there = dict(zip(like.all_input_nodes, node.all_input_nodes, strict=True))
+    return Call(call.target, call.args, call.kwargs, call.kind, [there[n] for n in call.sources], call.values)
 
 
 def _call(node: Node) -> Call:
@@ -353,6 +367,6 @@ def _put(graph: Graph, node: Node, call: Call, now: Mapping[Node, Any]) -> list[
         return made[a.k] if a.made else now[call.sources[a.k]]
 
     for target, args, kwargs, value in template.nodes:
-        args, kwargs = pytree.tree_map(at, (args, kwargs))
+        args, kwargs = map_aggregate((args, kwargs), at)  # type: ignore[arg-type]
         made.append(_operator(graph, target, args, kwargs, {"val": value, "nn_module_stack": node.meta.get("nn_module_stack")}))
     return [at(g) for g in template.results]
