@@ -18,10 +18,13 @@ from torch import nn
 
 from symdisc.errors import BadInput, CaptureError
 from symdisc.opgraph import Literal, Op, OpGraph, Ref
+from symdisc.torchside.called import State
 from symdisc.torchside.complexes import written_out
+from symdisc.torchside.copied import fill
 from symdisc.torchside.decompose import TABLE
 from symdisc.torchside.experts import declare_experts
 from symdisc.torchside.exportable import substituted
+from symdisc.torchside.recurring import Recurring
 from symdisc.torchside.spliced import decomposed
 
 __all__ = ["Capture", "capture", "tie_groups"]
@@ -148,7 +151,8 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         with (substituted(model, args, kwargs), _without_cache(model), torch.no_grad(), warnings.catch_warnings(),
               contextlib.redirect_stderr(noise), _quiet(), _uncollected()):
             warnings.simplefilter("ignore")
-            return decomposed(torch.export.export(model, args, kwargs, strict=False), TABLE)
+            program, copies = _program(model, args, kwargs)
+            return decomposed(program, TABLE, copies)
     except CaptureError:
         raise
     except Exception as error:
@@ -157,6 +161,20 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             f"torch.export cannot trace {type(model).__name__}: {reason} "
             "(check that the example inputs fit the model, and replace data-dependent control flow)"
         ) from error
+
+
+def _program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.export.ExportedProgram, dict[Any, Any]]:
+    """The model as it is traced, with layers that do the same traced once where that is safe; which nodes are copies of which."""
+    state, recurring = State(model.modules()), Recurring(model)
+    try:
+        with recurring:
+            program = torch.export.export(model, args, kwargs, strict=False)
+        return program, fill(program, recurring)
+    except Exception:
+        if not recurring.looked:  # then nothing was done in another way
+            raise
+    state.restore()  # a module that was left in the middle may keep what it had half done
+    return torch.export.export(model, args, kwargs, strict=False), {}
 
 
 @contextlib.contextmanager
