@@ -79,7 +79,8 @@ class OpGraph:
 
     ``parameters`` and ``buffers`` map value names to canonical state_dict names; ``aliases`` maps every further
     state_dict name of a tied tensor to its canonical one; ``constants`` are lifted tensors; ``inputs`` the user's inputs.
-    ``shapes`` holds the shape of every placeholder, ``outputs`` the floating-point results.
+    ``shapes`` holds the shape of every placeholder, ``outputs`` the floating-point results and, named in ``decisions``, those values
+    that whole numbers and truth values among the results are decided by; the model does not return these.
     """
 
     ops: tuple[Op, ...]
@@ -92,6 +93,7 @@ class OpGraph:
     dtypes: dict[str, str]
     aliases: dict[str, str] = field(default_factory=dict)
     training: bool = False
+    decisions: tuple[str, ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, Op]:
@@ -153,7 +155,7 @@ class OpGraph:
                          o.shape, o.dtype, o.module] for o in self.ops],
                 "inputs": self.inputs, "parameters": self.parameters, "buffers": self.buffers,
                 "constants": self.constants, "outputs": self.outputs, "shapes": self.shapes, "dtypes": self.dtypes,
-                "aliases": self.aliases, "training": self.training,
+                "aliases": self.aliases, "training": self.training, **({"decisions": self.decisions} if self.decisions else {}),
             },
             sort_keys=True,
         )
@@ -167,7 +169,8 @@ class OpGraph:
             for n, t, a, kw, s, dt, m in d["ops"]
         )
         return cls(ops, tuple(d["inputs"]), d["parameters"], d["buffers"], tuple(d["constants"]), tuple(d["outputs"]),
-                   {k: tuple(v) for k, v in d["shapes"].items()}, d["dtypes"], d["aliases"], d["training"])
+                   {k: tuple(v) for k, v in d["shapes"].items()}, d["dtypes"], d["aliases"], d["training"],
+                   tuple(d.get("decisions", ())))
 
 
 def _encode(arg: Any) -> Any:

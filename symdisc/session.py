@@ -64,6 +64,7 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
 def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool | None = None, tried: Tried | None = None) -> Catalog:
     """The pipeline after capture; ``tried`` keeps what was refused on small graphs, for members of a family that shrink to the same."""
     from symdisc.torchside.check import can_run
+    from symdisc.torchside.decisions import decided
 
     graph, runs = captured.graph, can_run(captured)
     found = _found(captured, clock, runs)
@@ -75,6 +76,7 @@ def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool |
         notes.insert(0, f"weights without values (meta device): families were derived, {how}")
     else:
         notes += _held(captured)
+    notes += decided(graph)
     broken += refused
     parameters = {n: tuple(t.shape) for n, t in captured.parameters.items()}
     symmetries = list(proposed)

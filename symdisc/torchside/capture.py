@@ -21,6 +21,7 @@ from symdisc.opgraph import Literal, Op, OpGraph, Ref
 from symdisc.torchside.called import State
 from symdisc.torchside.complexes import written_out
 from symdisc.torchside.copied import fill
+from symdisc.torchside.decisions import with_decisions
 from symdisc.torchside.decompose import TABLE
 from symdisc.torchside.experts import declare_experts
 from symdisc.torchside.exportable import substituted
@@ -91,7 +92,7 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {}
     ops: list[Op] = []
-    outputs: tuple[str, ...] = ()
+    outputs: tuple[torch.fx.Node, ...] = ()
     for node in nodes.nodes:
         if node.op == "placeholder":
             value = node.meta.get("val")
@@ -100,8 +101,9 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
         elif node.op == "call_function":
             ops.append(_op(node))
         elif node.op == "output":
-            outputs = tuple(n.name for n in _flat(node.args) if _is_float(n))
-    if not outputs:
+            outputs = tuple(dict.fromkeys(_flat(node.args)))
+    real = tuple(n.name for n in outputs if _is_float(n))
+    if not real:
         raise BadInput(f"{type(model).__name__} gives no floating-point tensor back; return what its integers or numbers are computed from")
     tensors = {v: tensors_by_name.get(n, program.state_dict.get(n)) for v, n in
                {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items()}
@@ -113,9 +115,10 @@ def capture(model: nn.Module, example: Sequence[Any], kwargs: dict[str, Any] | N
     _check_layouts(tensors, {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **lifted})
     inputs = tuple(n for n in signature.user_inputs if isinstance(n, str) and n in shapes)
     aliases = {n: c for n, c in canonical.items() if n != c}
-    graph = OpGraph(written_out(ops, shapes, dtypes), inputs, parameters, buffers, tuple(lifted), tuple(dict.fromkeys(outputs)),
+    graph = OpGraph(written_out(ops, shapes, dtypes), inputs, parameters, buffers, tuple(lifted), real,
                     shapes, dtypes, aliases, model.training)
     saved = {canonical.get(n, n) for n in model.state_dict()}
+    graph = with_decisions(graph, [n.name for n in outputs if n.name not in real])
     return Capture(graph, {k: v.detach() for k, v in tensors.items() if v is not None}, tuple(flat),
                    frozenset(buffers.values()) - saved)
 

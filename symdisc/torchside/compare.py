@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from symdisc.torchside.apart import apart, finite_count, joined
 from symdisc.torchside.capture import tie_groups
 from symdisc.torchside.checkpoint import Checkpoint, Fit
 from symdisc.torchside.network import Doubled, stored_dtype
-from symdisc.torchside.witness import TOLERANCE, Witness, outputs_of, relative_change, varied
+from symdisc.torchside.witness import TOLERANCE, Witness, decided_otherwise, relative_change, results_of, varied
 
 if TYPE_CHECKING:
     from symdisc.torchside.sources import Source
@@ -58,28 +58,28 @@ def compare(cat: Catalog, source: Source, before: Checkpoint, after: Checkpoint,
     example = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in source.example)
     inputs = [example, *(varied(example, seed) for seed in range(1, samples))]
     states = [state_of(cat, c, fit, torch.float64) for c in (before, after)]
-    with kept:
-        worst = change(model, states[0], states[1], inputs)
     stored = [t.dtype for t in before.tensors.values() if t.is_floating_point()]
     coarse = max(set(stored), key=lambda d: torch.finfo(d).eps, default=torch.float32)
     tolerance = TOLERANCE.get(coarse, 1e-1)
+    with kept:
+        worst = change(model, states[0], states[1], inputs, rounding=tolerance)
     return Witness(worst, str(coarse).removeprefix("torch."), len(inputs), relative_change(*states), worst <= tolerance)
 
 
 def change(model: nn.Module, before: dict[str, Tensor], after: dict[str, Tensor], inputs: Sequence[Any],
-           kwargs: dict[str, Any] | None = None) -> float:
+           kwargs: dict[str, Any] | None = None, rounding: float = TOLERANCE[torch.float64]) -> float:
     """Largest difference of any output between two sets of weights, relative to its variation over the inputs.
 
-    Raises StateMismatch where no output is finite.
+    Infinite where whole numbers or truth values differ that weights off by ``rounding`` do not turn. Raises StateMismatch where no
+    output is finite.
     """
-    runs = []
-    for state in (before, after):
-        with torch.random.fork_rng(devices=[]):
-            found = []
-            for x in inputs:
-                torch.manual_seed(0)  # dropout draws the same units twice
-                found.append(outputs_of(model, {n: t.clone() for n, t in state.items()}, x, kwargs))
-        runs.append([joined(one) for one in zip(*found, strict=True)])
-    if not finite_count(runs[0]):
+    def run(state: Mapping[str, Tensor]) -> list[Tensor]:
+        found = [results_of(model, {n: t.clone() for n, t in state.items()}, x, kwargs) for x in inputs]
+        return [joined(one) for one in zip(*found, strict=True)]
+
+    ones, twos = run(before), run(after)
+    reals = [(one, two) for one, two in zip(ones, twos, strict=True) if one.is_floating_point() or one.is_complex()]
+    if not finite_count(one for one, _ in reals):
         raise StateMismatch("the model's outputs are not finite with the given weights, so nothing can be compared")
-    return max(apart(one, two) for one, two in zip(*runs, strict=True))
+    worst = max(apart(one, two) for one, two in reals)
+    return float("inf") if worst <= rounding and decided_otherwise(run, before, ones, twos, rounding) else worst

@@ -23,7 +23,7 @@ from symdisc.torchside.apply import act
 from symdisc.torchside.interpret import wide
 from symdisc.torchside.kernels import run_moves
 from symdisc.torchside.linear import linear_families
-from symdisc.torchside.network import ModelFunction, Network, plain_kernels, stored_dtype
+from symdisc.torchside.network import Function, ModelFunction, Network, plain_kernels, stored_dtype
 
 if TYPE_CHECKING:
     from symdisc.archgraph import ArchGraph
@@ -220,7 +220,7 @@ def certify_model(cat: Catalog, seed: int) -> Certificate:
     rows, outside = _within(cat.captured, named, network)[1:]
     found = row_span(rows).shape[1] + flow if outside else cat.orbit_dimension
     return Certificate(found, space.dimension, space.gap, network.size, outside=outside, flow=flow,
-                       note="float64 rank of the module's own Jacobian at its weights")
+                       note=f"float64 rank of the module's own Jacobian at its weights{_beside(cat)}")
 
 
 def certify_named(cat: Catalog, seed: int) -> Certificate:
@@ -236,11 +236,14 @@ def certify_named(cat: Catalog, seed: int) -> Certificate:
     named, carriers, outside = surplus(cat, space, network)
     rest = f"; the rest lies in {', '.join(carriers[:MOST_CARRIERS])}" if named < space.dimension else ""
     more = f" and {len(carriers) - MOST_CARRIERS} more" if rest and len(carriers) > MOST_CARRIERS else ""
-    return Certificate(named, space.dimension, space.gap, network.size, note=rest + more, outside=outside)
+    return Certificate(named, space.dimension, space.gap, network.size, note=_beside(cat) + rest + more, outside=outside)
 
 
 def module_fibre(cat: Catalog, seed: int) -> tuple[NullSpace, Network]:
-    """Directions that leave the outputs of the torch module itself alone, at its weights."""
+    """Directions that leave the outputs of the torch module itself alone, at its weights, and what decides its whole numbers.
+
+    These have no derivative, and the module does not return what they are decided by, so that is taken from the captured graph.
+    """
     network = Network(cat.captured, float64_state(cat.captured), seed + 1)
     mode = cat.model.training
     model = cat.model
@@ -251,11 +254,22 @@ def module_fibre(cat: Catalog, seed: int) -> tuple[NullSpace, Network]:
 
         double = copy.deepcopy(model).double()
     double.train(mode)
-    function = ModelFunction(double, cat.example, cat.kwargs, stored)
+    function: Function = ModelFunction(double, cat.example, cat.kwargs, stored)
+    if network.graph.decisions:
+        function = _joined(function, network.function(network.graph.decisions))
     try:
         return fibre(network, first=5000, function=function)[0], network
     except (RuntimeError, NotImplementedError):  # a hand-written backward pass without functional form: the captured graph has none
         return fibre(network, first=5000)[0], network
+
+
+def _joined(one: Function, two: Function) -> Function:
+    return lambda parameters, *x: torch.cat([one(parameters, *x), two(parameters, *x)])
+
+
+def _beside(cat: Catalog) -> str:
+    """What a certificate says of outputs that have no derivative."""
+    return "; what decides the whole numbers and truth values among the outputs is kept with them" if cat.captured.graph.decisions else ""
 
 
 def surplus(cat: Catalog, space: NullSpace, network: Network) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
