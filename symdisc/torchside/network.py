@@ -239,8 +239,8 @@ class Doubled(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is Tensor.float:
             return args[0].double()
-        wide = [torch.float64 if a is torch.float32 else a for a in args]
-        named = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        wide: list[Any] = [torch.float64 if a is torch.float32 else a for a in args]
+        named: dict[str, Any] = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
         return self._rms_norm(function, *wide, **named) if function in RMS_NORMS else function(*wide, **named)
 
     def _rms_norm(self, function: Any, input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
