@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from symdisc.certificate import Certificate
+from symdisc.conserved.cuts import Cuts
 from symdisc.elements import inverse_element, sample_element
 from symdisc.errors import BadInput
 from symdisc.opgraph import OpGraph
@@ -30,6 +31,7 @@ class Catalog:
     ``symmetries`` are the continuous factors, ``discrete`` permutations and signs, ``broken`` what is not a symmetry and
     why. ``group_dimension`` counts the algebra, ``orbit_dimension`` its rank at the weights (None when it was not computed).
     ``parameters`` and ``buffers`` give shapes by canonical state_dict name, ``aliases`` the other names of tied tensors.
+    ``cuts`` says where the model trains by less than the full gradient, which is no matter of symmetry but of ``conserved``.
     ``model`` and ``example`` are kept in memory only, for ``verify`` and ``certify``.
     """
 
@@ -50,6 +52,7 @@ class Catalog:
     example: Any = field(default=None, compare=False, repr=False)
     kwargs: Any = field(default=None, compare=False, repr=False)
     captured: Any = field(default=None, compare=False, repr=False)
+    cuts: Cuts = field(default_factory=Cuts)
 
     # --- numbers ------------------------------------------------------------------------------------------------------
     @property
@@ -70,7 +73,18 @@ class Catalog:
 
     @property
     def conserved(self) -> tuple[Any, ...]:
-        """What gradient flow conserves because of each symmetry, or why there is nothing."""
+        """What gradient flow conserves because of each symmetry, or why there is nothing.
+
+        The flow is that of the model as it was given: frozen parameters are constants, and a symmetry that the gradient is not
+        orthogonal to (``detach``, ``no_grad``, padding rows) conserves nothing.
+        """
+        from symdisc.conserved import conserved_quantities
+
+        return tuple(conserved_quantities(self.symmetries, self.parameters, cuts=self.cuts))
+
+    @property
+    def charges(self) -> tuple[Any, ...]:
+        """The same if all parameters were trained by the full gradient: the moment maps of the symmetries, whatever trains the model."""
         from symdisc.conserved import conserved_quantities
 
         return tuple(conserved_quantities(self.symmetries, self.parameters))
@@ -86,7 +100,8 @@ class Catalog:
 
         if not isinstance(flow, str) and values:
             raise BadInput("values of symbols belong to the name of a flow; a Flow carries its own")
-        return tuple(conserved_quantities(self.symmetries, self.parameters, Flow(flow, values) if isinstance(flow, str) else flow))
+        chosen = Flow(flow, values) if isinstance(flow, str) else flow
+        return tuple(conserved_quantities(self.symmetries, self.parameters, chosen, self.cuts))
 
     @property
     def data_dependent(self) -> tuple[Any, ...]:
@@ -175,6 +190,7 @@ class Catalog:
             "aliases": self.aliases,
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "notes": list(self.notes),
+            **({"cuts": self.cuts.to_dict(self.symmetries)} if self.cuts else {}),
         }
 
     def to_json(self) -> str:
@@ -192,14 +208,15 @@ class Catalog:
             raise BadInput(f"catalog schema {schema} is not {SCHEMA}; make the catalog again with this version")
         try:
             return cls._from_fields(d)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise BadInput(f"the catalog is damaged ({type(error).__name__}: {error}); make it again with discover") from error
 
     @classmethod
     def _from_fields(cls, d: dict[str, Any]) -> Catalog:
+        symmetries = tuple(Symmetry.from_dict(s) for s in d["symmetries"])
         return cls(
             d["architecture"],
-            tuple(Symmetry.from_dict(s) for s in d["symmetries"]),
+            symmetries,
             tuple(Discrete.from_dict(s) for s in d["discrete"]),
             tuple(Broken.from_dict(b) for b in d["broken"]),
             {k: tuple(v) for k, v in d["parameters"].items()},
@@ -209,6 +226,7 @@ class Catalog:
             d["training"],
             None if d["certificate"] is None else Certificate.from_dict(d["certificate"]),
             tuple(d["notes"]),
+            cuts=Cuts.from_dict(d["cuts"], symmetries) if "cuts" in d else Cuts(),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:

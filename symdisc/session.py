@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from symdisc.catalog import Catalog
 from symdisc.certificate import Certificate
+from symdisc.conserved.cuts import ASSUMED
 from symdisc.errors import BadInput, SymdiscError
 from symdisc.symmetry import Broken, Discrete, Symmetry
 
@@ -57,8 +58,24 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
     with clock("capture"):
         captured = capture(model, tuple(example_inputs), kwargs)
     catalog = discover_captured(captured, type(model).__name__, clock, solve)
+    with clock("train"):
+        catalog = _as_trained(catalog, captured, model, example_inputs, kwargs)
     return catalog.replace(model=model, example=tuple(example_inputs), kwargs=kwargs, captured=captured,
                            timings=dict(clock.seconds))
+
+
+def _as_trained(catalog: Catalog, captured: Capture, model: Any, example: Sequence[Any], kwargs: dict[str, Any] | None) -> Catalog:
+    """With what the gradient that trains the model is not orthogonal to; where it cannot be run, by the flags of its parameters."""
+    from symdisc.torchside.check import can_run
+    from symdisc.torchside.cuts import cuts_of, frozen, of_flags
+
+    why = "there are no values to run it on"
+    if can_run(captured):
+        try:
+            return catalog.replace(cuts=cuts_of(captured, model, example, kwargs, catalog.symmetries))
+        except Exception as error:  # the module is anyone's code, and need not run in float64 or have a backward pass
+            why = f"no gradient can be taken here ({(str(error).strip() or type(error).__name__).splitlines()[0][:120]})"
+    return catalog.replace(cuts=of_flags(frozen(model, captured), catalog.symmetries), notes=(*catalog.notes, f"{ASSUMED}{why}"))
 
 
 def discover_captured(captured: Capture, name: str, clock: _Clock, solve: bool | None = None, tried: Tried | None = None) -> Catalog:

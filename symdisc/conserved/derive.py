@@ -9,7 +9,7 @@ that means a symmetric matrix in the inner product of P^-1. With inertia, antisy
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -19,6 +19,7 @@ import sympy as sp
 from symdisc.conserved import reasons
 from symdisc.conserved.algebra import MATRIX_FAMILIES, restrict
 from symdisc.conserved.charted import charted_answer
+from symdisc.conserved.cuts import Cuts
 from symdisc.conserved.expressions import parse_scalar
 from symdisc.conserved.flow import THETA, Flow, Local, tex
 from symdisc.conserved.inertia import second_order
@@ -41,24 +42,33 @@ LINEAR = ("matmul", "scale")
 
 
 def conserved_quantities(symmetries: Sequence[Symmetry], parameters: Shapes, flow: Flow | str | None = None,
-                         ) -> tuple[ConservedQuantity, ...]:
+                         cuts: Cuts | None = None) -> tuple[ConservedQuantity, ...]:
     """What the flow conserves because of each symmetry, or why there is nothing.
 
     ``parameters`` are the shapes of all trained parameters by name; whatever else a symmetry reads is a constant.
     ``flow`` is gradient flow unless given. With inertia a matrix group gives two entries (antisymmetric and symmetric
-    part), otherwise one entry per symmetry, in order. Raises BadInput for flows that do not exist or lack values.
+    part), otherwise one entry per symmetry, in order. ``cuts`` says where the model trains by less than the full gradient.
+    Raises BadInput for flows that do not exist or lack values.
     """
     chosen = Flow(flow) if isinstance(flow, str) else flow
     found: list[ConservedQuantity] = []
+    lost, kept, still = (dict(cuts.lost), dict(cuts.kept), set(cuts.still)) if cuts else ({}, {}, set())
     for s in symmetries:
+        moved = {*(m.parameter for m in s.moves), *_moved(s)}
         read = dict.fromkeys([*(n for m in s.moves for n in (m.parameter, *depends_on(m))), *_moved(s)])
-        shapes: Shapes = {n: tuple(parameters[n]) for n in read if n in parameters}
+        constant = set() if any(m.charts for m in s.moves) else still - moved
+        shapes: Shapes = {n: tuple(parameters[n]) for n in read if n in parameters and n not in constant}
         for m in s.moves:
             shapes = m.viewed(shapes)
-        if chosen is None:
-            found += _under_gradient_flow(s, tuple(shapes.items()))
+        why = lost.get(s, "") if lost else ""
+        if not why and still & moved and chosen is not None and chosen.name != "gradient_flow":
+            why = reasons.untrained(sorted(still & moved))
+        if why:
+            answers: Sequence[ConservedQuantity] = [Deriver(s, shapes, chosen or Flow()).none(why)]
         else:
-            found += Deriver(s, shapes, chosen).run()
+            answers = _under_gradient_flow(s, tuple(shapes.items())) if chosen is None else Deriver(s, shapes, chosen).run()
+        more = (kept[s],) if kept and s in kept else ()
+        found += [replace(q, assumptions=(*q.assumptions, *more)) for q in answers] if more else answers
     return tuple(found)
 
 

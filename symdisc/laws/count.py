@@ -129,6 +129,7 @@ def count_laws(source: object, *, seed: int = 0) -> LawCount:
     """The independent conservation laws of the flow on a shape, a catalog, a torch module or a CountProblem.
 
     A module comes without inputs: they are inferred where the model takes one only width (``evidence.note`` says so), else refused.
+    The flow is that along the full gradient of all parameters; ``evidence.note`` says where the model trains by less.
     Exact on residues; a run whose bounds do not meet is repeated modulo a second prime and the larger rank is kept. A network with
     operators that have no exact form (roots, in norms) is counted in float64, by the one-forms of its symmetries where these are
     complete: evidence, not called complete.
@@ -137,8 +138,20 @@ def count_laws(source: object, *, seed: int = 0) -> LawCount:
     if looks_like_model(source):
         source, note = catalog_of_model(source)
         count = _of_catalog(source, seed)
-        return replace(count, evidence=replace(count.evidence, note="; ".join([note, *count.evidence.note.split("; ")[1:]])))
-    return _of_catalog(source, seed) if looks_like_catalog(source) else _exact(problem_of(source), seed)
+        note = "; ".join([note, *count.evidence.note.split("; ")[1:]])
+        return _noted(source, replace(count, evidence=replace(count.evidence, note=note)))
+    return _noted(source, _of_catalog(source, seed)) if looks_like_catalog(source) else _exact(problem_of(source), seed)
+
+
+def _noted(cat: Any, count: LawCount) -> LawCount:
+    """What is counted is the flow along the full gradient: where the model trains by less, the note says so."""
+    if not getattr(cat, "cuts", None):
+        return count
+    kept = sum(q.dimension for q in cat.conserved if q.status == "conserved")
+    why = next((reason.split(": ")[0] for _, reason in cat.cuts.lost), f"{cat.cuts.still[0]} is not trained" if cat.cuts.still else "")
+    note = f"counted for the full gradient of all parameters, which is not what trains this model ({why}): " \
+           f"of the laws in closed form {kept} stand there"
+    return replace(count, evidence=replace(count.evidence, note="; ".join(filter(None, (count.evidence.note, note)))))
 
 
 def _of_catalog(cat: Any, seed: int) -> LawCount:

@@ -77,7 +77,7 @@ def problem_of_catalog(cat: Any) -> CountProblem:
 
     if cat.captured is None:
         raise BadInput("the catalog has no graph (it was read from a file): make it again with discover")
-    return problem_of(cat, tuple(ChargeLaw(q) for q in cat.conserved if ChargeLaw.fits(q) and not q.zero_sum))
+    return problem_of(cat, tuple(ChargeLaw(q) for q in cat.charges if ChargeLaw.fits(q) and not q.zero_sum))
 
 
 def catalog_of_model(model: Any) -> tuple[Any, str]:

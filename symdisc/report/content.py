@@ -120,7 +120,7 @@ class Report:
 
 def build(cat: Catalog, quantities: bool = True) -> Report:
     """Everything a report tells of a catalog; ``quantities`` asks for the conserved quantities too."""
-    merged = merge([place(s) for s in cat.symmetries])
+    merged = merge([_place_as_trained(cat, s) for s in cat.symmetries])
     first = [cat.symmetries[g.members[0]] for g in merged]
     found = _quantities(cat, first) if quantities else {}
     shapes = cat.parameters | cat.buffers
@@ -160,6 +160,12 @@ def place(s: Symmetry | Discrete) -> Place:
     return Place((s.site, *names), (s.name, s.group, s.family, s.shape, s.status, s.note, extra, tuple(acting)))
 
 
+def _place_as_trained(cat: Catalog, s: Symmetry) -> Place:
+    """Like layers of which some are frozen do not conserve alike."""
+    found = place(s)
+    return replace(found, rest=(found.rest, cat.cuts.pattern(s))) if cat.cuts else found
+
+
 def row_of(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int, ...]], found: tuple[Any, ...]) -> Row:
     """The row of ``s`` under the names of ``group`` (those of ``place(s)``, in order), with the quantities ``found`` for it."""
     names = dict(zip((s.site, *_names(s)), group.names, strict=True))
@@ -187,7 +193,7 @@ def row_of(s: Symmetry | Discrete, group: Group, shapes: Mapping[str, tuple[int,
         condition=s.condition,
         formula=relabel(s.formula, short),
         by_generators=bool(s.generators),
-        assumptions=s.assumptions,
+        assumptions=(*s.assumptions, *dict.fromkeys(a for q in found for a in q.assumptions if a not in s.assumptions)),
         quantities=tuple(relabel(q.latex(), short) for q in found),
         conserved=sum(q.dimension for q in found) * group.count,
     )

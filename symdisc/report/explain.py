@@ -114,7 +114,7 @@ def _read(s: Symmetry | Discrete) -> tuple[str, ...]:
 def _motion(cat: Catalog, s: Symmetry | Discrete, name: str) -> Motion:
     mine = [x for x in steps(s, cat.parameters | cat.buffers) if x.parameter == name]
     partners = tuple(n for n in _moved(s) if n != name)
-    more: dict[str, Any] = {"assumptions": s.assumptions, "conserved": _conserved(cat, s, name)} if isinstance(s, Symmetry) else {}
+    more: dict[str, Any] = {"assumptions": _assumed(cat, s), "conserved": _conserved(cat, s, name)} if isinstance(s, Symmetry) else {}
     return Motion(
         s.name, s.group_latex or rf"\mathrm{{{s.group}}}", s.site or WHOLE, _size(s), s.status, element(s),
         tuple((x.part, x.latex) for x in mine), tuple(dict.fromkeys(x.letters for x in mine if x.letters)), partners,
@@ -127,12 +127,15 @@ def _size(s: Symmetry | Discrete) -> str:
     return f"order {magnitude(order_of(s.order))}" if s.order else "of infinite order"
 
 
-def _conserved(cat: Catalog, s: Symmetry, name: str) -> tuple[Conserved, ...]:
-    from symdisc.conserved import conserved_quantities
+def _assumed(cat: Catalog, s: Symmetry) -> tuple[str, ...]:
+    """Of the symmetry and of its laws in this model's training."""
+    return tuple(dict.fromkeys([*s.assumptions, *(text for other, text in cat.cuts.kept if other == s)]))
 
+
+def _conserved(cat: Catalog, s: Symmetry, name: str) -> tuple[Conserved, ...]:
     return tuple(
         Conserved(q.latex() if q.form else "", bool(q.form) and name in q.parameters, q.reason)
-        for q in conserved_quantities([s], cat.parameters))
+        for q in cat.replace(symmetries=(s,)).conserved)
 
 
 def _concerns(b: Broken, name: str, graph: OpGraph | None) -> bool:

@@ -182,7 +182,7 @@ class Brackets:
     def laws(self, cat: Any) -> tuple[np.ndarray, tuple[str, ...]]:
         """Gradients of all conserved quantities that are functions of the weights, [rows, D], and their formulas."""
         blocks, formulas = [np.zeros((0, self.network.size))], []
-        for q in cat.conserved:
+        for q in cat.charges:
             if q.status == "conserved" and q.form not in ("", "momentum") and set(q.parameters) <= set(self.point):
                 blocks.append(self._gradient(q))
                 formulas.append(str(q.latex()))

@@ -92,10 +92,10 @@ class Monitor:
                 raise StateMismatch(f"the model has no parameter {n} of shape {list(shape)}; is it the model of the catalog?")
         self.parameters = named
         self._groups = self._owners()
-        conserved = cat.conserved
-        names = Counter(q.name for q in conserved)
-        labels = [q.name if names[q.name] == 1 else f"{q.name} [{' '.join(moved_by(q))}]" for q in conserved]
-        watched = [self._watch(q, label) for q, label in zip(conserved, labels, strict=True)]
+        charges = cat.charges  # also where the model cuts gradients: it may do so by mistake
+        names = Counter(q.name for q in charges)
+        labels = [q.name if names[q.name] == 1 else f"{q.name} [{' '.join(moved_by(q))}]" for q in charges]
+        watched = [self._watch(q, label) for q, label in zip(charges, labels, strict=True)]
         self.laws: list[Law] = [law for law in watched if law is not None]
         self.exact = type(optimizer) is torch.optim.SGD
         if not self.exact:

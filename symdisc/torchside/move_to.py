@@ -87,7 +87,7 @@ def element_to(cat: Catalog, state: Mapping[str, Tensor], targets: Mapping[str |
 
 # --- what was asked for -----------------------------------------------------------------------------------------------
 def _goals(cat: Catalog, targets: Mapping[str | int, Target] | Target, state: State) -> list[_Goal]:
-    quantities = {cat.symmetries.index(q.symmetry): q for q in reversed(cat.conserved)}
+    quantities = {cat.symmetries.index(q.symmetry): q for q in reversed(cat.charges)}
     movable = {i: q for i, q in sorted(quantities.items()) if q.form in ("moment", "linear")}
     if not isinstance(targets, Mapping):
         if not movable:

@@ -239,12 +239,15 @@ class Doubled(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is Tensor.float:
             return args[0].double()
-        wide: list[Any] = [torch.float64 if a is torch.float32 else a for a in args]
-        named: dict[str, Any] = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        wide, named = [_wider(a) for a in args], {k: _wider(v) for k, v in (kwargs or {}).items()}
         return self._rms_norm(function, *wide, **named) if function in RMS_NORMS else function(*wide, **named)
 
     def _rms_norm(self, function: Any, input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
         return function(input, normalized_shape, weight, self.eps if eps is None else eps)
+
+
+def _wider(a: Any) -> Any:
+    return torch.float64 if a is torch.float32 else torch.complex128 if a is torch.complex64 else a
 
 
 class Wide(Doubled):
@@ -264,12 +267,12 @@ class Wide(Doubled):
 class ModelFunction:
     """The torch module itself, in float64, as a function of its parameters: nothing of the captured graph is used.
 
-    ``stored`` is the dtype that it had before.
+    ``stored`` is the dtype that it had before. Its derivatives are those of the function, or, ``as_trained``, those that it lets through.
     """
 
     def __init__(self, model: torch.nn.Module, example: Sequence[Any], kwargs: Mapping[str, Any] | None,
-                 stored: torch.dtype = torch.float32) -> None:
-        self.model, self.stored = model, stored
+                 stored: torch.dtype = torch.float32, as_trained: bool = False) -> None:
+        self.model, self.mode = model, Doubled(stored) if as_trained else Wide(stored)
         self.leaves, self.tree = torch.utils._pytree.tree_flatten((tuple(example), dict(kwargs or {})))
 
     def __call__(self, parameters: Parameters, *inputs: Any) -> Tensor:
@@ -277,9 +280,8 @@ class ModelFunction:
         drawn = iter(inputs)
         leaves = [next(drawn) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
         args, kwargs = torch.utils._pytree.tree_unflatten(leaves, self.tree)
-        buffers = {n: b.detach().double().clone() if b.is_floating_point() else b.detach().clone()
-                   for n, b in self.model.named_buffers()}
-        with Wide(self.stored):
+        buffers = {n: wide(b.detach()).clone() for n, b in self.model.named_buffers()}
+        with self.mode:
             out = functional_call(self.model, {**parameters, **buffers}, args, kwargs)
         leaves = torch.utils._pytree.tree_leaves(out)
         if not all(isinstance(t, Tensor) or t is None for t in leaves) and hasattr(out, "values"):
