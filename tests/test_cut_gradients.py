@@ -235,6 +235,16 @@ def test_like_layers_with_and_without_a_frozen_weight_are_two_rows() -> None:
     assert "12 numbers" in page and "8 numbers" in cut and page.count("### ") + 1 == cut.count("### ")
 
 
+def test_a_padding_row_that_no_example_meets_is_met() -> None:
+    """Among many words a random draw would miss it."""
+    torch.manual_seed(0)
+    words = nn.Embedding(40_000, 2, padding_idx=0)
+    nn.init.normal_(words.weight)
+    model = Of(lambda m, t: m.o(m.e(t)), e=words, o=nn.Linear(2, 3))
+    cat = symdisc.discover(model, (torch.randint(1, 40_000, (2, 6)),), solve=False)
+    assert all("row 0 of e.weight" in q.reason for q in cat.conserved) and len(cat.cuts.lost) == 2
+
+
 def test_other_flows_know_it_too() -> None:
     model, x = drawn(CASES["weight frozen"].make)
     cat = symdisc.discover(model, (x,), solve=False)

@@ -110,7 +110,7 @@ class _Trial:
                                      ModelFunction(self.model, self.example, self.kwargs, stored)]
         given = [tuple(wide(t) for t in self.capture.example)]
         given += network.draws(1, 1) if self.capture.size < LARGE else []
-        self.inputs = [_padded(self.capture, x, k) for k, x in enumerate(given)]
+        self.inputs = [_padded(self.capture, self.model, x, k) for k, x in enumerate(given)]
 
     def states(self) -> list[State]:
         """Weights around those of the model, then random ones; entries that are not trained as they are."""
@@ -248,11 +248,10 @@ def _differ(one: Tensor, other: Tensor) -> bool:
     return float((one - other).norm()) > APART * float(other.norm())
 
 
-def _padded(capture: Capture, x: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
+def _padded(capture: Capture, model: nn.Module, x: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
     """Inputs in which some indices point to a padding row, where the network has such rows."""
-    graph = capture.graph
-    rows = [int(v) for op in graph.ops if op.packet == "aten.embedding"
-            for v in (*op.args[2:3], *(v for n, v in op.kwargs if n == "padding_idx")) if isinstance(v, int) and v >= 0]
+    graph = capture.graph  # operators are traced without their padding
+    rows = [r for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and (r := m.padding_idx) is not None]
     if not rows:
         return x
     draw, sizes, found = torch.Generator().manual_seed(seed), vocabularies(graph), []
