@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import symdisc
 from symdisc.conserved import ConservedQuantity
 from symdisc.conserved.cuts import ASSUMED, TRIVIAL
-from symdisc.torchside.network import ModelFunction, Wide, Doubled
+from symdisc.torchside.network import Doubled, ModelFunction, Wide
 
 KEPT, DRIFTS, STEPS = 1e-9, 1e-4, 60
 UNITS, BASIS, TRADED = "scaling of hidden units", "change of basis", "translation traded between parameters"

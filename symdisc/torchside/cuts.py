@@ -22,7 +22,7 @@ from symdisc.symmetry import Symmetry
 from symdisc.torchside.alignment import pull
 from symdisc.torchside.capture import Capture, tie_groups
 from symdisc.torchside.check import random_state
-from symdisc.torchside.draws import vocabularies
+from symdisc.torchside.domains import vocabularies
 from symdisc.torchside.interpret import wide
 from symdisc.torchside.network import Function, ModelFunction, Network, plain_kernels, stored_dtype
 from symdisc.torchside.pieces import moved_by, norm
