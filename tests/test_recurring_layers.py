@@ -221,6 +221,40 @@ def test_what_was_written_into_before_is_read(monkeypatch: pytest.MonkeyPatch) -
     assert found.graph.to_json() == plain.graph.to_json() and copied == ["blocks.1", "blocks.2", "blocks.3"]
 
 
+class Writing(Deep):
+    """Writes into what a layer gives, and into a view of it, after having read it."""
+
+    def forward(self, x: Tensor) -> Any:
+        for block in self.blocks:
+            x = block(x)
+            before = x.sin()
+            x.add_(1.0)
+            x.view(4, 2).mul_(2.0)
+            x = x + before
+        return self.head(x)
+
+
+@pytest.mark.parametrize("twist", [None, writing_within])
+def test_what_is_written_into_a_result_is_read(twist: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, found, copied = both(lambda: Writing([Block(k, twist) for k in range(4)]).eval(), monkeypatch)
+    assert found.graph.to_json() == plain.graph.to_json() and len(copied) == 3
+
+
+def test_copies_write_into_memory_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the network would have to be run again under the tracers of the decompositions."""
+    found: list[bool] = []
+    honest = spliced.spliced
+
+    def spied(*given: Any) -> Any:
+        graph = honest(*given)
+        found.append(graph is not None)
+        return graph
+
+    monkeypatch.setattr(spliced, "spliced", spied)
+    capture(deep(writing_within), (torch.randn(2, 4),))
+    assert found == [True]
+
+
 class Forgiving(Deep):
     """Goes another way where a layer raises anything."""
 

@@ -6,9 +6,13 @@ import operator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import UntypedStorage
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
 
 from symdisc.torchside.recurring import COPY, ENTER, MARK, Recurring, Unfit
 
@@ -34,13 +38,15 @@ def fill(program: ExportedProgram, recurring: Recurring) -> dict[Node, Node]:
         raise Unfit("a copy was lost, or lies in a graph of its own")
     renamed: dict[str, str] = {}
     copies: dict[Node, Node] = {}
+    written = any(getattr(getattr(n.target, "_schema", None), "is_mutable", False) for n in program.graph.nodes)
     for number in {number for _, number in recurring.copies}:
         _check(bodies[number])
     for node, (path, number) in zip(places, recurring.copies, strict=True):
         body, first = bodies[number], recurring.firsts[number]
         ends: list[Node] = body.leave.args[0]  # type: ignore[union-attr, assignment]
         now = _paired([*body.enter.args[0], *ends[len(first.results):]], node.args[0])  # type: ignore[misc]
-        copies |= _write(node, body, now, first.path, path)
+        memories = _memories(now, ends, node) if written else None
+        copies |= _write(node, body, now, _Renaming(first.path, path, len(body.enter.meta.get("nn_module_stack") or {})), memories)
         _replace(node, [now[n] for n in ends[:len(first.results)]], renamed)
     for body in bodies.values():
         for mark in (body.enter, body.leave):
@@ -82,11 +88,44 @@ def _paired(here: Any, there: Any) -> dict[Node, Node]:
     return dict(zip(here, there, strict=True))
 
 
-def _write(place: Node, body: Body, now: dict[Node, Node], old: str, new: str) -> dict[Node, Node]:
+def _memories(now: dict[Node, Node], ends: list[Node], place: Node) -> dict[int, UntypedStorage]:
+    """The memory of a copy's tensors by that of the first one's, as far as it is seen outside."""
+    pairs = [*now.items(), *((ends[use.args[1]], use) for use in place.users if use.target is operator.getitem)]  # type: ignore[index]
+    return {old.meta["val"].untyped_storage()._cdata: new.meta["val"].untyped_storage() for old, new in pairs}
+
+
+def _on(memories: dict[int, UntypedStorage], value: Any) -> Any:
+    """The value on the copy's memory: what is written into it is no other copy's."""
+    if not isinstance(value, FakeTensor):
+        return value
+    memory = value.untyped_storage()
+    if memory._cdata not in memories:
+        memories[memory._cdata] = UntypedStorage(memory.nbytes(), device="meta")
+    moved = torch.empty(0, dtype=value.dtype, device="meta").set_(
+        memories[memory._cdata], value.storage_offset(), value.shape, value.stride())  # type: ignore[call-overload]
+    return FakeTensor(value.fake_mode, moved, value.device)
+
+
+@dataclass(frozen=True)
+class _Renaming:
+    """Paths of modules in and below ``old``, the one at ``depth``, become those of ``new``."""
+
+    old: str
+    new: str
+    depth: int
+
+    def stack(self, stack: Any, above: Any) -> dict[str, Any]:
+        return {**above, **{key: (self.path(path), kind) for key, (path, kind) in [*stack.items()][self.depth:]}}
+
+    def path(self, path: str) -> str:
+        return self.new + path.removeprefix(self.old) if path == self.old or path.startswith(self.old + ".") else path
+
+
+def _write(place: Node, body: Body, now: dict[Node, Node], renaming: _Renaming,
+           memories: dict[int, UntypedStorage] | None) -> dict[Node, Node]:
     """Copies of the nodes of the body, before ``place``; ``now`` then holds them as well."""
-    above = place.meta.get("nn_module_stack") or {}
-    depth = len(body.enter.meta.get("nn_module_stack") or {})
-    graph, stacks = place.graph, {}  # type: tuple[Any, dict[int, Any]]
+    above, graph = place.meta.get("nn_module_stack") or {}, place.graph
+    stacks: dict[int, Any] = {}
     copies: dict[Node, Node] = {}
     with graph.inserting_before(place):
         for node in body.nodes:
@@ -94,14 +133,12 @@ def _write(place: Node, body: Body, now: dict[Node, Node], old: str, new: str) -
             now[node] = graph.create_node("call_function", node.target, args, kwargs)
             stack = node.meta.get("nn_module_stack") or {}
             if id(stack) not in stacks:
-                stacks[id(stack)] = {**above, **{key: (_moved(path, old, new), kind) for key, (path, kind) in [*stack.items()][depth:]}}
+                stacks[id(stack)] = renaming.stack(stack, above)
             copies[now[node]] = node
             now[node].meta = {**node.meta, "nn_module_stack": stacks[id(stack)]}
+            if memories is not None:
+                now[node].meta["val"] = pytree.tree_map(lambda v: _on(memories, v), node.meta.get("val"))
     return copies
-
-
-def _moved(path: str, old: str, new: str) -> str:
-    return new + path.removeprefix(old) if path == old or path.startswith(old + ".") else path
 
 
 def _replace(node: Node, results: list[Node], renamed: dict[str, str]) -> None:
