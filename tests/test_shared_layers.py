@@ -104,3 +104,24 @@ def test_a_layer_fitted_to_its_first_use_is_looked_at_often(bend: Callable[[Tens
     cat = symdisc.discover(model, maker(0))
     assert cat.orbit_dimension == dimension == min(fibre(initial, maker, s).dimension for s in (10, 17))
     assert cat.verify(model, cat.sample(seed=1, scale=0.3)).max_relative_change < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_model_with_one_layer_under_two_names_is_left_as_it_was(dtype: torch.dtype) -> None:
+    """torch's functional_call forgets what stood there before it put the same tensor in twice."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.o = nn.Linear(3, 3), nn.Linear(3, 2)
+            self.k = self.q
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.o(torch.relu(self.k(torch.relu(self.q(x)))))
+
+    model, x = Twice().to(dtype), torch.randn(4, 3, dtype=dtype)
+    before = {n: (p, p.detach().clone()) for n, p in model.named_parameters(remove_duplicate=False)}
+    cat = symdisc.discover(model, (x,))
+    assert symdisc.certify(cat).complete and cat.verify(model, cat.sample(0, 0.5)).passed and cat.conserved is not None
+    for n, p in model.named_parameters(remove_duplicate=False):
+        assert p is before[n][0] and torch.equal(p, before[n][1]) and p.is_leaf and p.requires_grad

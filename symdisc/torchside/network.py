@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, jvp, vmap
+from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from symdisc.torchside.called_with import called_with
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.decompose import default_eps
 from symdisc.torchside.derivatives import Function, Parameters, is_right, jacobian_at, jacobians
@@ -282,7 +283,7 @@ class ModelFunction:
         args, kwargs = torch.utils._pytree.tree_unflatten(leaves, self.tree)
         buffers = {n: wide(b.detach()).clone() for n, b in self.model.named_buffers()}
         with self.mode:
-            out = functional_call(self.model, {**parameters, **buffers}, args, kwargs)
+            out = called_with(self.model, {**parameters, **buffers}, args, kwargs)
         leaves = torch.utils._pytree.tree_leaves(out)
         if not all(isinstance(t, Tensor) or t is None for t in leaves) and hasattr(out, "values"):
             leaves = list(out.values())

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from symdisc.catalog import Catalog
 from symdisc.errors import BadInput
+from symdisc.torchside.called_with import called_with
 from symdisc.torchside.capture import capture
 from symdisc.torchside.checkpoint import Checkpoint, Fit, read_checkpoint, transform
 from symdisc.torchside.compare import state_of
@@ -59,7 +59,7 @@ def read_data(source: Source, path: Path | None) -> Data:
 
     def function(state: dict[str, Tensor]) -> Tensor:
         with Doubled(stored):
-            return _score(_first(functional_call(model, state, inputs)), y)
+            return _score(_first(called_with(model, state, inputs)), y)
 
     try:
         with torch.no_grad():

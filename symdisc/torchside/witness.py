@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from symdisc.errors import StateMismatch
 from symdisc.symmetry import Element
 from symdisc.torchside.apart import apart, finite_count, joined
+from symdisc.torchside.called_with import called_with
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
@@ -53,7 +54,7 @@ def results_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Sequence[A
     state = {n: t if t.is_floating_point() else t.clone() for n, t in state.items()}  # and count its runs
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)  # dropout masks must repeat
-        result = torch.func.functional_call(model, state, inputs, given, tie_weights=False, strict=False)
+        result = called_with(model, state, inputs, given, tied=False)
     leaves = torch.utils._pytree.tree_leaves(result)
     if not leaves or not all(isinstance(t, Tensor) or t is None for t in leaves):
         leaves = list(getattr(result, "values", lambda: leaves)())
