@@ -24,7 +24,7 @@ from symdisc.torchside.capture import Capture
 from symdisc.torchside.check import random_state
 from symdisc.torchside.network import Function, Network, jacobian_rows, plain_kernels
 
-__all__ = ["Algebra", "fibre"]
+__all__ = ["Algebra", "fibre", "some_rows"]
 
 AT_ONCE, MOST_AT_ONCE = 8, 64  # draws that are differentiated together: few where little is wanted
 MANY = 4  # times as many outputs as rows are wanted of one draw: then sums of outputs stand for them
@@ -122,6 +122,12 @@ def _rows(network: Network, run: Function, at: int, wanted: int) -> tuple[np.nda
         looks = min(-(-(wanted - got) * count // max(len(rows), 1) // AT_ONCE), network.together // AT_ONCE, MOST_AT_ONCE // AT_ONCE)
         count = AT_ONCE * max(looks, 1)
     return np.concatenate(parts), at
+
+
+def some_rows(network: Network, first: int) -> np.ndarray:
+    """Rows [., D] of the Jacobian of the captured graph at a few draws from number ``first`` on, at unit length."""
+    run = _summed(network, network.function(network.graph.outputs), first, LEAST_ROWS // AT_ONCE)
+    return _rows(network, run, first, LEAST_ROWS)[0]
 
 
 def _seen(fresh: np.ndarray, factor: np.ndarray, basis: np.ndarray) -> bool:
