@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +33,16 @@ OTHER_WEIGHTS = (1, 2)  # seeds of further random weights at which every family 
 RANK_LIMIT = 10_000  # up to which the rank is taken on the network itself: a dense matrix of this order takes minutes and gigabytes
 
 
+@contextlib.contextmanager
+def _differentiable() -> Iterator[None]:
+    """In inference mode there are no derivatives, and all that has none would count as a symmetry."""
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@_differentiable()
 def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any] | None = None,
              progress: Progress | None = None, solve: bool | None = None) -> Catalog:
     """Derive the symmetries of ``model`` (a torch module, in the mode it is in) at ``example_inputs``.
@@ -40,7 +50,7 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
     ``solve`` asks for the complete linear system besides the named families; by default it is solved for networks of up to
     a few thousand parameters. Raises CaptureError when the model cannot be traced and BadInput when the inputs do not fit.
     """
-    from symdisc.torchside.capture import capture, refuse_unready
+    from symdisc.torchside.capture import capture, plain_inputs, refuse_unready
 
     if not hasattr(model, "named_parameters"):
         raise BadInput(f"the model must be a torch.nn.Module, not {type(model).__name__}; put weights into a module")
@@ -54,6 +64,7 @@ def discover(model: Any, example_inputs: Sequence[Any], *, kwargs: dict[str, Any
     if pairs:
         raise BadInput(f"{pairs[0]} is complex; only real parameters are solved: store it as real pairs [..., 2] and read it by "
                        "torch.view_as_complex")
+    example_inputs, kwargs = plain_inputs((tuple(example_inputs), kwargs))
     clock = _Clock(progress)
     with clock("capture"):
         captured = capture(model, tuple(example_inputs), kwargs)
@@ -281,6 +292,7 @@ def _keep(families: Sequence[Family], changes: Sequence[float]) -> tuple[list[Fa
     return kept, refused
 
 
+@_differentiable()
 def certify(cat: Catalog, seed: int = 0) -> Certificate:
     """Compare the found orbit dimension with the fibre dimension D - rank J.
 

@@ -138,3 +138,18 @@ def test_whole_numbers_that_become_float32(factory: Callable[[], tuple[nn.Module
     ran = CliRunner().invoke(app, ["apply", *files, "--model", f"{__file__}:{factory.__name__}"])
     assert ran.exit_code == 0, ran.output
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_in_inference_mode_derivatives_are_taken_all_the_same() -> None:
+    """Without derivatives every direction would leave the outputs alone to first order."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    with torch.inference_mode():
+        x = torch.randn(5, 3, dtype=torch.float64)
+        cat = symdisc.discover(model, (x,))
+        certificate = symdisc.certify(cat)
+        made = nn.Linear(3, 2)
+        with pytest.raises(symdisc.errors.BadInput, match="made in inference mode"):
+            symdisc.discover(made, (x.float(),))
+    assert (cat.orbit_dimension, certificate.found, certificate.fibre, cat.symmetries, cat.notes) == (0, 0, 0, (), ())
+    with torch.no_grad():
+        assert symdisc.certify(symdisc.discover(model, (torch.randn(5, 3, dtype=torch.float64),))).fibre == 0

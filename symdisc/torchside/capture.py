@@ -132,8 +132,16 @@ def refuse_unready(model: torch.nn.Module) -> None:
     unready = [n for n, p in model.named_parameters() if torch.nn.parameter.is_lazy(p)]
     if unready:
         raise BadInput(f"{unready[0]} has no shape yet; run the model once on an example before it is looked at")
+    made = [n for n, p in model.named_parameters() if p.is_inference()]
+    if made:
+        raise BadInput(f"{made[0]} was made in inference mode and has no derivatives; build or load the model outside of it")
     if isinstance(model, torch.nn.DataParallel):
         raise BadInput("the model is wrapped for several devices; give the model within, model.module")
+
+
+def plain_inputs(inputs: Any) -> Any:
+    """Tensors made in inference mode as others, which derivatives may be taken at."""
+    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.clone() if t.is_inference() else t, inputs)
 
 
 def check_inputs(tensors: Sequence[torch.Tensor]) -> None:
