@@ -176,3 +176,23 @@ def test_behind_scales_that_stay_there_is_a_sum_in_any_metric(name: str) -> None
     (curved,) = (q for q in cat.conserved_under(metric) if q.symmetry.name == TRADED and q.form)
     start, end = metric_flow(model, x)
     assert change(plain, start, end) > 1e-4 and change(curved, start, end) < KEPT
+
+
+def test_one_number_for_all_rows_of_a_weight() -> None:
+    """Swin's merging: the constant along all rows that a norm centres away is one number, not one for each row."""
+    from symdisc.architectures import ARCHITECTURES
+
+    architecture = ARCHITECTURES["swin"]
+    built, example = architecture.build(architecture.miniatures[0])
+    cat = symdisc.discover(built.double(), tuple(t.double() for t in example), solve=False)
+    found = [q for q in cat.conserved if q.symmetry.name == "constant read off a centred vector" and "merging" in q.symmetry.site]
+    assert found
+    state = {n: t.detach().double() for n, t in built.state_dict().items()}
+    out = built(*(t.double() for t in example))
+    (out * torch.linspace(0.5, 2.0, out.numel(), dtype=out.dtype).reshape(out.shape)).sum().backward()
+    slopes = {n: p.grad for n, p in built.named_parameters() if p.grad is not None}
+    for q in found:
+        assert q.status == "none" and "no integrating factor" in q.reason
+        assert float(abs(q.residual(state, slopes)).max()) < 1e-9
+        other = {n: s + 0.1 * (n.endswith("reduction.weight")) for n, s in slopes.items()}
+        assert float(abs(q.residual(state, other)).max()) > 1e-3

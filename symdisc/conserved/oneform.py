@@ -195,7 +195,9 @@ def _algebra_shape(
         p = state[m.parameter]
         if m.kind == "outer_bias" and len(moves) > 1:
             continue  # it takes sums of the element over the taps of a kernel
-        if m.kind in ("outer", "outer_bias"):
+        if m.kind in ("outer", "outer_bias") and prod(shape) == 1:
+            sizes.append(1)  # all rows of a weight move alike
+        elif m.kind in ("outer", "outer_bias"):
             sizes.append(p.size if m.axis == -1 or m.kind == "outer_bias" else p.size // p.shape[m.axis])
         else:
             sizes.append(count)
