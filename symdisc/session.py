@@ -36,9 +36,9 @@ RANK_LIMIT = 10_000  # up to which the rank is taken on the network itself: a de
 @contextlib.contextmanager
 def _differentiable() -> Iterator[None]:
     """In inference mode there are no derivatives, and all that has none would count as a symmetry."""
-    import torch
+    from symdisc.torchside.derivatives import differentiable
 
-    with torch.inference_mode(False), torch.enable_grad():
+    with differentiable():
         yield
 
 

@@ -56,7 +56,7 @@ def pairing(move: Move, x: Array, y: Array, state: Mapping[str, Array], shape: t
         found = found.reshape(-1, 1) @ _taps(move, found).swapaxes(0, 1)
     elif move.kind == "outer_bias":  # all taps of a kernel write into it
         found = found[np.repeat(np.arange(len(found)), int(np.prod(shape)) // len(found))]
-    elif move.kind == "outer" and int(np.prod(shape)) == 1:
+    elif move.kind == "outer" and int(np.prod(shape)) == 1 and hasattr(found, "reshape"):
         found = found.sum()  # one number for all rows
     # A full sum over an array of objects (symbolic entries) is the bare object.
     return (found if hasattr(found, "reshape") else np.array(found)).reshape(shape)

@@ -4,19 +4,27 @@ backward passes, and where it differs these take their place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-__all__ = ["Function", "Parameters", "is_right", "jacobian_at", "jacobians"]
+__all__ = ["Function", "Parameters", "differentiable", "is_right", "jacobian_at", "jacobians"]
 
 RTOL, ATOL = 1e-6, 1e-9  # a wrong rule is wrong in the first digit; rounding is far below
 
 Parameters = dict[str, Tensor]
 Function = Callable[..., Tensor]
 Draw = tuple[Tensor, ...]
+
+
+@contextlib.contextmanager
+def differentiable() -> Iterator[None]:
+    """Derivatives are taken, whatever the mode outside."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def jacobians(function: Function, parameters: Parameters, draws: Sequence[Draw]) -> Tensor:
