@@ -19,6 +19,9 @@ from symdisc.conserved.oneform import analyse, miniature
 from symdisc.conserved.pairing import depends_on, pairing
 from symdisc.symmetry import Symmetry
 
+# torch loads its rules for forward derivatives by this at the first of them
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+
 TRADED, LACKING = "translation traded between parameters", "direction that a centred vector lacks"
 ENDS = {"I": (4, 3), "i": (4,), "B": (4, 4), "b": (4,), "O": (2, 4), "o": (2,)}
 TWO = {**ENDS, "C": (4, 4), "c": (4,)}
