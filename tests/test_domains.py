@@ -137,3 +137,14 @@ def test_an_adjacency_stays() -> None:
     x, edges = torch.randn(3, 3), torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
     graph = capture(Convolved(), (x, edges)).graph
     assert not ranges(graph, (x, edges)) and list(held(graph, (x, edges))) == ["edges"]
+
+
+def test_a_date_in_seconds_is_a_quantity() -> None:
+    """All values between it and zero are too many to look at."""
+    torch.manual_seed(0)
+    model, x = Beside(lambda m, t: t[:, None].double() * 1e-9, 1).double(), torch.randn(2, 3, dtype=torch.float64)
+    y = torch.tensor([1_700_000_000, 1_700_000_777])
+    graph = capture(model, (x, y)).graph
+    assert ranges(graph, (x, y)) == {"y": (0, 2 * 1_700_000_777)}
+    looked = capture(Beside(lambda m, t: m.e(t % 6), 2).double(), (x, y)).graph
+    assert ranges(looked, (x, y)) == {} and list(held(looked, (x, y))) == ["y"]

@@ -33,6 +33,7 @@ NUMBERWISE: dict[str, Callable[..., Tensor]] = {
 DENSE = frozenset(f"aten.{n}" for n in ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d", "convolution",
                                         "einsum"))
 POSITIVE = frozenset(f"aten.{n}" for n in ("log", "log2", "log10", "log1p", "sqrt", "rsqrt", "xlogy", "lgamma", "digamma", "acosh"))
+FARTHEST = 2**22  # values that are looked at: a date in seconds would fill the memory
 LEAST_COUNT = 15  # a quantity ranges at least so far
 
 
@@ -140,7 +141,7 @@ class _Uses:
     def __post_init__(self) -> None:
         low, high = self.extent
         tables = [count for op in self.graph.ops for _, count in _lookups(self.graph, op)]
-        reach = 2 * max(high, -low, *tables, 0) + LEAST_COUNT
+        reach = min(2 * max(high, -low, *tables, 0) + LEAST_COUNT, FARTHEST)
         self.grid = torch.arange(-reach, reach + 1)
         self.images = {self.name: self.grid}
         for op in self.graph.ops:
@@ -158,8 +159,8 @@ class _Uses:
         low, high = self.extent
         if self.limits:
             allowed = reduce(torch.logical_and, self.limits)
-            start = int((self.grid == low).nonzero())
-            if not bool(allowed[start]):
+            start = low - int(self.grid[0])
+            if not 0 <= start < len(allowed) or not bool(allowed[start]):
                 return None
             before, after = ((~allowed[:start].flip(0)).nonzero(), (~allowed[start:]).nonzero())
             reach = self.grid[-1]

@@ -15,12 +15,12 @@ from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from symdisc.torchside.called_with import called_with
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.decompose import default_eps
 from symdisc.torchside.derivatives import Function, Parameters, is_right, jacobian_at, jacobians
 from symdisc.torchside.draws import draws
 from symdisc.torchside.interpret import ancestors, evaluate, wide
+from symdisc.torchside.reweighted import called_with
 
 __all__ = ["Doubled", "Function", "ModelFunction", "Network", "Wide", "jacobian_rows", "plain_kernels", "real_entries",
            "stored_dtype"]

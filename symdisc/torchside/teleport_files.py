@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from symdisc.catalog import Catalog
 from symdisc.errors import BadInput
-from symdisc.torchside.called_with import called_with
 from symdisc.torchside.capture import capture
 from symdisc.torchside.checkpoint import Checkpoint, Fit, read_checkpoint, transform
 from symdisc.torchside.compare import state_of
 from symdisc.torchside.curvature import Loss
 from symdisc.torchside.network import Doubled, stored_dtype
+from symdisc.torchside.reweighted import called_with
 from symdisc.torchside.teleport import DataOrbit, LinearOrbit, balance, teleport
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from symdisc.errors import StateMismatch
 from symdisc.symmetry import Element
 from symdisc.torchside.apart import apart, finite_count, joined
-from symdisc.torchside.called_with import called_with
+from symdisc.torchside.reweighted import called_with
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
