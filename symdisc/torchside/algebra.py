@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,6 +22,7 @@ from symdisc.torchside.blocks import node_blocks
 from symdisc.torchside.calibrate import calibrate
 from symdisc.torchside.capture import Capture
 from symdisc.torchside.check import random_state
+from symdisc.torchside.decisions import Decider
 from symdisc.torchside.network import Function, Network, jacobian_rows, plain_kernels
 
 __all__ = ["Algebra", "fibre", "some_rows"]
@@ -114,8 +115,9 @@ def _rows(network: Network, run: Function, at: int, wanted: int) -> tuple[np.nda
     """At least ``wanted`` rows of the Jacobian from draw number ``at`` on, at unit length, and the number of the next draw."""
     parts, got, tried, count = [], 0, 0, AT_ONCE
     while got < wanted:
-        rows = normal_rows(jacobian_rows(run, network.parameters, network.draws(at, count)))
-        parts.append(rows)
+        draws = network.draws(at, count)
+        rows = normal_rows(jacobian_rows(run, network.parameters, draws))
+        parts += [rows, *map(normal_rows, network.decisions(network.parameters, draws))]
         at, got, tried = at + count, got + max(len(rows), 1), tried + count
         if tried >= BLIND and not any(len(p) for p in parts):
             raise Undecided(f"the outputs have no finite derivative at any of {tried} inputs; give the model results that have one")
@@ -162,6 +164,11 @@ class Algebra:
     def of(cls, capture: Capture, arch: ArchGraph, state: Mapping[str, Tensor], seed: int = 0) -> Algebra:
         return cls(capture, arch, Network(capture, state, seed))
 
+    def beside(self, deciders: tuple[Decider, ...]) -> Algebra:
+        """The same network where ``deciders`` are kept, and no others."""
+        network = self.network
+        return Algebra.of(replace(self.capture, deciders=deciders), self.arch, {**network.parameters, **network.buffers}, network.seed)
+
     @cached_property
     def outputs(self) -> tuple[NullSpace, int]:
         """Null space of the outputs' Jacobian at the weights, and the number of draws."""
@@ -202,8 +209,7 @@ class Algebra:
 
     def _random(self, seed: int) -> Network:
         ones = {n for n, p in self.network.parameters.items() if p.numel() and float(p.mean()) > 0.5}
-        buffers = {n: self.network.fixed[v] for v, n in self.capture.graph.buffers.items() if v in self.network.fixed}
-        return Network(self.capture, {**random_state(self.capture, ones, seed), **buffers}, self.network.seed)
+        return Network(self.capture, {**random_state(self.capture, ones, seed), **self.network.buffers}, self.network.seed)
 
     def loud(self) -> Iterator[Network]:
         """Random weights many times as large as usual, each tensor by a factor of its own."""
@@ -224,6 +230,10 @@ class Algebra:
     @cached_property
     def jumps(self) -> tuple[str, ...]:
         """Operators of nodes whose values jump along a path of weights: their derivative does not tell their changes."""
+        return self.jumps_beside(())
+
+    def jumps_beside(self, steps: Sequence[str]) -> tuple[str, ...]:
+        """The same where the values ``steps`` do not change."""
         network = self.network
         g = torch.Generator().manual_seed(5)
         direction = {n: torch.randn(p.shape, generator=g, dtype=torch.float64) * max(float(p.std()) if p.numel() > 1 else 1.0, 0.1)
@@ -231,7 +241,8 @@ class Algebra:
         jumping: set[str] = set()
         for x in network.draws(2000, 3):
             nodes = [n for n in self._inexplicit if n.name not in jumping]
-            jumping |= {n.name for n, jumps in zip(nodes, network.jumping([n.outputs for n in nodes], direction, x), strict=True) if jumps}
+            found = network.jumping([n.outputs for n in nodes], direction, x, steps)
+            jumping |= {n.name for n, jumps in zip(nodes, found, strict=True) if jumps}
         return tuple(dict.fromkeys(p for n in self.arch.nodes if n.name in jumping for p in n.packets))
 
     @cached_property

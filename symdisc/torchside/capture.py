@@ -25,7 +25,7 @@ from symdisc.opgraph import Literal, Op, OpGraph, Ref
 from symdisc.torchside.called import State
 from symdisc.torchside.complexes import written_out
 from symdisc.torchside.copied import fill
-from symdisc.torchside.decisions import with_decisions
+from symdisc.torchside.decisions import Decider, with_decisions
 from symdisc.torchside.decompose import TABLE
 from symdisc.torchside.experts import declare_experts
 from symdisc.torchside.exportable import substituted
@@ -40,13 +40,15 @@ class Capture:
     """The operator graph of a model together with the tensors it was traced with.
 
     ``tensors`` maps value names (parameters, buffers, lifted constants) to tensors, ``example`` the user's inputs; ``unsaved``
-    are buffers that no state_dict holds: a symmetry cannot move them.
+    are buffers that no state_dict holds: a symmetry cannot move them. ``deciders`` are inner values that what moves the weights may
+    not bring to another decision (`torchside.steady`).
     """
 
     graph: OpGraph
     tensors: dict[str, torch.Tensor]
     example: tuple[torch.Tensor, ...]
     unsaved: frozenset[str] = frozenset()
+    deciders: tuple[Decider, ...] = ()
 
     @property
     def parameters(self) -> dict[str, torch.Tensor]:

@@ -172,7 +172,7 @@ class Made:
     def _product(self, v: str, g: str, shapes: dict[str, tuple[int, ...]], dim: int | None) -> Tensor:
         direction, size = self._random(v, shapes[v]), self._random(g, shapes[g])
         axes = [a for a in range(direction.dim()) if a != dim]
-        length = direction.norm(dim=axes, keepdim=True) if axes else direction.abs()
+        length = torch.linalg.vector_norm(direction, dim=axes, keepdim=True) if axes else direction.abs()
         return size.reshape(length.shape) * direction / length if size.numel() == length.numel() else torch.zeros(())
 
     def _map(self, op: Op) -> Chart | None:

@@ -8,12 +8,12 @@ symmetry that moves these values and flips no label is not looked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from symdisc.opgraph import Op, OpGraph, Ref
 
-__all__ = ["decided", "with_decisions"]
+__all__ = ["Decider", "decided", "deciders", "inner_steps", "with_decisions"]
 
 # operators that put entries along an axis in order: (place of the axis among the arguments, the axis where none is given)
 ORDERS: dict[str, tuple[int, int | None]] = {
@@ -21,6 +21,8 @@ ORDERS: dict[str, tuple[int, int | None]] = {
     "aten.sort": (1, -1), "aten.argsort": (1, -1), "aten.kthvalue": (2, -1), "aten.median": (1, None)}
 STEPS = frozenset(f"aten.{n}" for n in ("floor", "ceil", "round", "trunc", "sign", "heaviside", "floor_divide"))
 ORDER = "_order"  # ends the name of a value that stands for another
+COMPARISONS = frozenset(f"aten.{n}" for n in ("lt", "le", "gt", "ge", "eq", "ne"))
+SIGNS = frozenset(f"aten.{n}" for n in ("sign", "sgn", "heaviside", "signbit", "logical_not"))
 SOFT = frozenset(f"aten.{n}" for n in ("softmax", "_softmax", "log_softmax", "_log_softmax"))
 
 
@@ -56,22 +58,66 @@ def decided(graph: OpGraph) -> list[str]:
             "what would move it and flip no decision, such as a common scale, is not looked for"]
 
 
+@dataclass(frozen=True)
+class Decider:
+    """A value, less another one or a number, of which steps read no more than its ``part``: the order along ``axis``, or the signs.
+
+    ``part`` is "all" where they may read more than that.
+    """
+
+    value: str
+    part: str = "all"
+    axis: int | None = None
+    less: str = ""
+    number: float = 0.0
+
+
+def inner_steps(graph: OpGraph) -> list[str]:
+    """Values that vary by steps alone and that others read: routes, masks, codes."""
+    steps = _steps(graph)
+    return [op.name for op in graph.ops if op.name in steps and op.name in graph.live and graph.varies(op.name)
+            and any(u.name not in steps and u.name in graph.live for u in graph.users.get(op.name, ()))]
+
+
+def deciders(graph: OpGraph) -> tuple[Decider, ...]:
+    """What the inner steps follow from."""
+    found: dict[Decider, None] = {}
+    for op, source in _reads(graph, inner_steps(graph)):
+        axis = _axis(graph, op, source)
+        if axis is not None:
+            found[Decider(source, "order", axis)] = None
+        elif op.packet in COMPARISONS:
+            first, second = op.args[:2]
+            less, number = (second.name, 0.0) if isinstance(second, Ref) else ("", float(second))
+            found[Decider(first.name, "signs", None, less, number)] = None
+        else:
+            signs = op.packet in SIGNS and op.inputs[0] == source
+            found[Decider(source, "signs" if signs else "all")] = None
+    return tuple(found)
+
+
 def _read(graph: OpGraph, results: Sequence[str]) -> dict[str, list[int | None]]:
     """The values that vary smoothly and are read on the way to ``results``, each with the axes along which it is put in order there."""
-    steps = _steps(graph)
     found: dict[str, list[int | None]] = {}
+    for op, source in _reads(graph, results):
+        found.setdefault(source, []).append(_axis(graph, op, source))
+    return found
+
+
+def _reads(graph: OpGraph, results: Sequence[str]) -> Iterator[tuple[Op, str]]:
+    """The operators on the way to ``results`` that read a value that varies smoothly, each with that value."""
+    steps = _steps(graph)
     todo, seen = list(results), set(results)
     for name in todo:
         op = graph.by_name.get(name)
         for source in dict.fromkeys(op.inputs if op is not None and graph.varies(name) else ()):
-            if not graph.varies(source):
+            if op is None or not graph.varies(source):
                 continue
             if source not in steps and _is_float(_dtype(graph, source)):
-                found.setdefault(source, []).append(_axis(graph, op, source))
+                yield op, source
             elif source not in seen:  # a step, or what gives several values of which one is
                 seen.add(source)
                 todo.append(source)
-    return found
 
 
 def _steps(graph: OpGraph) -> set[str]:
@@ -85,10 +131,10 @@ def _steps(graph: OpGraph) -> set[str]:
     return found
 
 
-def _axis(graph: OpGraph, op: Op | None, source: str) -> int | None:
+def _axis(graph: OpGraph, op: Op, source: str) -> int | None:
     """The axis of ``source`` along which ``op`` reads no more than the order of its entries."""
     shape = graph.shape(source) or ()
-    if op is None or op.packet not in ORDERS or op.inputs != (source,) or not shape:
+    if op.packet not in ORDERS or op.inputs != (source,) or not shape:
         return None
     place, usual = ORDERS[op.packet]
     axis = op.args[place] if len(op.args) > place else dict(op.kwargs).get("dim", usual)

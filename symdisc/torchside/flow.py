@@ -25,6 +25,7 @@ from symdisc.torchside.algebra import Algebra
 from symdisc.torchside.apart import apart, finite_count
 from symdisc.torchside.apply import act
 from symdisc.torchside.interpret import wide
+from symdisc.torchside.steady import STEADY, keeping
 
 if TYPE_CHECKING:
     from symdisc.catalog import Catalog
@@ -55,6 +56,8 @@ class _Field:
     def __init__(self, algebra: Algebra) -> None:
         self.algebra, self.network = algebra, algebra.network
         self.fibre, self.noise = algebra.outputs[0].dimension, 0.0
+        plain = algebra.beside(()) if algebra.capture.deciders else algebra
+        self.rank = self.network.size - plain.outputs[0].dimension  # of the outputs alone
         self.draws = self._few_draws(algebra.outputs[1])
 
     @property
@@ -80,7 +83,7 @@ class _Field:
         return self.network.draws(0, min(2 * count, most))
 
     def _jacobian(self, parameters: dict[str, Tensor], draws: list[tuple[Tensor, ...]]) -> np.ndarray:
-        return normal_rows(self.network.jacobian(parameters, draws))
+        return normal_rows(self.network.equations(parameters, draws))
 
     def tangents(self, theta: np.ndarray) -> np.ndarray:
         """[D, fibre] at ``theta`` [D], orthonormal."""
@@ -153,7 +156,7 @@ class _Field:
         """Newton steps, of least length, to the outputs that the start had."""
         unflatten = self.network.unflatten
         target = self.network.output(unflatten(torch.from_numpy(start)), self.draws)
-        known, rank = np.isfinite(target), self.network.size - self.fibre
+        known, rank = np.isfinite(target), self.rank
         for _ in range(CORRECTIONS):
             parameters = unflatten(torch.from_numpy(end))
             gap = np.where(known, self.network.output(parameters, self.draws), 0.0) - np.where(known, target, 0.0)
@@ -179,7 +182,7 @@ def run_flow(cat: Catalog, factor: Factor, state: Mapping[str, Tensor]) -> dict[
         return _named(captured, factor.path[1], state)
     if not factor.array.any():
         return {}
-    return _named(captured, _field(captured, state).run(start, factor.array), state)
+    return _named(captured, _field(captured, cat.symmetries[factor.which], state).run(start, factor.array), state)
 
 
 def clear_paths(cat: Catalog, g: Element, scale: float, seed: int) -> Element:
@@ -208,7 +211,7 @@ def _clear(captured: Capture, factor: Factor, symmetry: Symmetry, state: Mapping
     start = _stored(captured, state)
     best, v, end = 0.0, factor.array, start
     try:
-        field = _field(captured, state)
+        field = _field(captured, symmetry, state)
         for k in range(DIRECTIONS if field.repeats else 0):
             other = factor.array if k == 0 else sample_array(symmetry, np.random.default_rng([seed, k]), scale)
             length, reached = field.clear_path(start, other)
@@ -222,7 +225,8 @@ def _clear(captured: Capture, factor: Factor, symmetry: Symmetry, state: Mapping
     return replace(factor, array=best * v, path=(start, end)), moved  # the end unrounded: it may be asked for in a wider dtype
 
 
-def _field(captured: Capture, state: Mapping[str, Tensor]) -> _Field:
+def _field(captured: Capture, symmetry: Symmetry, state: Mapping[str, Tensor]) -> _Field:
+    captured = keeping(captured) if symmetry.site == STEADY else captured
     return _Field(Algebra.of(captured, build(captured.graph), {n: wide(t) for n, t in state.items()}))
 
 

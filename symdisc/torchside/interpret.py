@@ -16,6 +16,9 @@ __all__ = ["ancestors", "call", "evaluate", "resolve", "wide"]
 
 
 MADE = frozenset(f"aten.{n}" for n in ("full", "zeros", "ones", "empty", "arange", "eye", "linspace", "scalar_tensor"))
+# at weights and inputs that are drawn, matrices may be singular
+UNCHECKED = {"aten.linalg_inv.default": torch.linalg.inv_ex, "aten.inverse.default": torch.linalg.inv_ex,
+             "aten.linalg_solve.default": torch.linalg.solve_ex, "aten.linalg_cholesky.default": torch.linalg.cholesky_ex}
 
 
 @cache
@@ -31,6 +34,8 @@ def resolve(target: str) -> Callable[..., Any]:
         return lambda into, source, *_: source.to(into.dtype).expand_as(into)
     if target == "aten._weight_norm.default":  # torch's kernel has no forward derivative
         return _normed
+    if target in UNCHECKED:
+        return _unchecked(UNCHECKED[target])
     if target in ("aten.view.default", "aten._unsafe_view.default"):
         target = "aten.reshape.default"  # strides seen while tracing need not be those met here
     parts = target.split(".")
@@ -53,6 +58,15 @@ def _normed(direction: torch.Tensor, size: torch.Tensor, dim: int = 0) -> torch.
     """size * direction / |direction|, norms over all axes but ``dim`` (over all, if -1)."""
     axes = [a for a in range(direction.dim()) if a != dim] if dim >= 0 else list(range(direction.dim()))
     return size * direction / direction.square().sum(axes, keepdim=True).sqrt()
+
+
+def _unchecked(function: Callable[..., Any]) -> Callable[..., torch.Tensor]:
+    """NaN where there is no answer instead of an error: one singular matrix does not spoil the rest of a batch."""
+    def run(matrix: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        result, info = function(matrix, *args, **kwargs)
+        return torch.where((info == 0).reshape(info.shape + (1,) * (result.dim() - info.dim())), result, torch.nan)
+
+    return run
 
 
 def _value(arg: Any, env: Mapping[str, Any], dtype: torch.dtype | None) -> Any:

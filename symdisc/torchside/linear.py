@@ -83,11 +83,11 @@ class _Equations:
 
     def at(self, k: int) -> np.ndarray:
         """Rows [., count] of point number ``k``; number 0 is at the network's own weights."""
-        return self.on(self.network if k == 0 else Network(self.captured, {**self._buffers(), **self._weights(k)}), k)
+        return self.on(self.network if k == 0 else Network(self.captured, {**self.network.buffers, **self._weights(k)}), k)
 
     def on(self, network: Network, k: int) -> np.ndarray:
         """The same at the weights of ``network``, on the inputs of point number ``k``."""
-        rows = network.jacobian(network.parameters, self.network.draws(self.inputs * k, self.inputs))
+        rows = network.equations(network.parameters, self.network.draws(self.inputs * k, self.inputs))
         rows = normal_rows(rows[np.isfinite(rows).all(1)])
         short = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
         return np.asarray(short @ self.candidates.fields({n: t.numpy() for n, t in network.parameters.items()}))
@@ -97,9 +97,6 @@ class _Equations:
         sizes = np.exp(SPREAD * np.random.default_rng(100 + k).standard_normal(len(self.network.layout)))
         state = random_state(self.captured, set(), 100 + k)
         return {n: float(size) * state[n] for n, size in zip(self.network.layout, sizes, strict=True)}
-
-    def _buffers(self) -> dict[str, Tensor]:
-        return {n: self.network.fixed[v] for v, n in self.captured.graph.buffers.items() if v in self.network.fixed}
 
 
 def _beyond(fields: np.ndarray, named: np.ndarray, tolerance: float = 1e-6) -> list[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +52,15 @@ def jacobian_rows(function: Function, parameters: Parameters, draws: Sequence[tu
     return rows[torch.isfinite(rows).all(1)].numpy()
 
 
+@dataclass(frozen=True)
+class _Way:
+    """A straight way of the weights on which a network is looked at, at one input, some of its values frozen."""
+
+    direction: Parameters
+    inputs: tuple[Tensor, ...]
+    frozen: Mapping[str, Tensor]
+
+
 class Network:
     """The operator graph run in float64 as a function of the parameters (canonical names, ties once)."""
 
@@ -63,6 +73,11 @@ class Network:
         fixed.update({v: state[n] if n in state else tensors[v] for v, n in graph.buffers.items() if n in state or v in tensors})
         self.fixed = {n: wide(t) for n, t in fixed.items() if isinstance(t, Tensor)}
         self.size = sum(int(np.prod(s)) for s in self.layout.values())
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Canonical state_dict name -> value."""
+        return {n: self.fixed[v] for v, n in self.graph.buffers.items() if v in self.fixed}
 
     def draws(self, first: int, count: int) -> list[tuple[Tensor, ...]]:
         """Inputs number ``first`` to ``first + count - 1``."""
@@ -79,15 +94,30 @@ class Network:
 
     def function(self, wanted: Sequence[str]) -> Function:
         """parameters, *inputs -> the values ``wanted``, flattened into one vector."""
+        values = self.values(wanted)
+        return lambda parameters, *inputs: torch.cat([real_entries(v).reshape(-1) for v in values(parameters, *inputs)])
+
+    def values(self, wanted: Sequence[str], frozen: Mapping[str, Tensor] | None = None) -> Callable[..., list[Tensor]]:
+        """parameters, *inputs -> the values ``wanted``, as they are; ``frozen`` ones in place of what the graph makes of these names."""
         ops = self._ops if tuple(wanted) == self.graph.outputs else ancestors(self.graph, wanted)
 
-        def run(parameters: Parameters, *inputs: Tensor) -> Tensor:
-            env: dict[str, Any] = {**self.fixed, **dict(zip(self.graph.inputs, inputs, strict=True))}
+        def run(parameters: Parameters, *inputs: Tensor) -> list[Tensor]:
+            env: dict[str, Any] = {**self.fixed, **dict(zip(self.graph.inputs, inputs, strict=True)), **(frozen or {})}
             env.update({v: parameters[n] for v, n in self.graph.parameters.items()})
             values = evaluate(ops, env, wanted, torch.float64)
-            return torch.cat([real_entries(values[w]).reshape(-1) for w in wanted])
+            return [values[w] for w in wanted]
 
         return run
+
+    def equations(self, parameters: Parameters, draws: Sequence[tuple[Tensor, ...]]) -> np.ndarray:
+        """[rows, D] that vanish on the directions which leave the outputs alone and, of a steady capture, the inner decisions."""
+        return np.concatenate([self.jacobian(parameters, draws), *self.decisions(parameters, draws)])
+
+    def decisions(self, parameters: Parameters, draws: Sequence[tuple[Tensor, ...]]) -> list[np.ndarray]:
+        """The part of ``equations`` that is about the inner decisions."""
+        from symdisc.torchside.steady import kept_rows
+
+        return [kept_rows(self, d, parameters, draws) for d in self.capture.deciders]
 
     def output(self, parameters: Parameters, draws: Sequence[tuple[Tensor, ...]]) -> np.ndarray:
         """Outputs at all draws, in one vector."""
@@ -128,8 +158,9 @@ class Network:
         pairs = name in self.graph.by_name and self.graph.by_name[name].dtype.startswith("complex")
         return int(np.prod(self.graph.shape(name) or ())) * (2 if pairs else 1)
 
-    def jumping(self, parts: Sequence[Sequence[str]], direction: Parameters, x: tuple[Tensor, ...]) -> list[bool]:
-        """For each part whether one of its values jumps on the way theta + t direction, t from 0 to 1.
+    def jumping(self, parts: Sequence[Sequence[str]], direction: Parameters, x: tuple[Tensor, ...],
+                steps: Sequence[str] = ()) -> list[bool]:
+        """For each part whether one of its values jumps on the way theta + t direction, t from 0 to 1, the ``steps`` as at its start.
 
         Over one step h a smooth or kinked value changes by a mean of its slopes, so its distance from the trapezoid of the
         slopes at both ends is at most h (|s| + |s'|), but for terms of higher order; a jump is not bound by the slopes. Several
@@ -137,33 +168,37 @@ class Network:
         """
         sizes = [sum(map(self.entries, names)) for names in parts]
         found = [False] * len(parts)
+        way = _Way(direction, x, dict(zip(steps, self.values(steps)(self.parameters, *x), strict=True)))
         for group in _packed(sizes, AT_ONCE):
-            looked = self._defects([parts[k] for k in group], [sizes[k] for k in group], direction, x, 0.0, 1.0)
+            looked = self._defects([parts[k] for k in group], [sizes[k] for k in group], way, 0.0, 1.0)
             for at, k in enumerate(group):
-                seen = looked[at] if looked else (self._defects([parts[k]], [sizes[k]], direction, x, 0.0, 1.0) or [None])[0]
-                found[k] = seen is not None and self._jumps(parts[k], sizes[k], direction, x, seen)
+                seen = looked[at] if looked else (self._defects([parts[k]], [sizes[k]], way, 0.0, 1.0) or [None])[0]
+                found[k] = seen is not None and self._jumps(parts[k], sizes[k], way, seen)
         return found
 
-    def _jumps(self, names: Sequence[str], size: int, direction: Parameters, x: tuple[Tensor, ...], seen: tuple[int, float]) -> bool:
+    def _jumps(self, names: Sequence[str], size: int, way: _Way, seen: tuple[int, float]) -> bool:
         """Whether what was ``seen`` on the whole way is still there when the step is looked at more closely."""
         low, width, (step, spread) = 0.0, 1.0, seen
         for _ in range(DEPTH - 1):
             low, width = low + step * width / STEPS, width / STEPS
-            looked = self._defects([names], [size], direction, x, low, width, spread)
+            looked = self._defects([names], [size], way, low, width, spread)
             if looked is None or looked[0] is None:
                 return False
             step = looked[0][0]
         return True
 
-    def _defects(self, parts: Sequence[Sequence[str]], sizes: Sequence[int], direction: Parameters, x: tuple[Tensor, ...],
-                 low: float, width: float, spread: float = 0.0) -> list[tuple[int, float] | None] | None:
+    def _defects(self, parts: Sequence[Sequence[str]], sizes: Sequence[int], way: _Way, low: float, width: float,
+                 spread: float = 0.0) -> list[tuple[int, float] | None] | None:
         """For each part the step on the way from ``low`` whose change its slopes do not explain, and the spread of its values (all of
         them: a small bump is no jump), or None where there is no such step; None for all where an operator has no derivative."""
-        f = self.function([n for names in parts for n in names])
+        run = self.values([n for names in parts for n in names], way.frozen)
+
+        def f(parameters: Parameters) -> Tensor:
+            return torch.cat([real_entries(v).reshape(-1) for v in run(parameters, *way.inputs)])
 
         def at(t: Tensor) -> tuple[Tensor, Tensor]:
-            here = {n: p + t * direction[n] for n, p in self.parameters.items()}
-            value, slope = jvp(lambda p: f(p, *x), (here,), (direction,))[:2]
+            here = {n: p + t * way.direction[n] for n, p in self.parameters.items()}
+            value, slope = jvp(f, (here,), (way.direction,))[:2]
             return value, slope
 
         ts = low + width * torch.linspace(0.0, 1.0, STEPS + 1, dtype=torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from symdisc.archgraph import build
 from symdisc.certificate import Certificate
 from symdisc.elements import basis, identity_array, tangent_arrays
 from symdisc.errors import BadInput, SymdiscError, Undecided
@@ -24,11 +26,13 @@ from symdisc.torchside.interpret import wide
 from symdisc.torchside.kernels import run_moves
 from symdisc.torchside.linear import linear_families
 from symdisc.torchside.network import Function, ModelFunction, Network, plain_kernels, stored_dtype
+from symdisc.torchside.steady import STEADY, steady
 
 if TYPE_CHECKING:
     from symdisc.archgraph import ArchGraph
     from symdisc.catalog import Catalog
     from symdisc.torchside.capture import Capture
+    from symdisc.torchside.decisions import Decider
 
 __all__ = ["certify_model", "certify_named", "complete", "linear_remainder", "module_fibre", "row_span", "surplus", "tangents"]
 
@@ -102,9 +106,12 @@ def complete(captured: Capture, arch: ArchGraph, symmetries: list[Symmetry],
             more, rows = linear_remainder(captured, algebra, rows)
             symmetries = [*symmetries, *more]
             known = row_span(rows).shape[1]
-        if known < fibre_here.dimension:
-            rest, told = _rest(algebra, rows, known, generic)
-            symmetries, known, notes = [*symmetries, *rest], known + sum(s.dimension for s in rest), notes + told
+        if known < fibre_here.dimension and algebra.jumps:
+            more, known, notes = _keeping_steps(algebra, rows)
+            symmetries = [*symmetries, *more]
+        elif known < fibre_here.dimension:
+            rest, notes = _rest(algebra, rows, known, generic)
+            symmetries, known = [*symmetries, *rest], known + sum(s.dimension for s in rest)
     except Undecided as error:
         notes.append(f"{fibre_here.dimension - known} more directions at these weights are not decided: {error}")
     return symmetries, known, notes
@@ -140,19 +147,43 @@ def linear_remainder(captured: Capture, algebra: Algebra, rows: np.ndarray) -> t
     return more, np.concatenate([rows, tangents(more, float64_state(captured), list(algebra.network.layout))])
 
 
+def _keeping_steps(algebra: Algebra, rows: np.ndarray) -> tuple[list[Symmetry], int, list[str]]:
+    """Where values jump: symmetries beyond the generators ``rows`` [count, D] that keep the inner steps, the dimension of all that is
+    known, and what is said of the rest."""
+    free, jumps, known = algebra.outputs[0].dimension, ", ".join(algebra.jumps), row_span(rows).shape[1]
+    kept = steady(algebra)
+    if not kept:
+        return [], known, [f"{free - known} more directions leave the outputs alone to first order only: {jumps} jumps"]
+    algebra = algebra.beside(kept)
+    found, rows = linear_remainder(algebra.capture, algebra, rows)
+    known, here, notes = row_span(rows).shape[1], _dimension(algebra, rows), []
+    if here < free:
+        notes.append(f"{free - here} more directions leave the outputs alone to first order only, and move what steps follow from: "
+                     f"{jumps} jumps")
+    if known < here:
+        rest, told = _rest(algebra, rows, known, None)
+        found, known, notes = [*found, *rest], known + sum(s.dimension for s in rest), notes + told
+    return found, known, notes
+
+
+def _dimension(algebra: Algebra, rows: np.ndarray) -> int:
+    """Of the span of the generators ``rows`` [count, D] and all directions that the algebra leaves free."""
+    free = algebra.outputs[0]
+    return row_span(np.concatenate([rows, free.basis.T])).shape[1] if algebra.capture.deciders else free.dimension
+
+
 def _rest(algebra: Algebra, rows: np.ndarray, known: int, given: int | None) -> tuple[list[Symmetry], list[str]]:
-    """The remainder, if it is there at generic weights and no operator jumps; and what is to be said of it."""
-    here = algebra.outputs[0].dimension
-    if algebra.jumps:
-        return [], [f"{here - known} more directions leave the outputs alone to first order only: {', '.join(algebra.jumps)} jumps"]
-    generic = max(algebra.generic_fibre(known) if given is None else given, known)
+    """The remainder, if it is there at generic weights; and what is to be said of it."""
+    here = _dimension(algebra, rows)
+    inside = known + algebra.outputs[0].dimension - here  # of the known directions, those that keep the inner steps as asked: nearly all
+    generic = known + max((algebra.generic_fibre(inside) if given is None else given) - inside, 0)
     notes = []
     if generic < here:
         notes.append(f"local surplus: {here - generic} more directions leave the function alone at these weights than at generic "
                      "ones (units that never switch, vanishing or equal weights); they are not counted")
     if generic == known:
         return [], notes
-    rest = _beyond(algebra.outputs[0].basis, rows)
+    rest = _beyond(algebra.outputs[0].basis, rows, here - known)
     affine = _affine_part(algebra, rows, known) if given is None else None
     return [_remainder(rest, algebra.network, generic - known, affine)], notes
 
@@ -190,20 +221,21 @@ def row_span(rows: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
     return np.asarray(vh[s > tolerance * s[0]].T)
 
 
-def _beyond(span: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _beyond(span: np.ndarray, rows: np.ndarray, r: int) -> np.ndarray:
     """The part of ``span`` orthogonal to ``rows``, [D, r]."""
     named = row_span(rows)
     rest = span - named @ (named.T @ span)
     u, s, _ = np.linalg.svd(rest, full_matrices=False)
-    return np.asarray(u[:, :span.shape[1] - named.shape[1]]) if s.size else rest
+    return np.asarray(u[:, :r]) if s.size else rest
 
 
 def _remainder(rest: np.ndarray, network: Network, r: int, affine: int | None) -> Symmetry:
     """The record of ``r`` directions with no closed form, of which ``affine`` move the features of every node affinely."""
     names = _carriers(rest, network)
     told = "" if affine is None else f"; {min(affine, r)} of {r} move the features of every node affinely"
+    site = STEADY if network.capture.deciders else "network"
     return Symmetry(
-        "remainder without a name", f"R^{r} locally", "flow", "network", names, r, "witnessed", (network.size,), (),
+        "remainder without a name", f"R^{r} locally", "flow", site, names, r, "witnessed", (network.size,), (),
         group_latex=rf"\mathbb{{R}}^{{{r}}}",
         condition=r"J_{\mathrm{out}}(\theta)\,\dot\theta = 0",
         formula=r"\dot\theta = P_{T(\theta)}\,v",
@@ -222,8 +254,20 @@ def certify_model(cat: Catalog, seed: int) -> Certificate:
     named = [s for s in cat.symmetries if s.family != "flow"]
     rows, outside = _within(cat.captured, named, network)[1:]
     found = row_span(rows).shape[1] + flow if outside else cat.orbit_dimension
-    return Certificate(found, space.dimension, space.gap, network.size, outside=outside, flow=flow,
-                       note=f"float64 rank of the module's own Jacobian at its weights{_beside(cat)}")
+    dimension, note = space.dimension, f"float64 rank of the module's own Jacobian at its weights{_beside(cat)}"
+    kept = _kept(cat) if found < dimension else ()
+    if kept:
+        space, network = module_fibre(cat.replace(captured=replace(cat.captured, deciders=kept)), seed)
+        dimension = row_span(np.concatenate([rows, space.basis.T])).shape[1]
+        note += "; what inner steps follow from (routes, masks, codes) is kept up to scale"
+    return Certificate(found, dimension, space.gap, network.size, outside=outside, flow=flow, note=note)
+
+
+def _kept(cat: Catalog) -> tuple[Decider, ...]:
+    """What decides inner steps at which the network jumps."""
+    captured: Capture = cat.captured
+    algebra = Algebra.of(captured, build(captured.graph), float64_state(captured))
+    return steady(algebra) if algebra.jumps else ()
 
 
 def certify_named(cat: Catalog, seed: int) -> Certificate:
