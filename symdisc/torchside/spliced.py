@@ -9,58 +9,24 @@ and what its tracer made is repeated wherever such a call is. The graph is the o
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate, map_arg
 from torch.utils import _pytree as pytree
 
+from symdisc.torchside.templates import ASSERT, Call, Given, Kind, Table, Template, Unfit, has_kernel, preserved, results_of, templates
+
 __all__ = ["decomposed", "spliced"]
 
-Table = Mapping[Any, Callable[..., Any]]
-Kind = tuple[Any, ...]
 READ = {"PARAMETER", "BUFFER", "CONSTANT_TENSOR", "USER_INPUT"}
 MOST_KEPT = 20_000  # templates: a few kilobytes each
 LIFTS = {torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default}  # of constants, which are functionalised otherwise
-ASSERT = torch.ops.aten._assert_tensor_metadata.default  # says what the graph knows already
-
-
-@dataclass(frozen=True)
-class Given:
-    """A place in the arguments of a call: its k-th distinct tensor, or the k-th node that the call was turned into."""
-
-    k: int
-    made: bool = False
-
-
-@dataclass(frozen=True)
-class Template:
-    """What a call is turned into: (target, args, kwargs, value) of each node, and the places of its results."""
-
-    nodes: list[tuple[Any, Any, Any, Any]]
-    results: list[Given]
-
-
-@dataclass
-class Call:
-    """A call of one kind: arguments with ``Given`` for tensors, and the values of these."""
-
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    kind: Kind
-    sources: list[Node]
-    values: list[Tensor] = field(default_factory=list)
-
-
-class Unfit(Exception):
-    """The program must be run again as a whole."""
 
 
 _kept: dict[Kind, Template] = {}  # of earlier programs with the one table that there is
@@ -107,7 +73,7 @@ def spliced(program: ExportedProgram, table: Table, copies: Mapping[Node, Node] 
             _kept.clear()
         missing = {c.kind: c for c in calls.values() if c.kind not in _kept and not _stays(c.target, table)}
         if missing:
-            _kept.update(zip(missing, _templates(list(missing.values()), table), strict=True))
+            _kept.update(zip(missing, templates(list(missing.values()), table), strict=True))
         return _written(program, calls, overwritten)
     except Unfit:
         return None
@@ -139,12 +105,12 @@ def _plain(target: Any, table: Table) -> bool:
     """An operator on tensors that makes new ones, or does so under another name and for no reason of the table's."""
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten" or target in LIFTS:
         return False
-    return not target._schema.is_mutable or ((twin := _twin(target)) is not None and _stays(twin, table))
+    return not target._schema.is_mutable or ((twin := _twin(target)) is not None and twin not in table and has_kernel(twin))
 
 
 def _stays(target: Any, table: Table) -> bool:
-    """The operator has a kernel of its own, and the table does not take it apart."""
-    return target not in table and not torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
+    """The table does not take the operator apart, and it has a kernel of its own or is one of those that are kept whole."""
+    return target not in table and (preserved(target) or has_kernel(target))
 
 
 def _twin(target: Any) -> Any:
@@ -221,79 +187,6 @@ def _functional(target: Any) -> Any:
     return _twin(target) if target._schema.is_mutable else target
 
 
-class _Each(nn.Module):
-    """One call of each kind, on inputs of its own."""
-
-    def __init__(self, calls: list[Call]) -> None:
-        super().__init__()
-        self.calls = calls
-
-    def forward(self, given: list[list[Tensor]]) -> list[list[Tensor]]:
-        return [_results(_done(c, tensors)) for c, tensors in zip(self.calls, given, strict=True)]
-
-
-def _done(call: Call, tensors: list[Tensor]) -> Any:
-    args, kwargs = pytree.tree_map(lambda a: tensors[a.k] if isinstance(a, Given) else a, (call.args, call.kwargs))
-    return call.target(*args, **kwargs)
-
-
-def _results(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (tuple, list)) else [value]
-
-
-def _templates(calls: list[Call], table: Table) -> list[Template]:
-    """What ``run_decompositions`` makes of each call."""
-    given = [[torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=v.device) for v in c.values] for c in calls]
-    try:
-        small = torch.export.export(_Each(calls), (given,), strict=False)
-        for node in [n for n in small.graph.nodes if n.target is ASSERT]:
-            small.graph.erase_node(node)
-        made = [n for n in small.graph.nodes if n.op == "call_function" and n.target is not operator.getitem]
-        if [n.target for n in made] != [c.target for c in calls]:
-            raise Unfit("a call that is traced as another")
-        whole = small.run_decompositions(dict(table))
-    except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
-        raise Unfit(str(error)) from error
-    return _cut(whole.graph, [len(g) for g in given], [len(_results(n.meta["val"])) for n in made])
-
-
-def _cut(graph: Graph, given: list[int], results: list[int]) -> list[Template]:
-    """The nodes of each call: what comes from its inputs, or leads to its results."""
-    nodes = list(graph.nodes)
-    inputs = [n for n in nodes if n.op == "placeholder"]
-    ends: list[Any] = list(nodes[-1].args[0])
-    if len(inputs) != sum(given) or len(ends) != sum(results):
-        raise Unfit("constants in a call")
-    owner = dict(zip(inputs, (k for k, n in enumerate(given) for _ in range(n)), strict=True))
-    owner |= {end: k for end, k in zip(ends, (k for k, n in enumerate(results) for _ in range(n)), strict=True)
-              if isinstance(end, Node) and end not in owner}
-    body = [n for n in nodes if n.op == "call_function" and n.target is not ASSERT]
-    for node, beside in (*((n, n.all_input_nodes) for n in body), *((n, n.users) for n in reversed(body))):
-        known = [owner[n] for n in beside if n in owner]
-        if known:
-            owner.setdefault(node, known[0])
-    if any(n not in owner for n in body):
-        raise Unfit("a node of no call")
-    places: dict[Node, Given] = {}
-    own: list[list[tuple[Any, Any, Any, Any]]] = [[] for _ in given]
-    seen = [0] * len(given)
-    for node in inputs:
-        places[node] = Given(seen[owner[node]])
-        seen[owner[node]] += 1
-    for node in body:
-        mine = own[owner[node]]
-        args, kwargs = pytree.tree_map(lambda a: places[a] if isinstance(a, Node) else a, (node.args, node.kwargs))
-        places[node] = Given(len(mine), True)
-        mine.append((node.target, args, kwargs, node.meta.get("val")))
-    at = iter(ends)
-    return [Template(own[k], [places[end] if isinstance(end := next(at), Node) else _no_tensor(end) for _ in range(n)])
-            for k, n in enumerate(results)]
-
-
-def _no_tensor(end: Any) -> Given:
-    raise Unfit(f"{end} is no tensor")
-
-
 # --- the graph ------------------------------------------------------------------------------------------------------
 def _placeholder(graph: Graph, node: Node) -> Node:
     new = graph.placeholder(node.name)
@@ -342,7 +235,7 @@ def _written(program: ExportedProgram, calls: Mapping[Node, Call], overwritten: 
             results = _put(graph, node, calls[node], now)
             now[node] = results if isinstance(node.meta["val"], (tuple, list)) else results[0]
             now.update(dict.fromkeys(overwritten.get(node, []), now[node]))
-            if any(_layout(r.meta["val"]) != _layout(v) for r, v in zip(results, _results(node.meta["val"]), strict=True)):
+            if any(_layout(r.meta["val"]) != _layout(v) for r, v in zip(results, results_of(node.meta["val"]), strict=True)):
                 raise Unfit(f"{node.name} is laid out in another way than when it was traced")
     return graph
 
