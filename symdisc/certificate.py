@@ -12,6 +12,8 @@ __all__ = ["Certificate"]
 class Certificate:
     """Found orbit dimension beside the fibre dimension D - rank J.
 
+    Where the network jumps inside, J is blind to what moves the jumps; ``fibre`` then counts the directions that also keep what inner
+    steps follow from (`torchside.steady`), and ``note`` says so.
     ``gap`` is the ratio of the singular values on both sides of the cut; ``exact`` says that the rank was taken in exact
     arithmetic; ``miniature`` that it was made on a smaller network of the same structure, with ``D`` parameters. ``flow`` of the
     found dimensions have no closed form: they were read off the Jacobian itself, so for them the agreement is no evidence.
